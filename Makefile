@@ -1,0 +1,107 @@
+# One word per action; everything lives in this checkout (.venv, build, demo-cache), nothing needs root.
+# The first run installs from PyPI; later runs install only what changed in pyproject.toml, and need no network.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+DEMO_DIR ?= demo-cache
+WORKERS ?= auto
+TESTS ?= tests
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+NATIVE_SOURCES := $(shell find fetcher/_native -name '*.pyx' -o -name '*.pxd' -o -path '*/core/*.[ch]' 2>/dev/null)
+PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench sanitize clean
+
+help:
+	@echo "make demo      set up, then run a job against an embedded hub, and again as a cache hit (about 300 MB in $(DEMO_DIR))"
+	@echo "make test      all tests this machine allows; lists by name what was not run (FETCHER_TEST_ALL=1: that fails)"
+	@echo "make check     formatting, ruff, mypy, import floors"
+	@echo "make bench     numbers against curl and huggingface_hub (BENCH_ARGS='--help' for choices)"
+	@echo "make sanitize  the native core under AddressSanitizer and UBSan"
+	@echo "make clean     remove what was built and the demo's files; keeps $(VENV)"
+
+# --- set-up ----------------------------------------------------------------------------------------------------------
+
+# An environment whose interpreter is gone (an upgrade of the system) is made anew.
+ifneq ($(shell $(PY) -c 'import pip; print("usable")' 2>/dev/null),usable)
+$(shell rm -f $(VENV)/.made $(VENV)/.dependencies $(VENV)/.installed $(VENV)/.test-dependencies)
+endif
+
+# Any interpreter from 3.11 on that can make environments. As root the system's own come first: tests run the program as
+# an ordinary user too, who can't see into /root. PYTHON=… overrides.
+define make_environment
+usable() { "$$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \
+system=; if [ "$$(id -u)" = 0 ]; then system=/usr/local/bin:/usr/bin:; fi; \
+found=; \
+for path in "$$system$$PATH" "$$PATH"; do for name in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+  candidate=$$(PATH="$$path" command -v "$$name") || continue; \
+  if [ -z "$$found" ] && usable "$$candidate"; then found=$$candidate; fi; \
+done; done; \
+if [ -z "$$found" ]; then \
+  echo "No Python 3.11 or newer that can make environments was found." >&2; \
+  echo "hint: on Debian 12 or newer: apt-get install -y git make gcc python3 python3-dev python3-venv" >&2; exit 1; \
+fi; \
+echo "making $(VENV) with $$found"; "$$found" -m venv --clear $(VENV)
+endef
+
+# Requirements as pip reads them, from the one place that holds them: list(key of pyproject.toml, …).
+requirements = $(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print("\n".join($(1)))'
+
+$(VENV)/.made:
+	@if ! $(PY) -c 'import pip' >/dev/null 2>&1; then $(make_environment); fi
+	@touch $@
+
+$(VENV)/.dependencies: pyproject.toml $(VENV)/.made
+	@echo "installing dependencies"
+	@$(call requirements,p["build-system"]["requires"] + p["project"]["dependencies"]) > $(VENV)/dependencies.txt
+	@$(PIP) install -r $(VENV)/dependencies.txt
+	@touch $@
+
+# Without a compiler this succeeds too, in plain mode; describe() says which of the two it is.
+$(VENV)/.installed: $(VENV)/.dependencies setup.py $(NATIVE_SOURCES)
+	@echo "building and installing fetcher (editable)"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(PY) -c 'from fetcher import _native; print("hashing core:", _native.describe())'
+	@touch $@
+
+$(VENV)/.test-dependencies: pyproject.toml $(VENV)/.made
+	@echo "installing what the tests need"
+	@$(call requirements,p["project"]["optional-dependencies"]["test"]) > $(VENV)/test-dependencies.txt
+	@$(PIP) install -r $(VENV)/test-dependencies.txt
+	@touch $@
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.installed
+	@echo "demo: a job of a few hundred MB from an embedded hub, then the same again as a hit; all files in $(DEMO_DIR)"
+	@$(PY) -m fetcher.testing.demo_run --directory $(DEMO_DIR)
+
+test: $(VENV)/.installed $(VENV)/.test-dependencies
+ifeq ($(FETCHER_TEST_ALL),1)
+	@bash tests/support/debian.sh
+endif
+	@$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS) $(TESTS)
+
+check: $(VENV)/.installed $(VENV)/.test-dependencies
+	@failed=0; \
+	$(PY) -m ruff format --check . || failed=1; \
+	$(PY) -m ruff check . || failed=1; \
+	$(PY) -m mypy || failed=1; \
+	$(PY) -m pytest -q tests/test_floors.py tests/test_public_names.py || failed=1; \
+	exit $$failed
+
+bench: $(VENV)/.installed $(VENV)/.test-dependencies
+	@$(PY) -m benchmarks.compare $(BENCH_ARGS)
+
+sanitize: $(VENV)/.installed $(VENV)/.test-dependencies
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash tests/native/sanitize.sh
+
+clean:
+	rm -rf build dist *.egg-info $(DEMO_DIR) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f fetcher/_native/*.so fetcher/_native/*.c
+	find fetcher tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f $(VENV)/.installed

@@ -1,0 +1,105 @@
+"""fetcher: resources on the disk of a GPU host, verified, cached and leased.
+
+The names below are the library; everything else is how it works. Importing this package loads no event loop: the
+heavier names are looked up when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fetcher.errors import (
+    CacheError,
+    DeniedError,
+    FetcherError,
+    ForbiddenError,
+    ImageError,
+    IntegrityError,
+    InternalError,
+    InterruptedByUser,
+    LeaseError,
+    NoSpaceError,
+    NotFoundError,
+    OfflineError,
+    PartialError,
+    RateLimitedError,
+    ResourceError,
+    TransportError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from fetcher.cache.records import Snapshot
+    from fetcher.client import Fetcher, Lease, Mount, MountSet, get
+    from fetcher.config import Settings
+    from fetcher.model.asker import Asker
+    from fetcher.model.events import Event, Notice, Progress
+    from fetcher.model.job import parse_job
+    from fetcher.model.resource import HF
+    from fetcher.model.uri import parse_uri
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HF",
+    "Asker",
+    "CacheError",
+    "DeniedError",
+    "Event",
+    "Fetcher",
+    "FetcherError",
+    "ForbiddenError",
+    "ImageError",
+    "IntegrityError",
+    "InternalError",
+    "InterruptedByUser",
+    "Lease",
+    "LeaseError",
+    "Mount",
+    "MountSet",
+    "NoSpaceError",
+    "NotFoundError",
+    "Notice",
+    "OfflineError",
+    "PartialError",
+    "Progress",
+    "RateLimitedError",
+    "ResourceError",
+    "Settings",
+    "Snapshot",
+    "TransportError",
+    "UsageError",
+    "__version__",
+    "get",
+    "parse_job",
+    "parse_uri",
+]
+
+_HOMES = {
+    "Asker": "fetcher.model.asker",
+    "Event": "fetcher.model.events",
+    "Fetcher": "fetcher.client",
+    "HF": "fetcher.model.resource",
+    "Lease": "fetcher.client",
+    "Mount": "fetcher.client",
+    "MountSet": "fetcher.client",
+    "Notice": "fetcher.model.events",
+    "Progress": "fetcher.model.events",
+    "Settings": "fetcher.config",
+    "Snapshot": "fetcher.cache.records",
+    "get": "fetcher.client",
+    "parse_job": "fetcher.model.job",
+    "parse_uri": "fetcher.model.uri",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fetcher' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

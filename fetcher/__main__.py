@@ -1,0 +1,5 @@
+"""``python -m fetcher``: the command line."""
+
+from fetcher.cli.app import main
+
+raise SystemExit(main())

@@ -1,0 +1,302 @@
+"""Blobs: from proven bytes to an immutable file under its own name, and finding one again.
+
+The order of publishing one is: no writable descriptor, mode 0444, data durable, its tree durable and named, link(2) to
+the Blob's name, directory durable, row. A crash leaves at worst files that no row speaks of.
+
+A claimed digest is not possession: ``find`` answers only for a sha256 that we computed ourselves, over a public Blob or
+one that this principal has fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fetcher import hashing
+from fetcher.cache import durable
+from fetcher.cache.index import Index
+from fetcher.cache.layout import Layout, disk_errors, make_directory
+from fetcher.cache.partials import DATA, Partial
+from fetcher.cache.records import Blob, SmallFile
+from fetcher.cache.tree_file import tree_of
+from fetcher.errors import CacheError, InternalError
+from fetcher.model.digest import Digest
+
+BODY_MODE = 0o444
+
+
+class Blobs:
+    """The Blobs of one cache. Thread-safe."""
+
+    def __init__(self, index: Index, layout: Layout, clock: Callable[[], float], owner_id: Callable[[], str]) -> None:
+        self._index = index
+        self._layout = layout
+        self._clock = clock
+        self._owner_id = owner_id
+
+    # --- finding
+
+    def get(self, root: str) -> Blob | None:
+        """The Blob of this name, if it is there."""
+        with self._index.read() as rows:
+            row = rows.execute("SELECT size FROM blobs WHERE root = ?", (root,)).fetchone()
+        return self._proven(root, row[0]) if row else None
+
+    def find(self, digest: Digest, size: int, *, principal: str | None) -> Blob | None:
+        """A Blob that has this sha256 and that this principal may have."""
+        if digest.algorithm != "sha256":
+            return None
+        with self._index.read() as rows:
+            row = rows.execute(
+                "SELECT blobs.root FROM blob_digests JOIN blobs USING (root) JOIN blob_access USING (root)"
+                " WHERE algorithm = 'sha256' AND hex = ? AND size = ? AND blob_access.principal IN ('', ?) LIMIT 1",
+                (digest.hex, size, principal or ""),
+            ).fetchone()
+        return self._proven(row[0], size) if row else None
+
+    def of_content(self, content: str, digest: Digest | None, size: int, *, principal: str | None) -> Blob | None:
+        """The Blob that a flight of this content has published; else one with the stated sha256.
+
+        A content id names its scope (everybody, or one principal), so a row under it is for whoever can form the id.
+        """
+        with self._index.read() as rows:
+            row = rows.execute(
+                "SELECT root FROM contents JOIN blobs USING (root) WHERE content_id = ? AND size = ?", (content, size)
+            ).fetchone()
+        found = self._proven(row[0], size) if row else None
+        if found is None and digest is not None:
+            found = self.find(digest, size, principal=principal)
+        return found
+
+    def _proven(self, root: str, size: int) -> Blob | None:
+        """A row's Blob if its body is there with the right size."""
+        path = self._layout.blob(root)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            return None
+        return Blob(root, size, path)
+
+    # --- making: one large content
+
+    def commit(
+        self,
+        partial: Partial,
+        *,
+        digests: Sequence[Digest],
+        verified_by: str,
+        private: bool,
+        principal: str | None,
+        root: str | None = None,
+    ) -> Blob:
+        """Publish a complete Partial; it is gone afterwards. ``digests`` were computed by us over all of it.
+
+        ``root`` is needed where blocks have no chaining values (plain mode). Raises CacheError if the disk does not
+        keep its word; the Partial is discarded then.
+        """
+        cvs = self._chaining_values(partial)
+        reader = partial.give_up_writing()
+        try:
+            with disk_errors("publish", partial.path):
+                if os.fstat(reader).st_size != partial.size:
+                    raise CacheError(f"{partial.path} was cut by somebody else", hint="run the command again")
+                root = self._root(partial, cvs, reader, root)
+                os.fchmod(reader, BODY_MODE)
+                try:
+                    os.fsync(reader)
+                except OSError:
+                    partial.poison()
+                    raise
+                body, place = partial.path / DATA, self._layout.blob(root)
+                staged = partial.path / "tree" if partial.size > hashing.BLOCK_BYTES else None
+                made = _Made(root, partial.size, partial.head.content_id, tuple(digests), body, place, staged)
+                if staged is not None:
+                    block_bytes = hashing.BLOCK_BYTES if cvs else 0
+                    tree = tree_of(root, partial.size, block_bytes, cvs, digests, verified_by)
+                    durable.remove_file(staged)
+                    durable.write_file(staged, [tree], BODY_MODE, sync=True)
+                    self._link(staged, self._layout.tree(root))
+                self._name(made, b"".join(cvs))
+                durable.sync_directory(place.parent)
+                durable.sync_directory(self._layout.blobs)
+                self._insert([made], private, principal)
+        except BaseException:
+            partial.close()  # what is proven stays for a resume, unless it is poisoned
+            raise
+        finally:
+            os.close(reader)
+        partial.discard()
+        return Blob(root, partial.size, self._layout.blob(root))
+
+    def _chaining_values(self, partial: Partial) -> list[bytes]:
+        if not hashing.HAS_TREE:
+            return []
+        missing = [block for block in range(partial.block_count) if block not in partial.proven]
+        if missing:
+            raise InternalError(f"{partial!r} can't be published: block {missing[0]} is not proven")
+        return [partial.proven[block] for block in range(partial.block_count)]
+
+    def _root(self, partial: Partial, cvs: list[bytes], reader: int, given: str | None) -> str:
+        if partial.size > hashing.BLOCK_BYTES:
+            if cvs:
+                return hashing.merge_root(b"".join(cvs), partial.size, block=hashing.BLOCK_BYTES).hex()
+            if given is None:
+                raise InternalError("without chaining values the caller must say the root")
+            return given
+        # A lone block's chaining value is no root. Hash what is on disk, and see that it is what was hashed then.
+        data = os.pread(reader, partial.size, 0)
+        if cvs and hashing.hash_blocks(data, 0, block=hashing.BLOCK_BYTES) != cvs[0]:
+            raise CacheError(
+                f"{partial.path} changed after it was written", hint="the disk or another program does this"
+            )
+        return hashing.root_of(data).hex()
+
+    def _name(self, made: _Made, cvs: bytes) -> None:
+        """Give a body its Blob's name."""
+        while not self._link(made.body, made.place) and not self._sound(made, cvs):
+            # No row speaks of what is there and its bytes are wrong: a leftover. Out of the way, then ours. Or it was
+            # removed by now: then ours at once.
+            try:
+                os.rename(made.place, self._layout.trash(self._layout.blobs))
+            except FileNotFoundError:
+                continue
+
+    def _link(self, source: Path, target: Path) -> bool:
+        """Give a file its final name; False if somebody else's copy has it. Never replaces anything."""
+        for _ in range(2):
+            try:
+                os.link(source, target, follow_symlinks=False)
+                return True
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # the first with these two digits
+                make_directory(target.parent, self._layout.directory_mode, self._layout.group)
+            except OSError as error:
+                if error.errno not in durable.NOT_LINKABLE:
+                    raise
+                break
+        # No hard links here. The index's lock keeps others of us from naming the same file meanwhile.
+        make_directory(target.parent, self._layout.directory_mode, self._layout.group)
+        with self._index.write(durable=False):
+            if os.path.lexists(target):
+                return False
+            os.rename(source, target)
+        return True
+
+    def _sound(self, made: _Made, cvs: bytes) -> bool:
+        """Whether a body that was there before us is right. One with a row was verified when it came; one without is
+        hashed again."""
+        root, size = made.root, made.size
+        with self._index.read() as rows:
+            known = rows.execute("SELECT 1 FROM blobs WHERE root = ? AND size = ?", (root, size)).fetchone()
+        if self._proven(root, size) is None:
+            return False
+        if known:
+            return True
+        try:
+            descriptor = os.open(made.place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            if size <= hashing.BLOCK_BYTES:
+                return hashing.root_of(os.pread(descriptor, size, 0)).hex() == root
+            if not cvs:
+                return False
+            return not hashing.scan_file(descriptor, 0, size, cvs, block=hashing.BLOCK_BYTES)
+        finally:
+            os.close(descriptor)
+
+    # --- making: many small contents
+
+    def commit_small(self, items: Sequence[SmallFile], *, private: bool, principal: str | None) -> list[Blob]:
+        """Publish contents of at most one block with one write each and one durability barrier for all.
+
+        Their names are their whole trees, so they have no ``.tree``.
+        """
+        made: list[_Made] = []
+        staging = self._layout.staging(self._layout.partials, "small", self._owner_id())
+        with disk_errors("publish in", self._layout.blobs):
+            os.mkdir(staging, 0o700)
+            try:
+                written: set[str] = set()
+                for item in items:
+                    if not 0 < len(item.data) <= hashing.BLOCK_BYTES:
+                        raise InternalError(f"{len(item.data)} bytes are not a small file")
+                    root = item.root or hashing.root_of(item.data).hex()
+                    body = staging / root
+                    place = self._layout.blob(root)
+                    made.append(_Made(root, len(item.data), item.content_id, item.digests, body, place))
+                    if root not in written:
+                        written.add(root)
+                        durable.write_file(body, [item.data], BODY_MODE, sync=False)
+                durable.barrier([staging / root for root in written], staging)
+                for blob in made:
+                    # No barrier for the names: a row whose body a power cut took is recognised by `_proven`.
+                    self._name(blob, b"")
+                self._insert(made, private, principal)
+            finally:
+                durable.remove_tree(staging)
+        return [Blob(blob.root, blob.size, blob.place) for blob in made]
+
+    # --- rows
+
+    def _insert(self, made: Sequence[_Made], private: bool, principal: str | None) -> None:
+        """Rows of new Blobs, held for us until the Snapshot that wants them is published."""
+        now = self._clock()
+        owner_id = self._owner_id()
+        scope = scope_of(private, principal)
+        with self._index.write(durable=True) as rows:
+            for blob in made:
+                for source, target in blob.names(self._layout):
+                    if not os.path.lexists(target):
+                        # Somebody's cleaning took the name after our link; inside this transaction nobody can.
+                        os.link(source, target, follow_symlinks=False)
+                insert_blob(rows, blob.root, blob.size, blob.digests, scope, now)
+                rows.execute("INSERT OR IGNORE INTO blob_holds VALUES (?, ?)", (blob.root, owner_id))
+                rows.execute("INSERT OR REPLACE INTO contents VALUES (?, ?)", (blob.content_id, blob.root))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A body that has its Blob's name, or is about to."""
+
+    root: str
+    size: int
+    content_id: str
+    digests: tuple[Digest, ...]
+    body: Path
+    """The name that it was written under."""
+    place: Path
+    """The name of the Blob."""
+    tree: Path | None = None
+    """The name that its tree was written under."""
+
+    def names(self, layout: Layout) -> tuple[tuple[Path, Path], ...]:
+        """Written name and final name of all that it consists of."""
+        body = (self.body, self.place)
+        return (body,) if self.tree is None else ((self.tree, layout.tree(self.root)), body)
+
+
+def scope_of(private: bool, principal: str | None) -> str:
+    """Whom bytes may be given to, as ``blob_access`` says it. Private bytes of nobody in particular are nobody's."""
+    return (principal or "!nobody") if private else ""
+
+
+def insert_blob(
+    rows: sqlite3.Connection, root: str, size: int, digests: Iterable[Digest], scope: str, now: float
+) -> None:
+    """Rows of one Blob; ``scope`` is who may have it: a principal, or ``""`` for everybody."""
+    rows.execute(
+        "INSERT INTO blobs (root, size, used_at) VALUES (?, ?, ?)"
+        " ON CONFLICT (root) DO UPDATE SET used_at = excluded.used_at, size = excluded.size",
+        (root, size, now),
+    )
+    for digest in digests:
+        rows.execute("INSERT OR IGNORE INTO blob_digests VALUES (?, ?, ?)", (digest.algorithm, digest.hex, root))
+    rows.execute("INSERT OR IGNORE INTO blob_access VALUES (?, ?)", (root, scope))

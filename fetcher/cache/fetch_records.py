@@ -1,0 +1,154 @@
+"""The values of fetching, planning and measuring: what ``records`` leaves out because a hit needs none of it.
+
+Times are unix seconds, sizes are bytes, ids and roots are lower-case hex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fetcher.cache.records import OwnerState
+from fetcher.model.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """What the engine knows of a Snapshot about to be published."""
+
+    key: str
+    uri: str
+    resource: Mapping[str, Any]
+    """The Resource as JSON values, without secrets."""
+    endpoint: str
+    manifest_digest: str
+    revision: str | None
+    private: bool
+    principal: str | None
+    immutable: bool
+    """Named by a full commit or digest: never stale, whatever ``fresh_for_s`` says."""
+    downloaded_at: float
+    fresh_for_s: float
+    keep_for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Immutable verified bytes, named by their BLAKE3 root."""
+
+    root: str
+    size: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFile:
+    """Content of at most one block, still in memory, already compared with what the origin claims."""
+
+    content_id: str
+    data: bytes | bytearray | memoryview
+    digests: tuple[Digest, ...]
+    """Computed by us over ``data``."""
+    verified_by: str
+    root: str | None = None
+    """BLAKE3 root if the caller has it; computed otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartialHead:
+    """Whose bytes a Partial collects; the first thing in its journal."""
+
+    content_id: str
+    """See ``layout.content_id``; equal ids ask for the same bytes in the same scope."""
+    url: str
+    """Without query: signatures are secrets."""
+    size: int
+    validator: str
+    """Strong validator or stated sha256 that the bytes belong to."""
+    manifest_digest: str
+    private: bool
+    principal: str | None
+    proof: str = "none"
+    """Kind of proof that the principal had access: ``none`` (public), ``origin`` (it answered this credential)."""
+
+    def takes(self, other: PartialHead) -> bool:
+        """Whether blocks collected under ``other`` are blocks of this content, for the same eyes."""
+        return (self.content_id, self.size, self.private, self.principal) == (
+            other.content_id,
+            other.size,
+            other.private,
+            other.principal,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FlightClaim:
+    """Who fetches one content now."""
+
+    content_id: str
+    mine: bool
+    owner_id: str
+    """The owner after this call."""
+    bytes_proven: int
+    """What that owner last said."""
+    owner_state: OwnerState
+    """State of the owner found; of a former owner if the flight was taken over."""
+    previous_owner: str | None = None
+    """Whose flight this was, if it was taken over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A Snapshot that may be evicted."""
+
+    snapshot_id: str
+    resource: str
+    """Its URI."""
+    bytes: int
+    """Freed by removing it alone: what it shares with others is not counted."""
+    last_used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What is left, and what could be made."""
+
+    free_bytes: int
+    """What the file system would give us (``f_bavail``)."""
+    reserved_bytes: int
+    """Promised to transfers under way, ours and others', and not yet written."""
+    floor_bytes: int
+    """Must stay free."""
+    evictable: tuple[Candidate, ...]
+    """Least recently used first; neither leased nor pinned."""
+
+    @property
+    def available_bytes(self) -> int:
+        """What a new Plan may take without evicting."""
+        return max(0, self.free_bytes - self.reserved_bytes - self.floor_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Where the space went; allocated bytes, each body counted once."""
+
+    blob_bytes: int
+    partial_bytes: int
+    snapshot_bytes: int
+    """Directories, sidecars, and bodies that are no Blob's (second bodies, copies)."""
+    index_bytes: int
+    total_bytes: int
+    """Of the file system."""
+    free_bytes: int
+    reserved_bytes: int
+    snapshots: int
+    blobs: int
+    partials: int
+    leases: int
+    pins: int
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.blob_bytes + self.partial_bytes + self.snapshot_bytes + self.index_bytes

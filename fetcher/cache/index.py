@@ -1,0 +1,251 @@
+"""The index: SQLite in WAL mode, its connections and its transactions. Knows durability and locks, not what rows mean.
+
+Three rules for callers:
+
+- A write is ``with index.write(durable=…) as rows:`` and is one ``BEGIN IMMEDIATE``. It is also the cache's mutex:
+  names that rows speak of (a Snapshot's directory, a Blob) appear and go only inside one, so that no two processes ever
+  disagree on them.
+- ``durable=True`` (publish, pin, reserve, condemn) survives a power cut when the block is left; otherwise (leases, last
+  use) only a crash.
+- Never open a second transaction inside one; hand the connection on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fetcher.cache.layout import disk_errors, newer_format
+from fetcher.cache.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from fetcher.errors import CacheError, FetcherError, NoSpaceError
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a writer waits for others. Transactions take milliseconds; longer means that a process is frozen in one."""
+
+
+class Rows(sqlite3.Connection):
+    """A connection that remembers how durable its commits are."""
+
+    durable: bool | None = None
+
+
+class Index:
+    """A pool of connections to one database. Thread-safe; a connection is used by one thread at a time."""
+
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        """``path`` must hold a database of our schema; None: an empty one in memory (to look, not to keep)."""
+        self.read_only = read_only
+        self._path = path
+        self._idle: list[Rows] = []
+        self._all: list[Rows] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._process_id = os.getpid()
+        if path is None:
+            # All connections to this name see one database, which lives as long as one of them is open.
+            self._target = f"file:fetcher-{os.urandom(8).hex()}?mode=memory&cache=shared"
+            with self.read() as rows:
+                rows.executescript(SCHEMA)
+        else:
+            self._target = path.as_uri() + ("?mode=ro" if read_only else "?mode=rw")
+
+    def _connect(self) -> Rows:
+        rows = sqlite3.connect(
+            self._target,
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,  # transactions begin where we say, never by themselves
+            check_same_thread=False,  # the pool hands a connection to one thread at a time
+            factory=Rows,
+        )
+        rows.execute("PRAGMA foreign_keys=ON")
+        return rows
+
+    def _take(self) -> Rows:
+        with self._lock:
+            if self._closed:
+                raise CacheError("the cache was closed")
+            if self._process_id != os.getpid():
+                # A connection must not cross fork(): both sides would share locks and file offsets.
+                raise CacheError("this cache was opened before a fork; open it again in the new process")
+            if self._idle:
+                return self._idle.pop()
+        rows = self._connect()
+        with self._lock:
+            self._all.append(rows)
+        return rows
+
+    def _give(self, rows: Rows) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(rows)
+                return
+        rows.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Rows]:
+        """A connection for SELECTs outside any transaction: each sees the latest committed state."""
+        try:
+            rows = self._take()
+            try:
+                yield rows
+            finally:
+                self._give(rows)
+        except sqlite3.Error as error:
+            raise self._renamed(error) from error
+
+    @contextmanager
+    def write(self, *, durable: bool, wait: bool = True) -> Iterator[Rows]:
+        """One transaction: committed when the block is left, rolled back when it is left by an exception.
+
+        Without ``wait`` it raises CacheError at once where another writer is at work.
+        """
+        try:
+            rows = self._take()
+            try:
+                if rows.durable is not durable:
+                    rows.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                    rows.durable = durable
+                if not wait:
+                    rows.execute("PRAGMA busy_timeout=0")
+                try:
+                    rows.execute("BEGIN IMMEDIATE")
+                finally:
+                    if not wait:
+                        rows.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+                try:
+                    yield rows
+                    rows.execute("COMMIT")
+                except BaseException:
+                    if rows.in_transaction:
+                        rows.rollback()
+                    raise
+            finally:
+                self._give(rows)
+        except sqlite3.Error as error:
+            raise self._renamed(error) from error
+
+    def close(self) -> None:
+        """Close all idle connections; one still in use closes when it is given back. May be called again."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle, self._all = self._idle, [], []
+        if self._process_id == os.getpid():
+            for rows in idle:
+                rows.close()
+
+    def bytes_on_disk(self) -> int:
+        """The database with its log."""
+        total = 0
+        for suffix in ("", "-wal", "-shm") if self._path else ():
+            try:
+                total += os.stat(f"{self._path}{suffix}").st_blocks * 512
+            except OSError:
+                continue
+        return total
+
+    def _renamed(self, error: sqlite3.Error) -> FetcherError:
+        return renamed(error, self._path or "the index in memory")
+
+
+def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
+    """SQLite's error as one of ours."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    message = f"the index {place} can't be used: {error}"
+    if code == sqlite3.SQLITE_FULL:
+        return NoSpaceError(message, hint="free some space on the file system of the state directory")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return CacheError(message, hint="another process is frozen while it writes to the index; find and end it")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return CacheError(message, hint="the state directory must be writable by this user (FETCHER_STATE_DIR)")
+    if is_damage(error):
+        return CacheError(message, hint="move the file away: the index is made anew from the cache's sidecars")
+    return CacheError(message)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is not (or no longer) a database."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+
+
+def version_of(path: Path) -> int | None:
+    """Schema version of a database file; None if there is none yet. Raises sqlite3.Error for a damaged one."""
+    try:
+        if not path.stat().st_size:
+            return None
+    except FileNotFoundError:
+        return None
+    rows = sqlite3.connect(path.as_uri() + "?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    try:
+        version = int(rows.execute("PRAGMA user_version").fetchone()[0])
+        if version and not rows.execute("SELECT 1 FROM sqlite_master WHERE name='snapshots'").fetchone():
+            raise CacheError(f"{path} is not an index of fetcher", hint="move the file away")
+        return version or None
+    finally:
+        rows.close()
+
+
+def create(path: Path) -> Path:
+    """Make an empty database of our schema beside ``path`` and return its place; ``give_name`` moves it there.
+
+    Whoever opens ``path`` finds nothing, or all of it. Callers hold the lock of making.
+    """
+    unnamed = path.with_name(f"{path.name}.new")
+    with disk_errors("create", path):
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            try:
+                os.unlink(f"{unnamed}{suffix}")
+            except FileNotFoundError:
+                pass
+        descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)  # SQLite gives its -wal and -shm files the same mode
+        os.close(descriptor)
+    try:
+        rows = sqlite3.connect(unnamed, isolation_level=None)
+        try:
+            rows.execute("PRAGMA journal_mode=WAL")
+            rows.execute("PRAGMA synchronous=FULL")
+            rows.executescript(
+                f"BEGIN;{SCHEMA};PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+            )
+        finally:
+            rows.close()
+    except sqlite3.Error as error:
+        raise renamed(error, path) from error
+    return unnamed
+
+
+def give_name(unnamed: Path, path: Path) -> None:
+    """Name a database that ``create`` made, once all connections to it are closed: the last folds its log into it."""
+    with disk_errors("create", path):
+        if os.path.exists(f"{unnamed}-wal"):
+            raise CacheError(f"{unnamed} is still open")
+        os.rename(unnamed, path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def check_version(path: Path, version: int) -> None:
+    """Refuse what a newer version wrote. Raises CacheError."""
+    if version > SCHEMA_VERSION:
+        raise newer_format(path)
+
+
+def set_aside(path: Path, now: float) -> None:
+    """Move a damaged database, with its log, out of the way; nothing is deleted. Callers hold the lock."""
+    with disk_errors("move aside", path):
+        for suffix in ("-wal", "-shm", ""):
+            try:
+                os.rename(f"{path}{suffix}", f"{path}.damaged-{int(now)}{suffix}")
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise

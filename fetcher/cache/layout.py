@@ -1,0 +1,218 @@
+"""Names, modes and places: the directory tree of a cache, and nothing of what its files say.
+
+::
+
+    <cache>/                        0700, or 0750 and ``cache_group``
+        CACHEDIR.TAG
+        owners-v1/<owner>           liveness: flock held for life, mtime is the heartbeat
+        partials-v1/<content>.<owner>/
+            data  journal           unproven bytes; what is proven of them
+        blobs-v1/ab/<root>          0444, immutable
+        blobs-v1/ab/<root>.tree     chaining values and digests of a Blob of more than one block
+        snapshots-v1/<id>/          0755, hard links to Blobs
+        snapshots-v1/<id>.json      its sidecar
+    <state>/                        the cache directory by default
+        index-v1.sqlite  index-v1.lock  principal-key-v1       0600
+
+Names that start with a dot in a ``-v1`` directory are under way (``.staging-…``) or on their way out (``.trash-…``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from fetcher.config import Settings
+from fetcher.errors import CacheError, FetcherError, NoSpaceError
+from fetcher.model.digest import Digest
+
+CACHEDIR_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This directory is a cache of fetcher: everything in it can be fetched again.
+# For information about cache directory tags see https://bford.info/cachedir/
+"""
+HEX_64 = re.compile(r"[0-9a-f]{64}")
+HEX_32 = re.compile(r"[0-9a-f]{32}")
+
+STAGING = ".staging-"
+TRASH = ".trash-"
+
+NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""EFBIG: RLIMIT_FSIZE, or a file system with small files only. For the user it is the same wall."""
+
+
+def content_id(
+    *, digest: Digest | None, url: str, validator: str, size: int, private: bool, principal: str | None
+) -> str:
+    """Identity of one file content in one scope: what a flight, a Partial and a journal are named by.
+
+    A stated sha256 names the content wherever it comes from; otherwise the URL (without query) and its strong validator
+    do. Private content has its principal in the name, so that strangers never meet in one Partial.
+    """
+    scope = ("private", principal or "") if private else ("public", "")
+    if digest is not None and digest.algorithm == "sha256":
+        return fields_digest("fetcher-content-v1", "sha256", digest.hex, str(size), *scope)
+    return fields_digest("fetcher-content-v1", "url", url, validator, str(size), *scope)
+
+
+def fields_digest(*fields: str) -> str:
+    """SHA-256 hex over length-prefixed fields: none can imitate its neighbour."""
+    hasher = sha256()
+    for text in fields:
+        raw = text.encode()
+        hasher.update(b"%d:%s" % (len(raw), raw))
+    return hasher.hexdigest()
+
+
+def random_id() -> str:
+    """32 hex digits that nobody else has."""
+    return os.urandom(16).hex()
+
+
+@contextmanager
+def disk_errors(action: str, place: Path | str) -> Iterator[None]:
+    """Rename the operating system's errors at this border: full disks to NoSpaceError, the rest to CacheError."""
+    try:
+        yield
+    except FetcherError:
+        raise
+    except OSError as error:
+        raise disk_error(error, action, place) from error
+
+
+def disk_error(error: OSError, action: str, place: Path | str) -> FetcherError:
+    """The error of ours for ``error``, met while we tried to ``action`` at ``place``."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    message = f"can't {action} {place}: {reason}"
+    if error.errno in NO_SPACE_ERRNOS:
+        return NoSpaceError(message, hint="free some space (fetcher prune), or use a cache directory on a larger disk")
+    hints = {
+        errno.EACCES: "the cache belongs to another user; use another one with --cache-dir or FETCHER_CACHE_DIR",
+        errno.EPERM: "the cache belongs to another user; use another one with --cache-dir or FETCHER_CACHE_DIR",
+        errno.EROFS: "the file system is mounted read-only; use another cache with --cache-dir or FETCHER_CACHE_DIR",
+        errno.EIO: "the disk reports an error; look at the kernel's log, and put the cache on a sound disk",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENOTDIR: "a file is where a directory should be; move it away, or use another cache directory",
+        errno.EEXIST: "a file is where a directory should be; move it away, or use another cache directory",
+    }
+    return CacheError(message, hint=hints.get(error.errno or 0))
+
+
+class Layout:
+    """Where everything is. The plain constructor only computes names; ``prepare`` creates directories."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.cache_dir = settings.cache_dir
+        self.state_dir = settings.state_dir
+        self.group = settings.cache_group
+        self.directory_mode = 0o700 if settings.cache_group is None else 0o750
+        self.owners = self.cache_dir / "owners-v1"
+        self.partials = self.cache_dir / "partials-v1"
+        self.blobs = self.cache_dir / "blobs-v1"
+        self.snapshots = self.cache_dir / "snapshots-v1"
+        self.index = self.state_dir / "index-v1.sqlite"
+        self.index_lock = self.state_dir / "index-v1.lock"
+        self.principal_key = self.state_dir / "principal-key-v1"
+
+    def blob(self, root: str) -> Path:
+        return self.blobs / _checked(root)[:2] / root
+
+    def tree(self, root: str) -> Path:
+        return self.blobs / _checked(root)[:2] / f"{root}.tree"
+
+    def snapshot(self, snapshot_id: str) -> Path:
+        return self.snapshots / _checked(snapshot_id)
+
+    def sidecar(self, snapshot_id: str) -> Path:
+        return self.snapshots / f"{_checked(snapshot_id)}.json"
+
+    def partial(self, content: str, owner_id: str) -> Path:
+        return self.partials / f"{_checked(content)}.{owner_id}"
+
+    def owner(self, owner_id: str) -> Path:
+        return self.owners / owner_id
+
+    def staging(self, parent: Path, what: str, owner_id: str) -> Path:
+        """A fresh name below ``parent`` for something being built by ``owner_id``; removed by gc once that is dead."""
+        return parent / f"{STAGING}{what[:16]}.{owner_id}.{os.urandom(4).hex()}"
+
+    def trash(self, parent: Path) -> Path:
+        """A fresh name below ``parent`` for something on its way out."""
+        return parent / f"{TRASH}{random_id()}"
+
+    def prepare(self) -> None:
+        """Create what is missing, with modes set by fchmod so that no umask has a say. Raises CacheError.
+
+        The root's mode is set when we create it or find it empty. A directory that already holds other things keeps its
+        mode: there the ``-v1`` directories, always closed to other users, do the guarding.
+        """
+        self._prepare_root(self.cache_dir)
+        if self.state_dir != self.cache_dir:
+            self._prepare_root(self.state_dir)
+        for directory in (self.owners, self.partials, self.blobs, self.snapshots):
+            make_directory(directory, self.directory_mode, self.group)
+        tag = self.cache_dir / "CACHEDIR.TAG"
+        if not tag.exists():
+            with disk_errors("write", tag):
+                descriptor = os.open(tag, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+                try:
+                    os.fchmod(descriptor, 0o644)
+                    os.write(descriptor, CACHEDIR_TAG)
+                finally:
+                    os.close(descriptor)
+
+    def _prepare_root(self, directory: Path) -> None:
+        if not directory.is_absolute():
+            raise CacheError(f"the cache directory must be an absolute path: {directory}")
+        with disk_errors("create", directory):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+        if make_directory(directory, self.directory_mode, self.group):
+            return
+        with disk_errors("read", directory):
+            with os.scandir(directory) as entries:
+                empty = all(entry.name == "lost+found" for entry in entries)
+            if empty and directory.stat().st_uid == os.geteuid():
+                _set_mode(directory, self.directory_mode, self.group)
+
+
+def newer_format(place: Path) -> CacheError:
+    """The refusal of something that a later version wrote."""
+    return CacheError(
+        f"{place} was made by a newer version of fetcher",
+        hint="update fetcher, or use another directory with --cache-dir or FETCHER_CACHE_DIR",
+    )
+
+
+def make_directory(path: Path | str, mode: int, group: int | None = None) -> bool:
+    """Create one directory with exactly this mode; True if it was not there. Raises CacheError."""
+    with disk_errors("create", path):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(path).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+            return False
+        _set_mode(path, mode, group)
+    return True
+
+
+def _set_mode(path: Path | str, mode: int, group: int | None) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if group is not None:
+            os.fchown(descriptor, -1, group)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _checked(name: str) -> str:
+    """Ids become file names; one that is not 64 hex digits never does."""
+    if not HEX_64.fullmatch(name):
+        raise CacheError(f"not an id of this cache: {name[:80]!r}")
+    return name

@@ -1,0 +1,190 @@
+"""Leases and pins: rights of use, and who may be removed. Knows rows and owners, no files of the cache.
+
+A process lease lives as long as its owner's lock; a lost owner (stopped) still has its rights. A timed lease depends on
+no process, unless it was asked to end with one.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+
+from fetcher.cache.index import Index
+from fetcher.cache.layout import random_id
+from fetcher.cache.owners import Owners
+from fetcher.cache.records import GoneError, Lease, LeaseKind, Pin
+from fetcher.errors import LeaseError
+
+_COLUMNS = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth"
+
+
+def process_birth(pid: int) -> str | None:
+    """What tells this process from a later one with its pid: boot, pid namespace, start time. None: no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in parentheses may hold anything, parentheses included; the fields after the last one are plain.
+            started = file.read().rpartition(b")")[2].split()[19].decode()
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        return f"{boot}:{_pid_namespace()}:{started}"
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _process_gone(pid: int, birth: str) -> bool:
+    """True only if we can know. From another pid namespace we can't: the lease's own end has the last word there."""
+    try:
+        boot, namespace, _ = birth.split(":")
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            if file.read().strip() != boot:
+                return True
+        if namespace != str(_pid_namespace()):
+            return False
+    except (OSError, ValueError):
+        return False
+    return process_birth(pid) != birth
+
+
+class Leases:
+    """The leases and pins of one cache."""
+
+    def __init__(self, index: Index, owners: Owners, clock: Callable[[], float]) -> None:
+        self._index = index
+        self._owners = owners
+        self._clock = clock
+
+    def take_timed(self, snapshot_ids: Sequence[str], duration_s: float, owner_pid: int | None) -> Lease:
+        """A lease until ``duration_s`` from now. GoneError if a Snapshot was removed, LeaseError for a bad pid."""
+        birth = None
+        if owner_pid is not None:
+            birth = process_birth(owner_pid)
+            if birth is None:
+                raise LeaseError(f"there is no process {owner_pid} that a lease could end with")
+        now = self._clock()
+        lease = Lease(random_id(), "timed", tuple(snapshot_ids), now + duration_s, None, now, owner_pid)
+        self._insert(lease, birth)
+        return lease
+
+    def take_for_process(self, snapshot_ids: Sequence[str], owner_id: str) -> Lease:
+        """A lease until released, or until ``owner_id`` is gone."""
+        lease = Lease(random_id(), "process", tuple(snapshot_ids), None, owner_id, self._clock())
+        self._insert(lease, None)
+        return lease
+
+    def _insert(self, lease: Lease, birth: str | None) -> None:
+        with self._index.write(durable=False) as rows:
+            rows.execute(
+                f"INSERT INTO leases ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (lease.id, lease.kind, lease.created_at, lease.expires_at, lease.owner_id, lease.owner_pid, birth),
+            )
+            try:
+                rows.executemany(
+                    "INSERT OR IGNORE INTO lease_snapshots (lease_id, snapshot_id) VALUES (?, ?)",
+                    [(lease.id, snapshot_id) for snapshot_id in lease.snapshot_ids],
+                )
+            except sqlite3.IntegrityError as error:
+                raise GoneError("a snapshot was removed before it could be leased", ids=lease.snapshot_ids) from error
+
+    def release(self, lease_id: str) -> None:
+        """End a lease. Raises LeaseError for one that is unknown or has ended."""
+        with self._index.write(durable=False) as rows:
+            if not rows.execute("DELETE FROM leases WHERE id = ?", (lease_id,)).rowcount:
+                raise _unknown(lease_id)
+
+    def renew(self, lease_id: str, duration_s: float) -> Lease:
+        """Let a timed lease end ``duration_s`` from now. Raises LeaseError for an unknown, ended or process lease."""
+        with self._index.write(durable=False) as rows:
+            found = self._select(rows, "WHERE id = ?", (lease_id,))
+            if not found or not self._alive(*found[0], {}):
+                raise _unknown(lease_id)
+            if found[0][0].kind != "timed":
+                raise LeaseError(f"lease {lease_id} lasts as long as its process and can't be renewed")
+            rows.execute("UPDATE leases SET expires_at = ? WHERE id = ?", (self._clock() + duration_s, lease_id))
+            return self._select(rows, "WHERE id = ?", (lease_id,))[0][0]
+
+    def all(self) -> list[Lease]:
+        """Leases that have not ended, oldest first."""
+        states: dict[str, bool] = {}
+        with self._index.read() as rows:
+            return [lease for lease, birth in self._select(rows, "") if self._alive(lease, birth, states)]
+
+    def ended(self, rows: sqlite3.Connection) -> list[str]:
+        """Ids of leases whose rows may go."""
+        states: dict[str, bool] = {}
+        return [lease.id for lease, birth in self._select(rows, "") if not self._alive(lease, birth, states)]
+
+    def leased(self, rows: sqlite3.Connection, snapshot_ids: Iterable[str] | None = None) -> dict[str, str]:
+        """Snapshot id → id of a lease that holds it, for all of them or for some."""
+        states: dict[str, bool] = {}
+        wanted = None if snapshot_ids is None else set(snapshot_ids)
+        held: dict[str, str] = {}
+        for lease, birth in self._select(rows, ""):
+            if (wanted is None or not wanted.isdisjoint(lease.snapshot_ids)) and self._alive(lease, birth, states):
+                for snapshot_id in lease.snapshot_ids:
+                    held.setdefault(snapshot_id, lease.id)
+        return held if wanted is None else {key: value for key, value in held.items() if key in wanted}
+
+    def _select(self, rows: sqlite3.Connection, where: str, values: Sequence[object] = ()) -> list[tuple[Lease, str]]:
+        found = rows.execute(f"SELECT {_COLUMNS} FROM leases {where} ORDER BY created_at, id", tuple(values)).fetchall()
+        members: dict[str, list[str]] = {}
+        for lease_id, snapshot_id in rows.execute("SELECT lease_id, snapshot_id FROM lease_snapshots"):
+            members.setdefault(lease_id, []).append(snapshot_id)
+        return [
+            (_lease(row, tuple(members.get(row[0], ()))), row[6] or "")
+            for row in found
+        ]  # fmt: skip
+
+    def _alive(self, lease: Lease, birth: str, owner_alive: dict[str, bool]) -> bool:
+        if lease.expires_at is not None and lease.expires_at <= self._clock():
+            return False
+        if lease.owner_pid is not None and birth and _process_gone(lease.owner_pid, birth):
+            return False
+        if lease.owner_id is None:
+            return True
+        if lease.owner_id not in owner_alive:
+            owner_alive[lease.owner_id] = self._owners.state(lease.owner_id) != "dead"
+        return owner_alive[lease.owner_id]
+
+    # --- pins
+
+    def pin(self, name: str, resource_key: str) -> None:
+        """Keep the Snapshots of a Resource until unpinned. The same pin again changes nothing."""
+        with self._index.write(durable=True) as rows:
+            rows.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", (name, resource_key, self._clock()))
+
+    def unpin(self, name: str) -> int:
+        """Drop all pins of this name; how many there were."""
+        with self._index.write(durable=True) as rows:
+            return int(rows.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount)
+
+    def pins(self) -> list[Pin]:
+        with self._index.read() as rows:
+            return [Pin(*row) for row in rows.execute("SELECT name, resource_key, created_at FROM pins ORDER BY name")]
+
+
+def pinned(rows: sqlite3.Connection) -> dict[str, str]:
+    """Snapshot id → name of a pin that keeps it: per scope, the newest Snapshot of each pinned Resource.
+
+    Older revisions of a pinned branch are not kept, or a pin would grow for ever.
+    """
+    newest = rows.execute(
+        "SELECT snapshots.id, pins.name, MAX(snapshots.validated_at) FROM snapshots"
+        " JOIN pins ON pins.resource_key = snapshots.key"
+        " GROUP BY snapshots.key, snapshots.private, CASE WHEN snapshots.private THEN snapshots.principal END"
+    )
+    return {snapshot_id: name for snapshot_id, name, _ in newest}
+
+
+def _lease(row: tuple[str, LeaseKind, float, float | None, str | None, int | None, str], ids: tuple[str, ...]) -> Lease:
+    return Lease(row[0], row[1], ids, row[3], row[4], row[2], row[5])
+
+
+def _unknown(lease_id: str) -> LeaseError:
+    return LeaseError(
+        f"there is no lease {lease_id[:80]}, or it has ended", hint="`fetcher ls` shows the leases there are"
+    )

@@ -1,0 +1,142 @@
+"""Who is alive. An owner is one open Cache that writes; its file is locked for life and its mtime is a heartbeat.
+
+flock is seen across pid namespaces and dropped by kill -9. It says "this process still exists"; the heartbeat says "and
+it runs". A stopped process holds its lock with a silent heart: it is *lost*, may come back, and so its files are never
+taken from it. Pids are written for people only: in containers every process is pid 1.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fetcher.cache.layout import HEX_32, Layout, disk_errors, random_id
+from fetcher.cache.records import OwnerState
+from fetcher.errors import CacheError
+
+UNBORN = ".new-"
+"""What the name of an owner's file starts with until it is locked."""
+
+
+class Owner:
+    """Our own life sign. Created on first need, never on the hit path; ``close()`` ends it."""
+
+    def __init__(self, layout: Layout, *, heartbeat_s: float, clock: Callable[[], float]) -> None:
+        self.id = random_id()
+        self._path = layout.owner(self.id)
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self._stop = threading.Event()
+        unborn = layout.owners / f"{UNBORN}{self.id}"
+        with disk_errors("create", self._path):
+            self._descriptor = os.open(unborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchmod(self._descriptor, 0o600)
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                note = {"pid": os.getpid(), "host": os.uname().nodename, "born": clock()}
+                os.write(self._descriptor, json.dumps(note).encode() + b"\n")
+                self.beat()
+                # Locked before it has its name: nobody can see this file unlocked while we live.
+                os.rename(unborn, self._path)
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+        self._process_id = os.getpid()
+        self._thread = threading.Thread(target=self._beat_on, name="fetcher-heartbeat", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """One heartbeat; also what the thread does every ``heartbeat_s``."""
+        now_ns = int(self._clock() * 1e9)
+        os.utime(self._descriptor, ns=(now_ns, now_ns))
+
+    def _beat_on(self) -> None:
+        while not self._stop.wait(self._heartbeat_s):
+            try:
+                self.beat()
+            except OSError:
+                continue  # a full or failing disk: others will call us lost, which is safe, and we try again
+
+    def close(self, *, keep_file: bool = False) -> None:
+        """Give up the lock. ``keep_file``: something on disk still bears our name, so the next owner must be able to
+        take our lock before it takes that. May be called again."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        if self._process_id == os.getpid():
+            self._thread.join()
+            if not keep_file:
+                try:
+                    os.unlink(self._path)
+                except OSError:
+                    pass  # an owner file too many is dead and removed by gc
+        os.close(self._descriptor)
+
+
+class Owners:
+    """Looks at the owners of one cache."""
+
+    def __init__(self, layout: Layout, *, lost_after_s: float, clock: Callable[[], float]) -> None:
+        self._layout = layout
+        self._lost_after_s = lost_after_s
+        self._clock = clock
+
+    def state(self, owner_id: str) -> OwnerState:
+        """Whether this owner lives. A file that is gone was closed in order, or swept after its lock had been taken."""
+        try:
+            descriptor = os.open(self._layout.owner(_checked(owner_id)), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return "dead"
+        except OSError as error:
+            raise CacheError(f"can't look at an owner of the cache: {error}") from error
+        try:
+            try:
+                # Shared, so that two who look do not take each other for the owner.
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return "dead"
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise CacheError(f"can't test the lock of an owner: {error}") from error
+            silent_s = self._clock() - os.fstat(descriptor).st_mtime
+            return "lost" if silent_s > self._lost_after_s else "alive"
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def holding(self, owner_id: str) -> Iterator[bool]:
+        """With the lock of a dead owner in hand: True inside the block means that nobody else can be, or become, it.
+
+        False if its lock can't be had, or its file is gone (then nothing proves that the writer is).
+        """
+        try:
+            descriptor = os.open(self._layout.owner(_checked(owner_id)), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except OSError:
+                held = False
+            yield held
+        finally:
+            os.close(descriptor)
+
+    def ids(self) -> list[str]:
+        """All owners that left a file."""
+        try:
+            return [name for name in os.listdir(self._layout.owners) if HEX_32.fullmatch(name)]
+        except FileNotFoundError:
+            return []
+
+
+def _checked(owner_id: str) -> str:
+    if not HEX_32.fullmatch(owner_id):
+        raise CacheError(f"not an owner of this cache: {owner_id[:80]!r}")
+    return owner_id

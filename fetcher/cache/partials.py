@@ -1,0 +1,329 @@
+"""A Partial: unproven bytes of one content with their journal, ``{data,journal}`` in a directory of its own.
+
+Resume trusts nothing: every journalled block is hashed again when the Partial is opened, and what does not match is
+forgotten. Knows its own files only; whose earlier work it may take over is decided in ``takeover.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fetcher import hashing
+from fetcher.cache import durable, journal
+from fetcher.cache.layout import disk_error, disk_errors
+from fetcher.cache.records import PartialHead
+from fetcher.errors import CacheError, FetcherError, InternalError
+
+DATA = "data"
+JOURNAL = "journal"
+REJECTED_DATA = "rejected-data"
+REJECTED_JOURNAL = "rejected-journal"
+
+SCAN_STEP_BLOCKS = 256
+"""Blocks per rescan call: the core holds no lock of Python's meanwhile, and can't be interrupted either."""
+
+
+class Partial:
+    """One file content under way. Calls for distinct blocks may run at the same time; the others need quiet (no call in
+    flight), which is the caller's duty and checked here."""
+
+    def __init__(self, path: Path, head: PartialHead, on_end: Callable[[], None]) -> None:
+        """Opens, or makes, the files in ``path``, which is ours. Use ``Cache.partial_open``."""
+        self.head = head
+        self.path = path
+        self.size = head.size
+        self.block_count = hashing.block_count(head.size)
+        self.proven: dict[int, bytes] = {}
+        """Block → chaining value. After ``open``: what earlier work left."""
+        self.fd = -1
+        """Of ``data``, for reading and writing; -1 once closed."""
+        self._journal = -1
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._poison: FetcherError | None = None
+        with self._renamed("open"):
+            self._open_files(keep=True)
+
+    # --- writing
+
+    def write_block(self, block: int, data: memoryview | bytes | bytearray) -> bytes:
+        """Hash and write one whole block, then journal it; returns its chaining value (``b""`` in plain mode).
+
+        A worker call. Raises NoSpaceError when the disk is full; the block is not proven then, others stay so.
+        """
+        expected = self._length(block)
+        if len(data) != expected:
+            raise InternalError(f"block {block} of {self.path.name} is {expected} bytes, not {len(data)}")
+        with self._call(), self._renamed("write to"):
+            value = hashing.write_blocks(self.fd, block * hashing.BLOCK_BYTES, data, block=hashing.BLOCK_BYTES)
+            if value:
+                with self._lock:
+                    self._append(journal.block_record(block, value))
+                    self.proven[block] = value
+        return value
+
+    def read_into(self, offset: int, view: memoryview) -> int:
+        """Fill ``view`` from ``offset``; the number of bytes read, less than asked only at the end of the file."""
+        done = 0
+        with self._call(), self._renamed("read"):
+            while done < len(view):
+                count = os.preadv(self.fd, [view[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+        return done
+
+    def sync(self) -> None:
+        """Make data, then journal durable. An error is final: this Partial is discarded and never published."""
+        with self._call():
+            try:
+                os.fdatasync(self.fd)
+                os.fdatasync(self._journal)
+            except OSError as error:
+                self.poison()
+                raise disk_error(error, "make durable", self.path) from error
+
+    @property
+    def bytes_proven(self) -> int:
+        with self._lock:
+            last = self.block_count - 1
+            whole = len(self.proven) * hashing.BLOCK_BYTES
+            return whole - (hashing.BLOCK_BYTES - self._length(last) if last in self.proven else 0)
+
+    def poison(self) -> None:
+        """The disk broke its word: nothing of this is ever published or resumed."""
+        self._poison = self._poison or CacheError(
+            f"{self.path} could not be made durable", hint="look at the kernel's log; put the cache on a sound disk"
+        )
+
+    # --- starting anew
+
+    def reject(self) -> None:
+        """The whole has the wrong digest: keep this copy apart, start with an empty one. A second copy replaces none:
+        the first is the one to report."""
+        with self._quiet(), self._renamed("start anew"):
+            self._close_files()
+            rejected = self.path / REJECTED_DATA
+            if rejected.exists():
+                durable.remove_file(self.path / DATA)
+                durable.remove_file(self.path / JOURNAL)
+            else:
+                os.rename(self.path / DATA, rejected)
+                os.rename(self.path / JOURNAL, self.path / REJECTED_JOURNAL)
+            self._open_files(keep=False)
+
+    def rejected_blocks(self) -> list[int]:
+        """Blocks that differ between the rejected copy and this one: where the origin was not of one mind."""
+        found = journal.read(self.path / REJECTED_JOURNAL)
+        if found is None:
+            return []
+        with self._lock:
+            return sorted(block for block, value in found[1].items() if self.proven.get(block, value) != value)
+
+    def forget_blocks(self) -> None:
+        """The origin changed: all blocks are dropped, old and new are never mixed."""
+        with self._quiet(), self._renamed("start anew"):
+            self._close_files()
+            durable.remove_file(self.path / JOURNAL)  # first: a journal must never outlive the bytes it speaks of
+            durable.remove_file(self.path / DATA)
+            self._open_files(keep=False)
+
+    # --- ending
+
+    def close(self) -> None:
+        """Keep what is here for a later resume. May be called again. What could not be made durable is not kept: the
+        kernel may hold pages for clean that the disk never got, and a rescan would believe them."""
+        if self._poison:
+            self.discard()
+            return
+        with self._quiet():
+            self._close_files()
+            self._on_end()
+
+    def discard(self) -> None:
+        """Remove it. May be called again."""
+        with self._quiet(), self._renamed("remove"):
+            self._close_files()
+            durable.remove_tree(self.path)
+            self._on_end()
+
+    def give_up_writing(self) -> int:
+        """For commit: close the writable descriptors and return one for reading, the caller's to close. From here on
+        nobody can change the bytes."""
+        with self._quiet(), self._renamed("publish"):
+            if self._poison:
+                raise self._poison
+            reader = os.open(self.path / DATA, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._close_files()
+            return reader
+
+    @property
+    def closed(self) -> bool:
+        return self.fd < 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "poisoned" if self._poison else "open"
+        return f"<Partial {self.head.content_id[:8]} {len(self.proven)}/{self.block_count} blocks, {state}>"
+
+    # --- inside
+
+    def _append(self, record: bytes) -> None:
+        """Journal one record whole or not at all: a torn one would shift all that come after it."""
+        length = os.fstat(self._journal).st_size
+        try:
+            durable.write_all(self._journal, record)
+        except OSError:
+            os.ftruncate(self._journal, length)
+            raise
+
+    def _open_files(self, *, keep: bool) -> None:
+        """Open data and journal. With ``keep``, believe what the journal says and a rescan confirms."""
+        found = journal.read(self.path / JOURNAL) if keep else None
+        if found is not None and not found[0].takes(self.head):
+            found = None
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        if found is None:
+            durable.remove_file(self.path / DATA)
+        else:
+            self._leave_blob()
+        self.fd = os.open(self.path / DATA, flags, 0o600)
+        try:
+            os.fchmod(self.fd, 0o600)
+            os.ftruncate(self.fd, self.size)
+            self._journal = os.open(
+                self.path / JOURNAL, flags | os.O_APPEND | (0 if found else os.O_TRUNC), 0o600
+            )  # fmt: skip
+            self.proven = {}
+            if found is None:
+                os.fchmod(self._journal, 0o600)
+                durable.write_all(self._journal, journal.head_bytes(self.head))
+            else:
+                os.ftruncate(self._journal, found[2])  # a torn record at the end would shift all that follow
+                self.proven = self._confirmed(found[1])
+        except BaseException:
+            self._close_files()
+            raise
+
+    def _leave_blob(self) -> None:
+        """A crash between naming a Blob and removing its Partial leaves a body with two names, read-only. We must never
+        write to that one: go on with a copy."""
+        data = self.path / DATA
+        try:
+            status = os.lstat(data)
+        except FileNotFoundError:
+            return
+        if status.st_nlink == 1:
+            if status.st_mode & 0o777 != 0o600:  # a commit that ended before the Blob had its name
+                reader = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    os.fchmod(reader, 0o600)
+                finally:
+                    os.close(reader)
+            return
+        copy = self.path / "copy"
+        durable.remove_file(copy)
+        source = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            target = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                durable.clone_into(source, target, status.st_size)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+        os.rename(copy, data)
+
+    def _confirmed(self, claimed: dict[int, bytes]) -> dict[int, bytes]:
+        """The journalled blocks whose bytes are what the journal says."""
+        if not hashing.HAS_TREE:
+            return {}
+        confirmed = {block: value for block, value in claimed.items() if block < self.block_count}
+        for start, stop in _runs(sorted(confirmed)):
+            offset = start * hashing.BLOCK_BYTES
+            length = min(stop * hashing.BLOCK_BYTES, self.size) - offset
+            expected = b"".join(confirmed[block] for block in range(start, stop))
+            for block in hashing.scan_file(self.fd, offset, length, expected, block=hashing.BLOCK_BYTES):
+                del confirmed[block]
+        return confirmed
+
+    def copy_from(self, source: Path) -> None:
+        """Take the proven blocks of another's Partial, which may change under our eyes: each block is checked in memory
+        and written from there."""
+        found = journal.read(source / JOURNAL)
+        if found is None or not found[0].takes(self.head) or not hashing.HAS_TREE:
+            return
+        try:
+            reader = os.open(source / DATA, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            for block, value in sorted(found[1].items()):
+                if block >= self.block_count or block in self.proven:
+                    continue
+                offset = block * hashing.BLOCK_BYTES
+                data = os.pread(reader, self._length(block), offset)
+                if (
+                    len(data) == self._length(block)
+                    and hashing.hash_blocks(data, offset, block=hashing.BLOCK_BYTES) == value
+                ):
+                    self.write_block(block, data)
+        except OSError as error:
+            raise disk_error(error, "read", source) from error
+        finally:
+            os.close(reader)
+
+    def _close_files(self) -> None:
+        data, self.fd = self.fd, -1
+        log, self._journal = self._journal, -1
+        for descriptor in (data, log):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _length(self, block: int) -> int:
+        if not 0 <= block < self.block_count:
+            raise InternalError(f"{self.path.name} has {self.block_count} blocks, not a block {block}")
+        return min(hashing.BLOCK_BYTES, self.size - block * hashing.BLOCK_BYTES)
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        with self._lock:
+            if self.fd < 0:
+                raise InternalError(f"{self!r} is used after its end")
+            if self._poison:
+                raise self._poison
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls -= 1
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        with self._lock:
+            if self._calls:
+                raise InternalError(f"{self!r} has {self._calls} calls in flight")
+        yield
+
+    @contextmanager
+    def _renamed(self, action: str) -> Iterator[None]:
+        with disk_errors(action, self.path):
+            yield
+
+
+def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:
+    """Sorted block numbers as half-open runs of bounded length."""
+    start = previous = None
+    for block in blocks:
+        if start is None or previous is None or block != previous + 1 or block - start >= SCAN_STEP_BLOCKS:
+            if start is not None and previous is not None:
+                yield start, previous + 1
+            start = block
+        previous = block
+    if start is not None and previous is not None:
+        yield start, previous + 1

@@ -1,0 +1,315 @@
+"""Publishing a Snapshot: its directory is built beside its place from hard links, made durable, and renamed once.
+
+Order: folders and links → durable → sidecar durable → (in one transaction: sidecar named, directory renamed, parent
+durable, rows). Before the last step nothing has the final name; after it everything is complete. The transaction is the
+lock under which names appear and go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fetcher.cache import durable
+from fetcher.cache.index import Index, Rows
+from fetcher.cache.layout import Layout, disk_errors
+from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
+from fetcher.cache.snapshots import COLUMNS, FORMAT, discard_names, record, refresh, snapshot_id
+from fetcher.errors import CacheError, InternalError
+from fetcher.model.digest import weakest
+from fetcher.model.manifest import FileEntry
+from fetcher.model.paths import check_tree, safe_path
+
+FOLDER_MODE = 0o755
+FILE_MODE = 0o444
+
+PublishedFile = tuple[FileEntry, str | None, str]
+"""Entry of the Manifest, root of its Blob (None for zero bytes), what it was verified by."""
+
+
+class Publisher:
+    """Publishes into one cache. Thread-safe."""
+
+    def __init__(self, index: Index, layout: Layout, clock: Callable[[], float], owner_id: Callable[[], str]) -> None:
+        self._index = index
+        self._layout = layout
+        self._clock = clock
+        self._owner_id = owner_id
+
+    def publish(self, new: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot:
+        """Make the Snapshot of these files visible, or find that it is already there (then its times restart).
+
+        Raises GoneError with the roots that were removed meanwhile (fetch them again), ForbiddenError for names that
+        can't live in one directory, CacheError and NoSpaceError for what the disk says. Nothing is visible then.
+        """
+        wanted = snapshot_id(
+            key=new.key, manifest_digest=new.manifest_digest, private=new.private, principal=new.principal
+        )
+        present = self._refresh(wanted, new, files)
+        if present is not None:
+            return present
+        ordered = sorted(files, key=lambda file: file[0].path)
+        for entry, root, _ in ordered:
+            safe_path(entry.path)
+            if (root is None) != (entry.size == 0):
+                raise InternalError(f"{entry.path} of {entry.size} bytes with root {root}")
+        check_tree([entry.path for entry, _, _ in ordered])
+        owner_id = self._owner_id()
+        staged = self._layout.staging(self._layout.snapshots, wanted, owner_id)
+        sidecar = self._layout.staging(self._layout.snapshots, wanted, owner_id)
+        trash: list[Path] = []
+        try:
+            with disk_errors("publish", self._layout.snapshot(wanted)):
+                to_sync = _Directory(staged, self._layout).fill(ordered)
+                durable.barrier(to_sync, self._layout.snapshots)
+                text = json.dumps(sidecar_of(wanted, new, ordered), ensure_ascii=False, separators=(",", ":"))
+                durable.write_file(sidecar, [text.encode()], 0o600, sync=True)
+                trash = self._make_visible(wanted, new, ordered, staged, sidecar)
+        finally:
+            for path in (staged, sidecar, *trash):
+                remove_any(path)
+        found = self._get(wanted)
+        if found is None:
+            raise GoneError("the snapshot was removed as soon as it was published", ids=(wanted,))
+        return found
+
+    def _refresh(self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot | None:
+        """An equal Snapshot that is complete: the origin just confirmed it."""
+        if self._get(wanted) is None:
+            return None
+        with self._index.write(durable=True) as rows:
+            if self._is_there(wanted):
+                refresh(rows, wanted, self._clock(), new.fresh_for_s, new.keep_for_s)
+                self._let_go(rows, files)
+        return self._get(wanted)
+
+    def _make_visible(
+        self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], staged: Path, sidecar: Path
+    ) -> list[Path]:
+        """The last step; returns what has to be deleted after it."""
+        now = self._clock()
+        with self._index.write(durable=True) as rows:
+            known = rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone()
+            if known and self._is_there(wanted):
+                refresh(rows, wanted, now, new.fresh_for_s, new.keep_for_s)
+                self._let_go(rows, files)
+                return []
+            # Without a row a directory is a crash's leftover, and a row without a directory is no Snapshot.
+            rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted,))
+            trash = discard_names(self._layout, wanted)
+            os.rename(sidecar, self._layout.sidecar(wanted))
+            os.rename(staged, self._layout.snapshot(wanted))
+            durable.sync_directory(self._layout.snapshots)
+            insert_snapshot(rows, wanted, new, files, now=now)
+            self._let_go(rows, files)
+        return trash
+
+    def _let_go(self, rows: Rows, files: Sequence[PublishedFile]) -> None:
+        """The Snapshot refers to the Blobs now; our holds on them are no longer needed."""
+        owner_id = self._owner_id()
+        rows.executemany(
+            "DELETE FROM blob_holds WHERE root = ? AND owner_id = ?",
+            [(root, owner_id) for _, root, _ in files if root is not None],
+        )
+
+    def _is_there(self, wanted: str) -> bool:
+        try:
+            return stat.S_ISDIR(os.lstat(self._layout.snapshot(wanted)).st_mode)
+        except OSError:
+            return False
+
+    def _get(self, wanted: str) -> Snapshot | None:
+        with self._index.read() as rows:
+            row = rows.execute(f"SELECT {COLUMNS} FROM snapshots WHERE id = ?", (wanted,)).fetchone()
+        return record(row, self._layout) if row and self._is_there(wanted) else None
+
+
+class _Directory:
+    """A staged directory, filled in order of path with the folders of the current path held open.
+
+    Everything is made relative to a descriptor of its folder and never through a symlink: the staged tree is ours, but
+    its names are an origin's.
+    """
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self._path = path
+        self._layout = layout
+        self._open: list[tuple[str, int]] = []
+        """Folder names below the top with their descriptors; the top's name is empty."""
+        self._to_sync: list[str] = []
+
+    def fill(self, files: Sequence[PublishedFile]) -> list[str]:
+        """Make all files; returns what has to be made durable: folders, and bodies that had to be copied."""
+        os.mkdir(self._path, 0o700)
+        try:
+            self._enter("", None)
+            gone = [root for entry, root, _ in files if not self._make(entry, root) and root is not None]
+        finally:
+            while self._open:
+                os.close(self._open.pop()[1])
+        if gone:
+            raise GoneError(
+                f"{len(gone)} of {len(files)} files were removed from the cache before they could be published",
+                ids=tuple(gone),
+            )
+        return self._to_sync
+
+    def _make(self, entry: FileEntry, root: str | None) -> bool:
+        *folders, name = entry.path.split("/")
+        folder = self._folder(folders)
+        if root is None:
+            os.close(self._create(name, folder))
+            return True
+        blob = self._layout.blob(root)
+        try:
+            os.link(blob, name, dst_dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in durable.NOT_LINKABLE:
+                raise
+            if not self._copy(blob, name, folder, entry):
+                return False
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
+            raise CacheError(
+                f"{blob} has {status.st_size} bytes, {entry.path} should have {entry.size}",
+                hint="something outside of fetcher changed the cache; remove that file and run the command again",
+            )
+        return True
+
+    def _copy(self, blob: Path, name: str, folder: int, entry: FileEntry) -> bool:
+        """A second body, where the first takes no more links or the file system has none."""
+        try:
+            source = os.open(blob, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            target = self._create(name, folder)
+            try:
+                durable.clone_into(source, target, entry.size)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+        self._to_sync.append(f"{self._path}/{entry.path}")
+        return True
+
+    def _create(self, name: str, folder: int) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+        os.fchmod(descriptor, FILE_MODE)
+        return descriptor
+
+    def _folder(self, folders: Sequence[str]) -> int:
+        """Descriptor of a folder, made if need be. Files come in order, so a folder left is not entered again often."""
+        depth = 0
+        while depth < len(folders) and depth + 1 < len(self._open) and self._open[depth + 1][0] == folders[depth]:
+            depth += 1
+        while len(self._open) > depth + 1:
+            os.close(self._open.pop()[1])
+        for name in folders[depth:]:
+            self._enter(name, self._open[-1][1])
+        return self._open[-1][1]
+
+    def _enter(self, name: str, parent: int | None) -> None:
+        made = parent is None
+        if parent is not None:
+            try:
+                os.mkdir(name, 0o700, dir_fd=parent)
+                made = True
+            except FileExistsError:
+                pass
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._path if parent is None else name, flags, dir_fd=parent)
+        self._open.append((name, descriptor))
+        if made:
+            os.fchmod(descriptor, FOLDER_MODE)
+            self._to_sync.append("/".join((str(self._path), *(folder for folder, _ in self._open[1:]))))
+
+
+def sidecar_of(wanted: str, new: NewSnapshot, files: Sequence[PublishedFile]) -> dict[str, object]:
+    """The JSON beside a Snapshot: enough to make its rows anew."""
+    return {
+        "format": FORMAT,
+        "id": wanted,
+        "key": new.key,
+        "uri": new.uri,
+        "resource": dict(new.resource),
+        "endpoint": new.endpoint,
+        "revision": new.revision,
+        "manifest_digest": new.manifest_digest,
+        "private": new.private,
+        "principals": [new.principal] if new.principal else [],
+        "immutable": new.immutable,
+        "downloaded_at": new.downloaded_at,
+        "fresh_for_s": new.fresh_for_s,
+        "keep_for_s": new.keep_for_s,
+        "files": [
+            {
+                "path": entry.path,
+                "size": entry.size,
+                "root": root,
+                "digest": str(entry.digest) if entry.digest else None,
+                "verified_by": verified_by,
+            }
+            for entry, root, verified_by in files
+        ],
+    }
+
+
+def insert_snapshot(
+    rows: Rows,
+    wanted: str,
+    new: NewSnapshot,
+    files: Sequence[PublishedFile],
+    *,
+    now: float,
+    keep_from: float | None = None,
+) -> None:
+    """Rows of a Snapshot whose directory is in place. ``keep_from``: when ``keep_for_s`` starts, if not at download."""
+    rows.execute(
+        f"INSERT INTO snapshots ({COLUMNS}, keep_for_s) VALUES ({', '.join('?' * 17)})",
+        (
+            wanted,
+            new.key,
+            new.uri,
+            new.revision,
+            new.endpoint,
+            sum(entry.size for entry, _, _ in files),
+            len(files),
+            # An empty directory has nothing that could be wrong; "size" is then the honest word.
+            weakest({verified_by for _, _, verified_by in files}),
+            new.private,
+            new.principal,
+            new.downloaded_at,
+            new.downloaded_at,
+            now,
+            None if new.immutable else new.downloaded_at + new.fresh_for_s,
+            (new.downloaded_at if keep_from is None else keep_from) + new.keep_for_s,
+            new.manifest_digest,
+            new.keep_for_s,
+        ),
+    )
+    rows.executemany(
+        "INSERT OR IGNORE INTO snapshot_blobs VALUES (?, ?)",
+        [(wanted, root) for _, root, _ in files if root is not None],
+    )
+
+
+def remove_any(path: Path) -> int:
+    """Delete a file or a directory under a staging or trash name; bytes freed.
+
+    An error is not the caller's: what matters is that the real name is free, and gc comes by again.
+    """
+    try:
+        status = os.lstat(path)
+        if stat.S_ISDIR(status.st_mode):
+            return durable.remove_tree(path)
+        os.unlink(path)
+    except OSError:
+        return 0
+    return status.st_blocks * 512 if status.st_nlink <= 1 else 0

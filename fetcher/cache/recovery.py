@@ -1,0 +1,95 @@
+"""A new index from the sidecars, when there is none or it is damaged. The index is a cache of what the disk says.
+
+Only Snapshots are adopted whose sidecar is whole and whose every file is there with its size: their directory was
+renamed after all of it was durable. Blobs are adopted as far as such a Snapshot refers to them. Times of use, leases,
+pins and revalidations are lost; so ``keep_for`` starts anew, because somebody may be using what is there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from fetcher.cache.blobs import insert_blob, scope_of
+from fetcher.cache.index import Index, Rows
+from fetcher.cache.layout import HEX_64, Layout
+from fetcher.cache.publish import insert_snapshot
+from fetcher.cache.records import NewSnapshot, Recovery, SnapshotFile
+from fetcher.cache.snapshots import files_of, read_sidecar, snapshot_id
+from fetcher.errors import FetcherError
+from fetcher.model.manifest import FileEntry
+from fetcher.model.paths import path_fault
+
+
+def adopt_all(index: Index, layout: Layout, now: float) -> Recovery:
+    """Fill an empty index. Nothing on disk is changed; what is not adopted is left for gc."""
+    adopted: list[str] = []
+    refused: list[str] = []
+    try:
+        names = sorted(os.listdir(layout.snapshots))
+    except FileNotFoundError:
+        return Recovery()
+    for name in names:
+        if not HEX_64.fullmatch(name):
+            continue
+        try:
+            sidecar = read_sidecar(layout, name)
+            with index.write(durable=True) as rows:
+                whole = _adopt(rows, layout, name, sidecar, now)
+        except (FetcherError, KeyError, TypeError, ValueError):
+            whole = False
+        (adopted if whole else refused).append(name)
+    return Recovery(tuple(adopted), tuple(refused))
+
+
+def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: float) -> bool:
+    files = files_of(sidecar)
+    principals = sidecar["principals"]
+    new = NewSnapshot(
+        key=str(sidecar["key"]),
+        uri=str(sidecar["uri"]),
+        resource=dict(sidecar["resource"]),
+        endpoint=str(sidecar["endpoint"]),
+        manifest_digest=str(sidecar["manifest_digest"]),
+        revision=None if sidecar["revision"] is None else str(sidecar["revision"]),
+        private=bool(sidecar["private"]),
+        principal=str(principals[0]) if principals else None,
+        immutable=bool(sidecar["immutable"]),
+        downloaded_at=float(sidecar["downloaded_at"]),
+        fresh_for_s=float(sidecar["fresh_for_s"]),
+        keep_for_s=float(sidecar["keep_for_s"]),
+    )
+    expected = snapshot_id(
+        key=new.key, manifest_digest=new.manifest_digest, private=new.private, principal=new.principal
+    )
+    if expected != name or not all(_is_whole(layout, name, file) for file in files):
+        return False
+    entries = [(FileEntry(file.path, file.size, file.digest), file.root, file.verified_by) for file in files]
+    insert_snapshot(rows, name, new, entries, now=now, keep_from=now)
+    scope = scope_of(new.private, new.principal)
+    for file in files:
+        if file.root is None or not _blob_is_there(layout, file):
+            continue
+        # `verified_by` names the algorithm that we computed and found equal to the claim.
+        computed = file.digest is not None and file.digest.algorithm == file.verified_by
+        insert_blob(rows, file.root, file.size, [file.digest] if computed and file.digest else [], scope, now)
+    return True
+
+
+def _is_whole(layout: Layout, name: str, file: SnapshotFile) -> bool:
+    if path_fault(file.path):
+        return False
+    try:
+        status = os.lstat(layout.snapshot(name) / file.path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == file.size
+
+
+def _blob_is_there(layout: Layout, file: SnapshotFile) -> bool:
+    try:
+        status = os.lstat(layout.blob(file.root or ""))
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == file.size

@@ -1,0 +1,128 @@
+"""Taking away Snapshots and the Blobs that nothing refers to. Used by gc, rm, prune and eviction alike.
+
+Snapshots are condemned inside a caller's transaction: rows go, names go under trash names. Bytes, and the Blobs that
+nothing refers to any more, are deleted after its commit, in small transactions of their own. Leases and pins are
+sacred; a Blob that a living owner holds for a Snapshot under way is left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fetcher.cache.index import Index, Rows
+from fetcher.cache.layout import Layout, disk_errors
+from fetcher.cache.leases import Leases, pinned
+from fetcher.cache.owners import Owners
+from fetcher.cache.publish import remove_any
+from fetcher.cache.snapshots import take_away
+from fetcher.errors import LeaseError
+
+BATCH = 500
+"""Blobs per transaction: a Snapshot may have 100,000, and others want their turn."""
+_UNREFERENCED = "NOT EXISTS (SELECT 1 FROM snapshot_blobs WHERE snapshot_blobs.root = blobs.root)"
+
+
+@dataclass(slots=True)
+class Removed:
+    """What was condemned. ``Removal.finish`` deletes it, after the commit."""
+
+    snapshots: list[str] = field(default_factory=list)
+    roots: set[str] = field(default_factory=set)
+    """Blobs that these Snapshots referred to."""
+    blobs: list[str] = field(default_factory=list)
+    trash: list[Path] = field(default_factory=list)
+
+    def empty_trash(self) -> int:
+        """Bytes freed."""
+        trash, self.trash = self.trash, []
+        return sum(remove_any(path) for path in trash)
+
+
+class Removal:
+    """Knows what may go."""
+
+    def __init__(self, index: Index, layout: Layout, leases: Leases, owners: Owners) -> None:
+        self._index = index
+        self._layout = layout
+        self._leases = leases
+        self._owners = owners
+
+    def protected(self, rows: Rows) -> set[str]:
+        """Ids of Snapshots that are leased or pinned."""
+        return {*self._leases.leased(rows), *pinned(rows)}
+
+    def refuse_protected(self, rows: Rows, ids: Iterable[str]) -> None:
+        """Raise LeaseError that names the lease or pin, if there is one on any of these."""
+        wanted = list(ids)
+        leased = self._leases.leased(rows, wanted)
+        for wanted_id, lease_id in leased.items():
+            raise LeaseError(
+                f"snapshot {wanted_id[:12]} is in use by lease {lease_id}",
+                hint=f"end the lease with `fetcher release {lease_id}`, or wait until it ends",
+            )
+        pins = pinned(rows)
+        for wanted_id in wanted:
+            if wanted_id in pins:
+                raise LeaseError(
+                    f"snapshot {wanted_id[:12]} is pinned as {pins[wanted_id]}",
+                    hint=f"end the pin with `fetcher unpin {pins[wanted_id]}`",
+                )
+
+    def snapshots(self, rows: Rows, ids: Iterable[str], removed: Removed) -> None:
+        """Condemn these Snapshots. The caller leaves its transaction and calls ``finish``."""
+        wanted = list(ids)
+        for wanted_id in wanted:
+            found = rows.execute("SELECT root FROM snapshot_blobs WHERE snapshot_id = ?", (wanted_id,))
+            removed.roots.update(root for (root,) in found)
+        removed.snapshots += wanted
+        removed.trash += take_away(rows, self._layout, wanted)
+
+    def finish(self, removed: Removed) -> int:
+        """Delete what was condemned, and the Blobs that only that referred to; bytes freed."""
+        freed = removed.empty_trash()
+        roots = sorted(removed.roots)
+        for start in range(0, len(roots), BATCH):
+            with self._index.write(durable=True) as rows:
+                held = self.held(rows)
+                for root in roots[start : start + BATCH]:
+                    unreferenced = f"SELECT 1 FROM blobs WHERE root = ? AND {_UNREFERENCED}"
+                    if root not in held and rows.execute(unreferenced, (root,)).fetchone():
+                        self.blob(rows, root, removed)
+            freed += removed.empty_trash()
+        return freed
+
+    def held(self, rows: Rows) -> set[str]:
+        """Roots that an owner that is not dead holds for a Snapshot under way."""
+        owners = [owner for (owner,) in rows.execute("SELECT DISTINCT owner_id FROM blob_holds")]
+        living = [owner for owner in owners if self._owners.state(owner) != "dead"]
+        return {
+            root
+            for owner in living
+            for (root,) in rows.execute("SELECT root FROM blob_holds WHERE owner_id = ?", (owner,))
+        }
+
+    def unreferenced(self, rows: Rows, unused_since: float, limit: int) -> list[str]:
+        """Roots of some Blobs that nothing refers to and nobody used since then."""
+        held = self.held(rows)
+        found = rows.execute(f"SELECT root FROM blobs WHERE used_at <= ? AND {_UNREFERENCED}", (unused_since,))
+        return [root for (root,) in found if root not in held][:limit]
+
+    def blob(self, rows: Rows, root: str, removed: Removed) -> None:
+        """Condemn one Blob: row, then tree, then body."""
+        rows.execute("DELETE FROM blobs WHERE root = ?", (root,))
+        removed.blobs.append(root)
+        for place in (self._layout.tree(root), self._layout.blob(root)):
+            removed.trash += to_trash(place, self._layout.trash(self._layout.blobs))
+
+
+def to_trash(place: Path, target: Path) -> list[Path]:
+    """Move a name out of the way; what is to be deleted then."""
+    with disk_errors("remove", place):
+        try:
+            os.rename(place, target)
+        except FileNotFoundError:
+            return []
+    return [target]

@@ -1,0 +1,220 @@
+"""Snapshots as rows: looking up, touching, revalidating, removing. On the hit path; publishing is in ``publish.py``.
+
+A row is a promise that the directory is complete; one lstat proves that it is still there. Directories appear and go
+only inside a transaction, so the two can differ only after a crash or by a user's own hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fetcher.cache.index import Index
+from fetcher.cache.layout import Layout, disk_errors, fields_digest
+from fetcher.cache.records import GoneError, Snapshot, SnapshotFile
+from fetcher.errors import CacheError
+from fetcher.model.digest import Digest
+
+COLUMNS = (
+    "id, key, uri, revision, endpoint, bytes, files, verified_by, private, principal,"
+    " downloaded_at, validated_at, last_used_at, fresh_until, keep_until, manifest_digest"
+)
+TOUCH_INTERVAL_S = 60.0
+"""Last use is written at most this often: eviction needs an order, not a log."""
+
+FORMAT = "fetcher-snapshot-1"
+
+
+def snapshot_id(*, key: str, manifest_digest: str, private: bool, principal: str | None) -> str:
+    """Identity of a Snapshot: the same answer, for the same eyes, has the same directory."""
+    scope = ("private", principal or "") if private else ("public", "")
+    return fields_digest("fetcher-snapshot-v1", key, manifest_digest, *scope)
+
+
+class Snapshots:
+    """The snapshot rows of one cache. Thread-safe."""
+
+    def __init__(self, index: Index, layout: Layout, clock: Callable[[], float], *, keep_from: str) -> None:
+        self._index = index
+        self._layout = layout
+        self._clock = clock
+        self._keep_from = keep_from
+        self._directory = str(layout.snapshots)
+        self._touched: dict[str, float] = {}
+
+    def lookup(self, key: str, principal: str | None) -> Snapshot | None:
+        """The newest Snapshot of this Resource that this principal may have, fresh or not. No network, one lstat."""
+        with self._index.read() as rows:
+            found = rows.execute(
+                f"SELECT {COLUMNS} FROM snapshots WHERE key = ? AND (private = 0 OR principal = ?)"
+                " ORDER BY validated_at DESC, id",
+                (key, principal),
+            ).fetchall()
+        for row in found:
+            if self._is_there(row[0]):
+                return self._record(row)
+            self.forget(row[0])
+        return None
+
+    def get(self, wanted: str) -> Snapshot | None:
+        """The Snapshot with this id, if it is there."""
+        with self._index.read() as rows:
+            row = rows.execute(f"SELECT {COLUMNS} FROM snapshots WHERE id = ?", (wanted,)).fetchone()
+        return self._record(row) if row and self._is_there(wanted) else None
+
+    def all(self) -> list[Snapshot]:
+        """All of them, the one validated last first."""
+        with self._index.read() as rows:
+            found = rows.execute(f"SELECT {COLUMNS} FROM snapshots ORDER BY validated_at DESC, id").fetchall()
+        return [self._record(row) for row in found]
+
+    def at(self, path: Path) -> Snapshot | None:
+        """The Snapshot whose directory is, or holds, this path."""
+        root = os.path.realpath(self._directory) + os.sep
+        place = os.path.realpath(path)
+        return self.get(place[len(root) :].partition(os.sep)[0]) if place.startswith(root) else None
+
+    def touch(self, wanted: str) -> None:
+        """Remember that it was used just now. Best effort: a failure to write this must not fail a hit."""
+        now = self._clock()
+        if 0 <= now - self._touched.get(wanted, float("-inf")) < TOUCH_INTERVAL_S:
+            return
+        self._touched[wanted] = now
+        keep = ", keep_until = MAX(keep_until, ? + keep_for_s)" if self._keep_from == "use" else ""
+        try:
+            with self._index.write(durable=False, wait=False) as rows:
+                rows.execute(
+                    f"UPDATE snapshots SET last_used_at = MAX(last_used_at, ?){keep} WHERE id = ?",
+                    (now, now, wanted) if keep else (now, wanted),
+                )
+        except CacheError:
+            pass
+
+    def revalidate(self, wanted: str, fresh_for_s: float, keep_for_s: float) -> Snapshot:
+        """The origin says that it is unchanged: fresh again, ``keep_for`` restarts, ``downloaded_at`` stays.
+
+        Raises GoneError if it was removed meanwhile.
+        """
+        now = self._clock()
+        with self._index.write(durable=True) as rows:
+            refresh(rows, wanted, now, fresh_for_s, keep_for_s)
+        found = self.get(wanted)
+        if found is None:
+            raise GoneError("the snapshot was removed while it was revalidated", ids=(wanted,))
+        return found
+
+    def files(self, wanted: str) -> list[SnapshotFile]:
+        """What a Snapshot consists of, from its sidecar. Raises CacheError if that is missing or damaged."""
+        return files_of(read_sidecar(self._layout, wanted))
+
+    def forget(self, wanted: str) -> None:
+        """Drop the row of a Snapshot whose directory is gone; what is left of it is gc's."""
+        if self._index.read_only:
+            return
+        with self._index.write(durable=True) as rows:
+            if not self._is_there(wanted):
+                rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted,))
+
+    def _is_there(self, wanted: str) -> bool:
+        try:
+            return stat.S_ISDIR(os.lstat(f"{self._directory}/{wanted}").st_mode)
+        except OSError:
+            return False
+
+    def _record(self, row: Sequence[Any]) -> Snapshot:
+        return record(row, self._layout)
+
+
+def record(row: Sequence[Any], layout: Layout) -> Snapshot:
+    """A row of COLUMNS as a value."""
+    return Snapshot(
+        id=row[0],
+        key=row[1],
+        uri=row[2],
+        revision=row[3],
+        path=layout.snapshot(row[0]),
+        endpoint=row[4],
+        bytes=row[5],
+        files=row[6],
+        verified_by=row[7],
+        private=bool(row[8]),
+        principal=row[9],
+        downloaded_at=row[10],
+        validated_at=row[11],
+        last_used_at=row[12],
+        fresh_until=row[13],
+        keep_until=row[14],
+        manifest_digest=row[15],
+    )
+
+
+def refresh(rows: sqlite3.Connection, wanted: str, now: float, fresh_for_s: float, keep_for_s: float) -> bool:
+    """Restart both clocks of a row (an immutable one stays without an end of freshness); False if there is none."""
+    return bool(
+        rows.execute(
+            "UPDATE snapshots SET validated_at = ?, last_used_at = ?, keep_until = ?, keep_for_s = ?,"
+            " fresh_until = CASE WHEN fresh_until IS NULL THEN NULL ELSE ? END WHERE id = ?",
+            (now, now, now + keep_for_s, keep_for_s, now + fresh_for_s, wanted),
+        ).rowcount
+    )
+
+
+def take_away(rows: sqlite3.Connection, layout: Layout, ids: Iterable[str]) -> list[Path]:
+    """Inside a transaction: drop rows, move directories and sidecars under trash names; returns what to delete *after*
+    the commit.
+
+    Undone by a rollback they would be rows without a directory, which a lookup drops: nothing wrong is ever visible.
+    """
+    trash: list[Path] = []
+    for wanted in ids:
+        rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted,))
+        trash += discard_names(layout, wanted)
+    return trash
+
+
+def discard_names(layout: Layout, wanted: str) -> list[Path]:
+    """Move a Snapshot's directory and sidecar under trash names; returns those."""
+    trash: list[Path] = []
+    for place in (layout.snapshot(wanted), layout.sidecar(wanted)):
+        target = layout.trash(layout.snapshots)
+        with disk_errors("remove", place):
+            try:
+                os.rename(place, target)
+            except FileNotFoundError:
+                continue
+        trash.append(target)
+    return trash
+
+
+def read_sidecar(layout: Layout, wanted: str) -> dict[str, Any]:
+    """The JSON beside a Snapshot. Raises CacheError if it is missing, damaged, or somebody else's."""
+    place = layout.sidecar(wanted)
+    with disk_errors("read", place):
+        raw = place.read_bytes()
+    try:
+        value = json.loads(raw)
+        if value["format"] != FORMAT or value["id"] != wanted:
+            raise ValueError("it describes something else")
+        files_of(value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CacheError(f"{place} is damaged: {error}", hint="remove this snapshot and fetch it again") from error
+    return dict(value)
+
+
+def files_of(sidecar: dict[str, Any]) -> list[SnapshotFile]:
+    """The files listed in a sidecar."""
+    return [
+        SnapshotFile(
+            path=str(entry["path"]),
+            size=int(entry["size"]),
+            root=None if entry["root"] is None else str(entry["root"]),
+            digest=None if entry["digest"] is None else Digest.parse(entry["digest"]),
+            verified_by=str(entry["verified_by"]),
+        )
+        for entry in sidecar["files"]
+    ]

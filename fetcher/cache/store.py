@@ -1,0 +1,322 @@
+"""The cache as one object: opens a directory, and hands each question to the room that answers it. No rule lives here.
+
+The upper half (looking up, leasing) is the hit path and imports only light rooms; what fetches, removes or hashes is
+imported when first needed. Safe to use from several threads, not across fork().
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fetcher.cache import opening
+from fetcher.cache.index import Index
+from fetcher.cache.layout import Layout
+from fetcher.cache.leases import Leases
+from fetcher.cache.owners import Owner, Owners
+from fetcher.cache.records import Lease, Pin, Recovery, Snapshot, SnapshotFile
+from fetcher.cache.snapshots import Snapshots
+from fetcher.config import Settings
+from fetcher.errors import InternalError
+
+if TYPE_CHECKING:
+    from fetcher.cache.blobs import Blobs
+    from fetcher.cache.flights import Flights
+    from fetcher.cache.gc import Collector, PrunePlan
+    from fetcher.cache.partials import Partial
+    from fetcher.cache.publish import PublishedFile, Publisher
+    from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
+    from fetcher.cache.space import Reservation, Room
+    from fetcher.cache.takeover import Partials
+    from fetcher.model.digest import Digest
+
+
+class Cache:
+    """One cache directory, opened. Build it with ``Cache.open``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        layout: Layout,
+        index: Index,
+        recovery: Recovery,
+        clock: Callable[[], float],
+        read_only: bool,
+    ) -> None:
+        self.settings = settings
+        self.layout = layout
+        self.index = index
+        self.recovery = recovery
+        """What was adopted, if this call had to make the index anew."""
+        self.read_only = read_only
+        self._clock = clock
+        self._owners = Owners(layout, lost_after_s=settings.owner_lost_after_s, clock=clock)
+        self._leases = Leases(index, self._owners, clock)
+        self._snapshots = Snapshots(index, layout, clock, keep_from=settings.keep_from)
+        self._owner: Owner | None = None
+        self._partials_room: Partials | None = None
+        self._principal_key: bytes | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(cls, settings: Settings, *, clock: Callable[[], float] = time.time, read_only: bool = False) -> Cache:
+        """Open, and create if need be. ``read_only`` creates and changes nothing; a missing cache is an empty one then.
+
+        Raises CacheError, with the cure, for anything that can't be used as it is.
+        """
+        layout = Layout(settings)
+        if read_only:
+            index, recovery = opening.to_look(layout, clock)
+        else:
+            layout.prepare()
+            index, recovery = opening.to_write(layout, clock)
+        return cls(settings, layout, index, recovery, clock, read_only)
+
+    def close(self) -> None:
+        """Drop our lock and close the index. Partials still open are kept for resume. May be called again."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._owner is not None:
+                self._owner.close(keep_file=self._partials_room is not None and self._partials_room.left_behind())
+        self.index.close()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def owner(self) -> Owner:
+        """Our life sign, made on first need."""
+        with self._lock:
+            if self._owner is None:
+                if self.read_only or self._closed:
+                    raise InternalError("a cache opened for looking, or closed, owns nothing")
+                self._owner = Owner(self.layout, heartbeat_s=self.settings.heartbeat_s, clock=self._clock)
+            return self._owner
+
+    @property
+    def principal_key(self) -> bytes:
+        """32 random bytes of this cache: principals are hashes keyed with them, useless anywhere else."""
+        if self._principal_key is None:
+            self._principal_key = opening.principal_key(self.layout.principal_key, create=not self.read_only)
+        return self._principal_key
+
+    # --- hit path
+
+    def lookup(self, key: str, principal: str | None) -> Snapshot | None:
+        """The newest complete Snapshot of this Resource that is public or this principal's, fresh or not."""
+        return self._snapshots.lookup(key, principal)
+
+    def touch(self, snapshot_id: str) -> None:
+        """It was used just now. Best effort, written at most once a minute."""
+        if not self.read_only:
+            self._snapshots.touch(snapshot_id)
+
+    def get_snapshot(self, snapshot_id: str) -> Snapshot | None:
+        return self._snapshots.get(snapshot_id)
+
+    def snapshots(self) -> list[Snapshot]:
+        """All, newest first."""
+        return self._snapshots.all()
+
+    def files(self, snapshot_id: str) -> list[SnapshotFile]:
+        """What a Snapshot consists of."""
+        return self._snapshots.files(snapshot_id)
+
+    def snapshot_at(self, path: Path) -> Snapshot | None:
+        """The Snapshot whose directory is, or holds, this path."""
+        return self._snapshots.at(path)
+
+    # --- leases and pins
+
+    def lease_timed(self, snapshot_ids: Sequence[str], duration_s: float, *, owner_pid: int | None = None) -> Lease:
+        """A right of use until then, independent of any process unless ``owner_pid`` says with which one it ends."""
+        return self._leases.take_timed(snapshot_ids, duration_s, owner_pid)
+
+    def lease_process(self, snapshot_ids: Sequence[str]) -> Lease:
+        """A right of use until released, or until this Cache is closed or its process is gone."""
+        return self._leases.take_for_process(snapshot_ids, self.owner.id)
+
+    def lease_release(self, lease_id: str) -> None:
+        """Raises LeaseError for one that is unknown."""
+        self._leases.release(lease_id)
+
+    def lease_renew(self, lease_id: str, duration_s: float) -> Lease:
+        """Let a timed lease end ``duration_s`` from now. Raises LeaseError if it has ended."""
+        return self._leases.renew(lease_id, duration_s)
+
+    def leases(self) -> list[Lease]:
+        """Those that have not ended, oldest first."""
+        return self._leases.all()
+
+    def pin(self, name: str, resource_key: str) -> None:
+        self._leases.pin(name, resource_key)
+
+    def unpin(self, name: str) -> int:
+        """How many pins had this name."""
+        return self._leases.unpin(name)
+
+    def pins(self) -> list[Pin]:
+        return self._leases.pins()
+
+    # --- planning
+
+    def blob(self, root: str) -> Blob | None:
+        """The Blob of this name, if it is there."""
+        return self._blobs.get(root)
+
+    def find_blob(self, digest: Digest, size: int, *, principal: str | None) -> Blob | None:
+        """A Blob with this sha256, computed by us, that this principal may have."""
+        return self._blobs.find(digest, size, principal=principal)
+
+    def content_blob(self, content_id: str, digest: Digest | None, size: int, *, principal: str | None) -> Blob | None:
+        """The Blob that a flight of this content has published, or one with the stated sha256 (as ``find_blob``)."""
+        return self._blobs.of_content(content_id, digest, size, principal=principal)
+
+    def space(self) -> Space:
+        """What is free, promised, and could be evicted."""
+        return self._room.look()
+
+    def reserve(self, bytes_needed: int, *, evict: Sequence[str] = (), hold: Sequence[str] = ()) -> Reservation:
+        """Promise bytes to us, evicting and holding as the plan says; all in one transaction or nothing."""
+        return self._room.reserve(bytes_needed, self.owner.id, evict=evict, hold=hold)
+
+    # --- flights
+
+    def flight_claim(self, content_id: str, size: int) -> FlightClaim:
+        """Try to become the one who fetches this content."""
+        return self._flights.claim([(content_id, size)])[0]
+
+    def flight_claim_many(self, contents: Sequence[tuple[str, int]]) -> list[FlightClaim]:
+        """The same for many ``(content id, size)``, in one transaction."""
+        return self._flights.claim(contents)
+
+    def flight_progress(self, content_id: str, bytes_proven: int) -> None:
+        self._flights.progress([(content_id, bytes_proven)])
+
+    def flight_progress_many(self, proven: Sequence[tuple[str, int]]) -> None:
+        self._flights.progress(proven)
+
+    def flight_release(self, content_id: str) -> None:
+        self._flights.release([content_id])
+
+    def flight_release_many(self, content_ids: Sequence[str]) -> None:
+        self._flights.release(content_ids)
+
+    # --- bytes
+
+    def partial_open(self, head: PartialHead, *, previous_owner: str | None = None) -> Partial:
+        """A Partial with all that can be had of earlier work on this content."""
+        return self._partials.open(head, previous_owner=previous_owner)
+
+    def partial_bytes(self, contents: Collection[str]) -> dict[str, int]:
+        """Content id → bytes that Partials of it occupy already."""
+        from fetcher.cache.takeover import bytes_present
+
+        return bytes_present(self.layout, contents)
+
+    def commit(
+        self,
+        partial: Partial,
+        *,
+        digests: Sequence[Digest],
+        verified_by: str,
+        private: bool,
+        principal: str | None,
+        root: str | None = None,
+    ) -> Blob:
+        """Publish a complete Partial as a Blob. No call on it may be in flight."""
+        return self._blobs.commit(
+            partial, digests=digests, verified_by=verified_by, private=private, principal=principal, root=root
+        )
+
+    def commit_small(self, items: Sequence[SmallFile], *, private: bool, principal: str | None) -> list[Blob]:
+        """Publish contents of at most one block each, with one durability barrier."""
+        return self._blobs.commit_small(items, private=private, principal=principal)
+
+    def publish(self, record: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot:
+        """Make a Snapshot visible. Raises GoneError with roots to fetch again."""
+        return self._publisher.publish(record, files)
+
+    def revalidate(self, snapshot_id: str, fresh_for_s: float, keep_for_s: float) -> Snapshot:
+        """Unchanged at its origin: fresh again; ``downloaded_at`` stays."""
+        return self._snapshots.revalidate(snapshot_id, fresh_for_s, keep_for_s)
+
+    # --- retention
+
+    def gc(self, *, dry_run: bool = False) -> GcReport:
+        """Remove what has had its time and what crashes left."""
+        return self._collector.collect(dry_run=dry_run)
+
+    def remove(self, snapshot_ids: Sequence[str], *, force: bool = False) -> GcReport:
+        """Remove Snapshots now. Raises LeaseError for leased or pinned ones, unless ``force``."""
+        return self._collector.remove(snapshot_ids, force=force)
+
+    def prune_plan(self, *, max_bytes: int | None = None) -> PrunePlan:
+        """What pruning would remove: until Blobs take at most ``max_bytes``; None: what has had its time."""
+        return self._collector.plan(max_bytes=max_bytes)
+
+    def usage(self) -> Usage:
+        """Where the space went. Walks the whole cache."""
+        from fetcher.cache.usage import measure
+
+        return measure(self)
+
+    # --- rooms beyond the hit path
+
+    @property
+    def _blobs(self) -> Blobs:
+        from fetcher.cache.blobs import Blobs
+
+        return Blobs(self.index, self.layout, self._clock, self._owner_id)
+
+    @property
+    def _partials(self) -> Partials:
+        from fetcher.cache.takeover import Partials
+
+        with self._lock:
+            if self._partials_room is None:  # the one room with a memory: which Partials are open
+                self._partials_room = Partials(self.layout, self._owners, self.owner.id)
+            return self._partials_room
+
+    @property
+    def _publisher(self) -> Publisher:
+        from fetcher.cache.publish import Publisher
+
+        return Publisher(self.index, self.layout, self._clock, self._owner_id)
+
+    @property
+    def _flights(self) -> Flights:
+        from fetcher.cache.flights import Flights
+
+        return Flights(self.index, self._owners, self.owner.id, self._clock)
+
+    @property
+    def _room(self) -> Room:
+        from fetcher.cache.removal import Removal
+        from fetcher.cache.space import Room
+
+        removal = Removal(self.index, self.layout, self._leases, self._owners)
+        floor_bytes = self.settings.space_floor_bytes
+        return Room(self.index, self.layout, self._owners, removal, self._clock, floor_bytes=floor_bytes)
+
+    @property
+    def _collector(self) -> Collector:
+        from fetcher.cache.gc import Collector
+        from fetcher.cache.removal import Removal
+
+        removal = Removal(self.index, self.layout, self._leases, self._owners)
+        return Collector(
+            self.settings, self.index, self.layout, self._owners, self._leases, removal, self._clock
+        )  # fmt: skip
+
+    def _owner_id(self) -> str:
+        return self.owner.id

@@ -1,0 +1,109 @@
+"""Opening Partials: our own again, a dead owner's by rename, a lost one's by copy, never a living one's.
+
+A Partial is ``partials-v1/<content>.<owner>/``, and only the owner in its name writes there. **Whoever holds a writable
+descriptor of a file can change it for ever**, so what a stopped process may still write to is never published: its
+Partial is copied, block by block, each checked in memory. Only with a dead owner's lock in hand is one taken by rename.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection
+from pathlib import Path
+
+from fetcher.cache.layout import Layout, disk_errors
+from fetcher.cache.owners import Owners
+from fetcher.cache.partials import DATA, Partial
+from fetcher.cache.records import PartialHead
+from fetcher.errors import InternalError
+
+
+class Partials:
+    """The Partials of one cache, as one owner sees them. Thread-safe."""
+
+    def __init__(self, layout: Layout, owners: Owners, owner_id: str) -> None:
+        self._layout = layout
+        self._owners = owners
+        self._owner_id = owner_id
+        self._open: set[str] = set()
+        self._lock = threading.Lock()
+
+    def open(self, head: PartialHead, *, previous_owner: str | None = None) -> Partial:
+        """A Partial for this content, with all that can be had of earlier work: our own, a dead owner's (taken by
+        rename), a lost one's (copied). A living owner's is left alone.
+
+        ``previous_owner`` is looked at first. Raises CacheError or NoSpaceError; then nothing is left open.
+        """
+        with self._lock:
+            if head.content_id in self._open:
+                raise InternalError(f"the Partial of {head.content_id} is open already")
+            self._open.add(head.content_id)
+        try:
+            return self._open_now(head, previous_owner)
+        except BaseException:
+            with self._lock:
+                self._open.discard(head.content_id)
+            raise
+
+    def _open_now(self, head: PartialHead, previous_owner: str | None) -> Partial:
+        mine = self._layout.partial(head.content_id, self._owner_id)
+        others = self._others(head.content_id, previous_owner)
+        with disk_errors("create", mine):
+            if not mine.is_dir() and not any(self._take(mine, other) for other in others):
+                os.mkdir(mine, 0o700)
+        partial = Partial(mine, head, lambda: self._ended(head.content_id))
+        try:
+            if not partial.proven:
+                for other in others:
+                    if self._owners.state(other) != "alive":
+                        partial.copy_from(self._layout.partial(head.content_id, other))
+        except BaseException:
+            partial.close()
+            raise
+        return partial
+
+    def _others(self, content: str, previous_owner: str | None) -> list[str]:
+        """Other owners that left a Partial of this content, the most likely one first."""
+        with disk_errors("read", self._layout.partials):
+            names = os.listdir(self._layout.partials)
+        found = [name[65:] for name in names if name.startswith(f"{content}.") and name[65:] != self._owner_id]
+        return sorted(found, key=lambda owner: (owner != previous_owner, owner))
+
+    def _take(self, mine: Path, other: str) -> bool:
+        """Rename a dead owner's Partial to ours, with that owner's lock in hand; False if it can't be taken so."""
+        with self._owners.holding(other) as held:
+            if not held:
+                return False
+            try:
+                os.rename(self._layout.partial(mine.name[:64], other), mine)
+            except FileNotFoundError:
+                return False  # another heir was faster
+            return True
+
+    def _ended(self, content: str) -> None:
+        with self._lock:
+            self._open.discard(content)
+
+    def left_behind(self) -> bool:
+        """Whether something on disk bears our name."""
+        try:
+            return any(name.endswith(f".{self._owner_id}") for name in os.listdir(self._layout.partials))
+        except OSError:
+            return True
+
+
+def bytes_present(layout: Layout, contents: Collection[str]) -> dict[str, int]:
+    """Content id → bytes that a Partial of it occupies, whoever's it is: what need not be found on the disk again."""
+    present: dict[str, int] = {}
+    with disk_errors("read", layout.partials):
+        names = os.listdir(layout.partials)
+    for name in names:
+        content = name[:64]
+        if content in contents:
+            try:
+                allocated = os.lstat(layout.partials / name / DATA).st_blocks * 512
+            except OSError:  # gone, or not a Partial
+                continue
+            present[content] = max(present.get(content, 0), allocated)
+    return present

@@ -1,0 +1,169 @@
+"""``fetcher``: reads arguments, runs one command, turns whatever happens into lines and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from fetcher.cli.context import Context, add_shared_options
+from fetcher.cli.output import Output
+from fetcher.errors import CacheError, FetcherError, InternalError, InterruptedByUser, UsageError
+from fetcher.model.text import nearest, shown
+
+COMMANDS: dict[str, str] = {
+    "get": "fetch resources and print where they are",
+    "job": "fetch what a Job Definition needs and print its mounts",
+    "ls": "list what is in the cache",
+    "inspect": "show one entry of the cache and its files",
+    "df": "show where the space went",
+    "rm": "remove a resource from the cache",
+    "prune": "remove what nobody needs any more",
+    "release": "end a lease",
+    "renew": "prolong a lease",
+    "doctor": "look for what will go wrong, and say the cure",
+    "cache": "show where the cache is",
+}
+"""Command → its line in ``--help``. Each has a module of its name in this room, imported when it is called."""
+
+LATER = ("prefetch", "verify", "pin", "unpin")
+
+CLOSED_STDOUT_EXIT_CODE = 128 + signal.SIGPIPE
+"""As a shell reports a program that SIGPIPE ended: the reader had enough."""
+
+
+class Formatter(argparse.HelpFormatter):
+    """argparse's own, told the width: to find it out it would import shutil and three compressors, at every start."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=_help_width())
+
+
+def _help_width() -> int:
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+    except (ValueError, OSError):
+        columns = 80
+    return min(max(columns, 40), 120) - 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our errors: a sentence and a hint instead of a usage dump and an exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.replace("\n", " "), hint=f"{self.prog} --help shows how to call it")
+
+
+def build_parser(arguments: Sequence[str]) -> Parser:
+    """The parser for a call with ``arguments``: only a command that is named there gets its own arguments read in."""
+    parser = Parser(
+        prog="fetcher",
+        description="Resources of a job on the disk of a GPU host: verified, cached, leased.",
+        epilog="Settings, JSON and exit codes: docs/MACHINE.md",
+        allow_abbrev=False,
+        formatter_class=Formatter,
+    )
+    parser.add_argument("--version", action="store_true", help="show version and native core")
+    add_shared_options(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, title="commands")
+    for name, summary in COMMANDS.items():
+        sentence = f"{summary[0].upper()}{summary[1:]}."
+        command = commands.add_parser(
+            name, help=summary, description=sentence, allow_abbrev=False, formatter_class=Formatter
+        )
+        if name in arguments:
+            import_module(f"fetcher.cli.{name}").add_arguments(command)
+            add_shared_options(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code (docs/MACHINE.md)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Errors of the arguments themselves are told in the form that was asked for.
+    output = Output(json_lines="--json" in arguments, quiet="--quiet" in arguments, verbose="--verbose" in arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    try:
+        try:
+            code = _run(arguments, output)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except FetcherError as error:
+            code = error.exit_code
+            for each in (error, *error.also):
+                output.error(each)
+        except KeyboardInterrupt:
+            code = InterruptedByUser.exit_code
+            output.error(InterruptedByUser("stopped"))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            if os.environ.get("FETCHER_DEBUG"):
+                raise
+            unexpected = _unexpected(error)
+            code = unexpected.exit_code
+            output.error(unexpected)
+    except BrokenPipeError:
+        _abandon_stdout()
+        return CLOSED_STDOUT_EXIT_CODE
+    return code
+
+
+def _run(arguments: Sequence[str], output: Output) -> int:
+    parser = build_parser(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except UsageError as error:
+        raise _explained(error) from None
+    except SystemExit as end:  # --help has printed its text
+        return int(end.code or 0)
+    if options.version:
+        output.data(_version())
+        return 0
+    if options.command is None:
+        raise UsageError("no command", hint="fetcher --help lists the commands")
+    output.json_lines = getattr(options, "json_lines", False)
+    return int(import_module(f"fetcher.cli.{options.command}").run(Context(options, output)))
+
+
+def _explained(error: UsageError) -> UsageError:
+    """argparse names every command there is when one is unknown; a person wants the one that was meant."""
+    match = re.match(r"argument COMMAND: invalid choice: '([^']*)'", error.message)
+    if not match:
+        return error
+    word = match[1]
+    if word in LATER:
+        return UsageError(f"the command {word} is not there yet", hint="fetcher --help lists the commands")
+    near = nearest(word, COMMANDS)
+    hint = f"did you mean {near}?" if near else "fetcher --help lists the commands"
+    return UsageError(f"no such command: {shown(word)}", hint=hint)
+
+
+def _version() -> str:
+    from fetcher import __version__, hashing
+
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    return f"fetcher {__version__} (Python {python}, core: {hashing.describe()})"
+
+
+def _unexpected(error: Exception) -> FetcherError:
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        # The machine said no where nobody asked how: that is for its owner to mend, not for us.
+        hint = "look at the rights and the state of this path; fetcher doctor may know more"
+        return CacheError(f"{error.strerror}: {shown(error.filename)}", hint=hint)
+    return InternalError(f"something unexpected happened: {type(error).__name__}: {shown(str(error))}")
+
+
+def _abandon_stdout() -> None:
+    """Let the interpreter's own flush at exit succeed: what could not be written has nobody to read it."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass

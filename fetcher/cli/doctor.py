@@ -1,0 +1,195 @@
+"""``fetcher doctor``: looks at what will decide between a good and a bad day, and says the cure. Asks no network."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from fetcher import config, hashing
+from fetcher.cli.context import Context
+from fetcher.config import GIB, Settings
+from fetcher.errors import CacheError, FetcherError
+from fetcher.model.quantities import format_size
+from fetcher.model.text import nearest, printable
+
+OPEN_FILES_SPARE = 256
+"""Descriptors for everything that is not a connection: the index, partials, worker pipes."""
+CLOCK_EARLIEST_UNIX_S = 1_700_000_000
+"""November 2023, before the first release; a host without a battery wakes up in 1970."""
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    status: Status
+    message: str
+    hint: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Exit code 0 unless a line says fail."
+
+
+def run(context: Context) -> int:
+    checks = list(_checks(context.settings, os.environ))
+    failed = any(check.status == "fail" for check in checks)
+    if context.output.json_lines:
+        context.output.event({"event": "doctor", "ok": not failed, "checks": [asdict(check) for check in checks]})
+    else:
+        for check in checks:
+            context.output.data(f"{check.status:<4}  {check.name + ':':<17} {printable(check.message)}")
+            if check.hint:
+                context.output.data(f"      hint: {printable(check.hint)}")
+    return CacheError.exit_code if failed else 0
+
+
+def _checks(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
+    yield Check("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
+    yield _core()
+    yield _loop()
+    yield _configuration(environ)
+    opened = _cache(settings)
+    yield opened
+    if opened.status == "ok":
+        yield _modes(settings.cache_dir)
+        yield _links(settings.cache_dir)
+        yield _space(settings)
+    yield Check("endpoint", "ok", settings.hf_endpoint)
+    yield _token(environ)
+    yield _allow_net(settings)
+    yield _open_files(settings)
+    yield _umask()
+    yield _clock()
+
+
+def _core() -> Check:
+    if hashing.HAS_TREE:
+        return Check("core", "ok", hashing.describe())
+    hint = "install gcc and the Python headers (Debian: gcc python3-dev), then install fetcher again"
+    return Check("core", "warn", f"{hashing.describe()}: downloads do not resume", hint)
+
+
+def _loop() -> Check:
+    if find_spec("uvloop"):
+        return Check("event loop", "ok", "uvloop")
+    return Check("event loop", "warn", "asyncio: more CPU per byte", "install uvloop")
+
+
+# Variables that set no field of Settings.
+_OTHER_VARIABLES = {"FETCHER_CONFIG", "FETCHER_DEBUG", "FETCHER_MARKET_URL", "FETCHER_OLLAMA_URL", "FETCHER_SIMD"}
+_OTHER_PREFIXES = ("FETCHER_TEST_", "FETCHER_BUILD_", "FETCHER_NATIVE")
+
+
+def _configuration(environ: os._Environ[str]) -> Check:
+    ours = {config.variable(name) for name in Settings.__dataclass_fields__} | _OTHER_VARIABLES
+    ambient = [name for name in environ if name.startswith("FETCHER_") and not name.startswith(_OTHER_PREFIXES)]
+    unknown = sorted(set(ambient) - ours)
+    if unknown:
+        near = nearest(unknown[0], ours)
+        hint = f"did you mean {near}?" if near else "docs/MACHINE.md lists the variables"
+        return Check("configuration", "warn", f"nothing reads the variable {', '.join(unknown)}", hint)
+    path, _ = config.config_file(environ)
+    return Check("configuration", "ok", str(path) if path.exists() else f"no file at {path}")
+
+
+def _cache(settings: Settings) -> Check:
+    """Opening does the hard looks: kind of file system, locks seen by a second process, format, rights."""
+    from fetcher.cache.store import Cache
+
+    try:
+        with Cache.open(settings):
+            apart = "" if settings.state_dir == settings.cache_dir else f", index in {settings.state_dir}"
+            return Check("cache", "ok", f"{settings.cache_dir}{apart}")
+    except FetcherError as error:
+        return Check("cache", "fail", error.message, error.hint)
+
+
+def _modes(cache_dir: Path) -> Check:
+    found = stat.S_IMODE(cache_dir.stat().st_mode)
+    if found & 0o007:
+        hint = f"chmod o= {cache_dir}"
+        return Check("cache mode", "warn", f"{found:04o}: other users of this host can read private files", hint)
+    return Check("cache mode", "ok", f"{found:04o}")
+
+
+def _links(cache_dir: Path) -> Check:
+    """Snapshots are made of hard links; without them every one is a copy."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=cache_dir) as directory:
+            first = Path(directory, "first")
+            first.write_bytes(b"")
+            Path(directory, "second").hardlink_to(first)
+    except OSError as error:
+        hint = "use a file system with hard links (ext4, xfs, btrfs) for the cache"
+        return Check("hard links", "warn", f"not possible ({error.strerror}): every directory is a copy", hint)
+    return Check("hard links", "ok", "possible")
+
+
+def _space(settings: Settings) -> Check:
+    found = os.statvfs(settings.cache_dir)
+    free_bytes = found.f_bavail * found.f_frsize
+    message = f"{format_size(free_bytes)} free on the file system of the cache"
+    if free_bytes < settings.space_floor_bytes:
+        hint = "fetcher prune --max-size SIZE, or a larger disk"
+        return Check("space", "fail", f"{message}, less than the floor that stays free", hint)
+    if free_bytes < settings.space_floor_bytes + 20 * GIB:
+        return Check("space", "warn", message, "models are 5 to 200 GB: fetcher prune, or a larger disk")
+    return Check("space", "ok", message)
+
+
+def _token(environ: os._Environ[str]) -> Check:
+    from fetcher import credentials
+
+    try:
+        found = credentials.operator_token(environ)
+    except FetcherError as error:
+        return Check("token", "warn", error.message, error.hint)
+    return Check("token", "ok", "a Hub token is there, for get; jobs use their own" if found else "no Hub token")
+
+
+def _allow_net(settings: Settings) -> Check:
+    if not settings.allow_net:
+        return Check("jobs' network", "ok", "public addresses only")
+    listed = ", ".join(settings.allow_net)
+    if any(network.endswith("/0") for network in settings.allow_net):
+        hint = "list the networks that a job needs in FETCHER_ALLOW_NET"
+        return Check("jobs' network", "warn", f"{listed}: a job reaches everything this host reaches", hint)
+    return Check("jobs' network", "ok", f"public addresses, and {listed}")
+
+
+def _open_files(settings: Settings) -> Check:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.connections_max * 2 + OPEN_FILES_SPARE
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        cure = f"ulimit -n {needed}"
+        return Check("open files", "warn", f"the limit is {soft}, {needed} may be needed", cure)
+    return Check("open files", "ok", f"the limit is {soft}")
+
+
+def _umask() -> Check:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return Check("umask", "ok", f"{mask:04o}; the cache sets its modes itself")
+
+
+def _clock() -> Check:
+    now = time.time()
+    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    if now < CLOCK_EARLIEST_UNIX_S:
+        return Check("clock", "warn", f"{text}: leases, freshness and TLS will be wrong", "set the clock (NTP)")
+    return Check("clock", "ok", text)

@@ -1,0 +1,62 @@
+"""Entries of the cache, as ``ls``, ``inspect`` and ``rm`` find and show them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fetcher.errors import NotFoundError
+from fetcher.model.uri import parse_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from fetcher.cache.records import Lease, Pin, Snapshot
+    from fetcher.cache.store import Cache
+
+
+def snapshots_of(cache: Cache, uri: str) -> list[Snapshot]:
+    """Every Snapshot of a URI, newest first: there may be one per choice of files, endpoint or credential.
+
+    Raises NotFoundError if there is none.
+    """
+    wanted = parse_uri(uri).uri()
+    found = [snapshot for snapshot in cache.snapshots() if snapshot.uri == wanted]
+    if not found:
+        raise NotFoundError("not in the cache", hint="fetcher ls lists what is there", resource=wanted)
+    return found
+
+
+def snapshot_at(cache: Cache, path: Path) -> Snapshot:
+    """The Snapshot that a path lies in. Raises NotFoundError if it lies in none."""
+    snapshot = cache.snapshot_at(path.absolute())
+    if snapshot is None:
+        raise NotFoundError(f"not in a snapshot of the cache: {path}", hint="fetcher ls --verbose lists the paths")
+    return snapshot
+
+
+def entry_json(event: str, snapshot: Snapshot, leases: Iterable[Lease], pins: Iterable[Pin]) -> dict[str, Any]:
+    """What is known of one Snapshot."""
+    return {
+        "event": event,
+        "id": snapshot.id,
+        "resource": snapshot.uri,
+        "path": str(snapshot.path),
+        "revision": snapshot.revision,
+        "endpoint": snapshot.endpoint,
+        "files": snapshot.files,
+        "bytes": snapshot.bytes,
+        "verified_by": snapshot.verified_by,
+        "private": snapshot.private,
+        "downloaded_at": snapshot.downloaded_at,
+        "validated_at": snapshot.validated_at,
+        "last_used_at": snapshot.last_used_at,
+        "fresh_until": snapshot.fresh_until,
+        "keep_until": snapshot.keep_until,
+        "leases": [
+            {"id": lease.id, "kind": lease.kind, "expires_at": lease.expires_at}
+            for lease in leases
+            if snapshot.id in lease.snapshot_ids
+        ],
+        "pins": [pin.name for pin in pins if pin.resource_key == snapshot.key],
+    }

@@ -1,0 +1,217 @@
+"""``fetcher job``: everything that a Job Definition needs, and its mounts; all or nothing.
+
+Whatever is read out of a Job Definition is asked for as a *job*: with its own credentials only, behind the guard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from fetcher.cli.context import Context, lease_s
+from fetcher.cli.inspect import when
+from fetcher.cli.output import table
+from fetcher.errors import UsageError
+from fetcher.model.job import parse_job
+from fetcher.model.json_text import TEXT_BYTES_MAX
+from fetcher.model.quantities import format_size
+from fetcher.model.text import shown
+
+if TYPE_CHECKING:
+    from fetcher.client import Fetcher, MountSet
+    from fetcher.model.asker import Role
+    from fetcher.model.mount import JobResources
+    from fetcher.model.resource import Resource
+
+LEASE_DEFAULT_S = 86_400.0
+
+_PLAIN_WORD = re.compile(r"[\w./@%+=:~-]+")
+"""What a shell and the ``--mount`` syntax leave as it is. A target comes from a stranger: a blank in it would become an
+argument of its own (``/x --privileged``)."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE|-", help="a Job Definition in JSON; - reads stdin")
+    parser.add_argument(
+        "--lease", metavar="DURATION", type=lease_s, help="how long the mounts are kept at least (default: 24h)"
+    )
+    parser.add_argument("--owner-pid", metavar="PID", type=_pid, help="the lease also ends when this process is gone")
+    parser.add_argument(
+        "--hold",
+        action="store_true",
+        help="print the mounts, then hold them until stdin closes or a signal comes; without --lease "
+        "the lease is bound to this very process",
+    )
+    parser.add_argument(
+        "--format", choices=["table", "docker", "json"], default="table", help="docker: one --mount argument per line"
+    )
+    parser.epilog = "Resources that need the result of an earlier op are listed as deferred."
+
+
+def _pid(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"not a process id: {shown(text)}")
+    return int(text)
+
+
+def run(context: Context) -> int:
+    options = context.options
+    job = parse_job(_document(options.file))
+    if options.format == "docker" and not context.output.json_lines:
+        for request in job.mounts:
+            _plain(request.target, f"the target at {request.at}")
+    _mention_token(context, job)
+    if not options.hold and not context.dry_run and _answer_from_cache(context, job):
+        return 0
+    from fetcher.cli.fetching import run_on_loop, tell_plan  # not for hits
+
+    if context.dry_run:
+        items: list[tuple[Resource, Role]] = [(request.resource, "job") for request in job.mounts]
+        tell_plan(context, run_on_loop(context, lambda fetcher: fetcher.plan_all(items)))
+        return 0
+    return run_on_loop(context, lambda fetcher: _mount(context, fetcher, job))
+
+
+def _document(place: str) -> bytes:
+    try:
+        if place == "-":
+            return b"" if sys.stdin is None else sys.stdin.buffer.read(TEXT_BYTES_MAX + 1)
+        with open(place, "rb") as file:
+            return file.read(TEXT_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"can't read {shown(place)}: {reason}", hint="name a file with a Job Definition, or -"
+        ) from None
+
+
+def _mention_token(context: Context, job: JobResources) -> None:
+    from fetcher import credentials
+
+    if credentials.job_ignores_token(os.environ) and any(each.resource.token is None for each in job.mounts):
+        context.output.say("note: HF_TOKEN is set, but a job gets it never: only its own accessToken is used")
+
+
+def _lease_s(context: Context) -> float | None:
+    """Seconds of a timed lease; None for one that ends with this process."""
+    if context.options.lease is not None:
+        return float(context.options.lease)
+    return None if context.options.hold else LEASE_DEFAULT_S
+
+
+def _answer_from_cache(context: Context, job: JobResources) -> bool:
+    """Tell the mounts, if all are hits; without network and without an event loop."""
+    fetcher = context.fetcher()
+    try:
+        mounts = fetcher.mount_hits(job, lease_s=_lease_s(context), owner_pid=context.options.owner_pid)
+        if mounts is None:
+            return False
+        try:
+            _tell(context, mounts)
+        except BaseException:
+            _release(fetcher, mounts)
+            raise
+        return True
+    finally:
+        fetcher.close()
+
+
+async def _mount(context: Context, fetcher: Fetcher, job: JobResources) -> int:
+    mounts = await fetcher.mount_all(job, lease_s=_lease_s(context), owner_pid=context.options.owner_pid)
+    try:
+        _tell(context, mounts)
+        if context.options.hold:
+            from fetcher.cli.hold import hold
+
+            await hold(stdin=context.options.file != "-", owner_pid=context.options.owner_pid)
+    except BaseException:
+        _release(fetcher, mounts)  # nobody was told, or nobody listens any more
+        raise
+    if context.options.hold:
+        _release(fetcher, mounts)
+    return 0
+
+
+def _release(fetcher: Fetcher, mounts: MountSet) -> None:
+    if mounts.lease is not None:
+        fetcher.cache.lease_release(mounts.lease.id)
+
+
+# --- telling
+
+
+def _tell(context: Context, mounts: MountSet) -> None:
+    output = context.output
+    for mount in mounts.mounts:
+        output.detail(
+            f"{mount.at}: {mount.resource} at commit {mount.snapshot.revision} from {mount.snapshot.endpoint}"
+        )
+    if output.json_lines or context.options.format == "json":
+        output.event(mounts_json(mounts))
+        return
+    lease = mounts.lease
+    end = "none" if lease is None else f"{lease.id} until {when(lease.expires_at) if lease.expires_at else 'released'}"
+    if context.options.format == "docker":
+        for line in [docker_argument(str(mount.source), mount.target, mount.read_only) for mount in mounts.mounts]:
+            output.data(line)
+    else:
+        rows = [
+            [
+                mount.op,
+                mount.resource,
+                mount.target,
+                str(mount.source),
+                format_size(mount.snapshot.bytes),
+                mount.snapshot.verified_by,
+            ]
+            for mount in mounts.mounts
+        ]
+        if rows:
+            for line in table(["OP", "RESOURCE", "TARGET", "SOURCE", "SIZE", "VERIFIED BY"], rows, right=(4,)):
+                output.data(line)
+    for deferred in mounts.deferred:
+        output.say(f"deferred: {deferred.at}: {deferred.reason}")
+    output.say(f"lease: {end}")
+
+
+def mounts_json(mounts: MountSet) -> dict[str, Any]:
+    """The ``mounts`` object of the machine interface."""
+    lease = mounts.lease
+    return {
+        "event": "mounts",
+        "lease": None if lease is None else {"id": lease.id, "expires_at": lease.expires_at},
+        "mounts": [
+            {
+                "op": mount.op,
+                "at": mount.at,
+                "resource": mount.resource,
+                "source": str(mount.source),
+                "target": mount.target,
+                "read_only": mount.read_only,
+                "revision": mount.snapshot.revision,
+                "bytes": mount.snapshot.bytes,
+                "verified_by": mount.snapshot.verified_by,
+            }
+            for mount in mounts.mounts
+        ],
+        "deferred": [{"op": each.op, "at": each.at, "reason": each.reason} for each in mounts.deferred],
+    }
+
+
+def docker_argument(source: str, target: str, read_only: bool) -> str:
+    """One ``--mount``, as Docker and Podman read it; never ``-v``, which would create a missing source.
+
+    Raises UsageError for paths that a shell or the syntax would take apart.
+    """
+    fields = ["type=bind", f"source={_plain(source, 'the cache')}", f"target={_plain(target, 'the target')}"]
+    return f"--mount {','.join([*fields, 'readonly'] if read_only else fields)}"
+
+
+def _plain(path: str, what: str) -> str:
+    if not _PLAIN_WORD.fullmatch(path):
+        hint = "use --json, and hand the mounts over without a shell"
+        raise UsageError(f"{what} can't be written as a plain word for a command line: {shown(path)}", hint=hint)
+    return path

@@ -1,0 +1,46 @@
+"""``fetcher prune``: what is past its time leaves the cache; with ``--max-size`` also what was used longest ago."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from fetcher.cli.context import Context, size_bytes
+from fetcher.model.quantities import format_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-size", metavar="SIZE", type=size_bytes, help="go on, least recently used first, down to this size: 200GB"
+    )
+    parser.epilog = "What is leased or pinned stays."
+
+
+def run(context: Context) -> int:
+    with context.cache(looking=context.dry_run) as cache:
+        known = {snapshot.id: snapshot for snapshot in cache.snapshots()}
+        plan = cache.prune_plan(max_bytes=context.options.max_size)
+        removed, bytes_freed = plan.snapshots, plan.bytes_expected
+        if not context.dry_run:
+            report = plan.execute()
+            removed, bytes_freed = report.snapshots, report.bytes_freed
+    tell_removed(context, [(known[id].uri, id, known[id].bytes) for id in removed if id in known], bytes_freed)
+    return 0
+
+
+def tell_removed(context: Context, rows: Sequence[tuple[str, str, int]], bytes_freed: int) -> None:
+    """Say what is gone, or with ``--dry-run`` what would be."""
+    if context.output.json_lines:
+        context.output.event(
+            {
+                "event": "removed",
+                "dry_run": context.dry_run,
+                "snapshots": [{"resource": uri, "id": id, "bytes": size} for uri, id, size in rows],
+                "bytes_freed": bytes_freed,
+            }
+        )
+        return
+    for uri, _, size in rows:
+        context.output.data(f"{uri}  {format_size(size)}")
+    verb = "would free" if context.dry_run else "freed"
+    context.output.say(f"{len(rows)} {'entry' if len(rows) == 1 else 'entries'}, {verb} {format_size(bytes_freed)}")

@@ -1,0 +1,26 @@
+"""``fetcher renew``: a timed lease gets a new end, counted from now."""
+
+from __future__ import annotations
+
+import argparse
+
+from fetcher.cli.context import Context, lease_s
+from fetcher.cli.inspect import when
+from fetcher.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="the lease, as get --lease or job said it")
+    parser.add_argument("--lease", metavar="DURATION", type=lease_s, default="24h", help="from now (default: 24h)")
+
+
+def run(context: Context) -> int:
+    if context.dry_run:
+        raise UsageError("renew knows no --dry-run", hint="fetcher ls --json shows the leases")
+    with context.cache() as cache:
+        lease = cache.lease_renew(context.options.id, context.options.lease)
+    if context.output.json_lines:
+        context.output.event({"event": "renewed", "id": lease.id, "expires_at": lease.expires_at})
+    else:
+        context.output.say(f"lease {lease.id} until {when(lease.expires_at) if lease.expires_at else 'released'}")
+    return 0

@@ -1,0 +1,347 @@
+"""The library face. A hit is answered here, once for everybody: synchronously, without network, without an event loop.
+
+::
+
+    async with fetcher.Fetcher(cache_dir="/var/cache/fetcher") as f:
+        async with f.lease("hf://org/name", asker="job") as lease:
+            use(lease.path)
+
+Importing this module loads neither asyncio nor aiohttp; the engine is imported when something has to be fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fetcher import config
+from fetcher.cache.records import GcReport, GoneError, Snapshot
+from fetcher.cache.records import Lease as LeaseRecord
+from fetcher.cache.store import Cache
+from fetcher.config import Settings
+from fetcher.credentials import for_hf
+from fetcher.engine.asks import Ask, Outcome
+from fetcher.errors import LeaseError, UsageError
+from fetcher.model.asker import Role
+from fetcher.model.events import Event
+from fetcher.model.job import parse_job, parse_resource
+from fetcher.model.mount import Deferred, JobResources
+from fetcher.model.resource import HF, Resource
+from fetcher.model.uri import parse_uri
+from fetcher.net.request import origin_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from fetcher.engine.fetch import Engine
+    from fetcher.plan.fetch_plan import FetchPlan
+
+R = TypeVar("R")
+
+LEASE_TRIES = 3
+"""A Snapshot may be evicted between its publication and its lease; then it is fetched again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Right of use of one Snapshot, as ``Fetcher.lease`` gives it."""
+
+    id: str
+    snapshot: Snapshot
+    expires_at: float | None
+    """Unix seconds; None: until released, or this process ends."""
+
+    @property
+    def path(self) -> Path:
+        """The read-only directory."""
+        return self.snapshot.path
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of a container's mount plan."""
+
+    op: str
+    at: str
+    """JSON path in the Job Definition."""
+    resource: str
+    source: Path
+    """Host side, as the container engine sees it."""
+    target: str
+    read_only: bool
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class MountSet:
+    """All mounts of a job, under one lease."""
+
+    lease: LeaseRecord | None
+    mounts: tuple[Mount, ...]
+    deferred: tuple[Deferred, ...]
+
+
+class Fetcher:
+    """A cache and the engine that fills it.
+
+    Methods without ``async`` touch the local disk only and need no event loop. The others belong to the loop in which
+    the object was entered. ``on_event`` is called with ``Progress`` and ``Notice`` values from that loop; an exception
+    in it detaches it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        environ: Mapping[str, str] | None = None,
+        **options: object,
+    ) -> None:
+        """``options`` are fields of Settings (``cache_dir=…``); they win over environment and file."""
+        self._environ = os.environ if environ is None else environ
+        if settings is None:
+            settings = config.load(arguments=options, environ=self._environ)
+        elif options:
+            settings = config.override(settings, options)
+        self.settings = settings
+        self._on_event = on_event
+        self._cache: Cache | None = None
+        self._engine: Engine | None = None
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def cache(self) -> Cache:
+        """The local side; opened on first use. Raises CacheError if the directory can't be used."""
+        if self._cache is None:
+            self._cache = Cache.open(self.settings)
+        return self._cache
+
+    async def __aenter__(self) -> Fetcher:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close connections, threads and the index; process leases end."""
+        engine, self._engine = self._engine, None
+        try:
+            if engine is not None:
+                await engine.close()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the index; enough where nothing asynchronous was called."""
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            cache.close()
+
+    def _start_engine(self) -> Engine:
+        if self._engine is None:
+            from fetcher.engine.fetch import Engine
+
+            self._engine = Engine(self.settings, self.cache, self._on_event)
+        return self._engine
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def resource(self, item: str | Resource | Mapping[str, Any]) -> Resource:
+        """What a caller may say, as a value: a URI, a Resource, or a resource object of a Job Definition."""
+        if isinstance(item, HF):
+            return item
+        if isinstance(item, str):
+            return parse_uri(item)
+        if isinstance(item, Mapping):
+            return parse_resource(item)
+        raise UsageError(f"a resource is a URI, an HF value or a mapping, not {type(item).__name__}")
+
+    def _ask(self, item: str | Resource | Mapping[str, Any], role: Role, at: str | None = None) -> Ask:
+        resource = self.resource(item)
+        return Ask(resource, for_hf(resource, role, self.settings, self._environ), at)
+
+    def hit(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> Snapshot | None:
+        """A fresh Snapshot that this asker may have, or None. No network; well under a millisecond."""
+        return self._hit(self._ask(resource, asker))
+
+    def _hit(self, ask: Ask) -> Snapshot | None:
+        key = ask.resource.key(origin_of(self.settings.hf_endpoint))
+        snapshot = self.cache.lookup(key, ask.asker.principal(self.cache.principal_key))
+        if snapshot is None or self.settings.refresh:
+            return None
+        if not self.settings.offline and not snapshot.fresh(time.time()):
+            return None
+        self.cache.touch(snapshot.id)
+        return snapshot
+
+    async def plan(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> FetchPlan:
+        """All that fetching it would do. Asks the origin, reserves and changes nothing."""
+        return await self._start_engine().plan([self._ask(resource, asker)])
+
+    async def plan_all(self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]]) -> FetchPlan:
+        """One plan for several resources: what they share is counted once."""
+        return await self._start_engine().plan([self._ask(resource, role) for resource, role in items])
+
+    async def fetch(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> Outcome:
+        """The Snapshot of a resource, fetched if need be. It takes no lease."""
+        (outcome,) = await self.fetch_all([(resource, asker)])
+        return outcome
+
+    async def fetch_all(self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]]) -> list[Outcome]:
+        """Several resources in one run; all or an error."""
+        return await self._fetch([self._ask(resource, role) for resource, role in items])
+
+    async def _fetch(self, asks: Sequence[Ask]) -> list[Outcome]:
+        """Hits are answered here; only what is left wakes the engine."""
+        known = [self._hit(ask) for ask in asks]
+        missing = [ask for ask, snapshot in zip(asks, known, strict=True) if snapshot is None]
+        fetched = iter(await self._start_engine().fetch(missing) if missing else ())
+        return [next(fetched) if snapshot is None else Outcome(snapshot, 0, hit=True) for snapshot in known]
+
+    @asynccontextmanager
+    async def lease(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> AsyncIterator[Lease]:
+        """The Snapshot of a resource with the right to use it, until the block ends or this process is gone."""
+        ask = self._ask(resource, asker)
+        record, outcomes = await self._fetch_and_lease([ask], self.cache.lease_process)
+        try:
+            yield Lease(record.id, outcomes[0].snapshot, record.expires_at)
+        finally:
+            self.cache.lease_release(record.id)
+
+    async def lease_all(
+        self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]], lease_s: float
+    ) -> tuple[LeaseRecord, list[Outcome]]:
+        """Several resources in one run, under one timed lease of ``lease_s`` seconds that outlives this process."""
+        asks = [self._ask(resource, role) for resource, role in items]
+        return await self._fetch_and_lease(asks, self._taker(lease_s, None))
+
+    async def _fetch_and_lease(
+        self, asks: Sequence[Ask], take: Callable[[Sequence[str]], LeaseRecord]
+    ) -> tuple[LeaseRecord, list[Outcome]]:
+        for attempt in range(LEASE_TRIES):
+            outcomes = await self._fetch(asks)
+            try:
+                return take(list(dict.fromkeys(outcome.snapshot.id for outcome in outcomes))), outcomes
+            except (GoneError, LeaseError):
+                if attempt == LEASE_TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def mount_all(
+        self,
+        job: JobResources | Mapping[str, Any] | str | bytes,
+        *,
+        lease_s: float | None = None,
+        owner_pid: int | None = None,
+        asker: Role = "job",
+    ) -> MountSet:
+        """Every resource of a Job Definition, under one lease: all or an error.
+
+        ``lease_s``: a timed lease of so many seconds, that also ends with process ``owner_pid``; None: a process lease.
+        """
+        if not isinstance(job, JobResources):
+            job = parse_job(job)
+        if not job.mounts:
+            return MountSet(None, (), job.deferred)
+        asks = [self._ask(request.resource, asker, request.at) for request in job.mounts]
+        record, outcomes = await self._fetch_and_lease(asks, self._taker(lease_s, owner_pid))
+        return self._mount_set(job, record, [outcome.snapshot for outcome in outcomes])
+
+    def mount_hits(
+        self,
+        job: JobResources,
+        *,
+        lease_s: float | None = None,
+        owner_pid: int | None = None,
+        asker: Role = "job",
+    ) -> MountSet | None:
+        """As ``mount_all``, if every resource is a hit, else None. No network, no event loop."""
+        if not job.mounts:
+            return MountSet(None, (), job.deferred)
+        known = [self._hit(self._ask(request.resource, asker, request.at)) for request in job.mounts]
+        snapshots = [snapshot for snapshot in known if snapshot is not None]
+        if len(snapshots) < len(known):
+            return None
+        try:
+            record = self._taker(lease_s, owner_pid)(list(dict.fromkeys(snapshot.id for snapshot in snapshots)))
+        except GoneError:  # evicted between the look and the lease
+            return None
+        return self._mount_set(job, record, snapshots)
+
+    def _taker(self, lease_s: float | None, owner_pid: int | None) -> Callable[[Sequence[str]], LeaseRecord]:
+        def take(snapshot_ids: Sequence[str]) -> LeaseRecord:
+            if lease_s is None:
+                return self.cache.lease_process(snapshot_ids)
+            return self.cache.lease_timed(snapshot_ids, lease_s, owner_pid=owner_pid)
+
+        return take
+
+    def _mount_set(self, job: JobResources, record: LeaseRecord, snapshots: Sequence[Snapshot]) -> MountSet:
+        mounts = tuple(
+            Mount(
+                op=request.op,
+                at=request.at,
+                resource=request.resource.uri(),
+                source=self.engine_path(snapshot.path),
+                target=request.target,
+                read_only=request.read_only,
+                snapshot=snapshot,
+            )
+            for request, snapshot in zip(job.mounts, snapshots, strict=True)
+        )
+        return MountSet(record, mounts, job.deferred)
+
+    def engine_path(self, path: Path) -> Path:
+        """``path`` as the container engine sees it (``FETCHER_ENGINE_CACHE_DIR``)."""
+        if self.settings.engine_cache_dir is None:
+            return path
+        return self.settings.engine_cache_dir / path.relative_to(self.settings.cache_dir)
+
+    # -- keeping -----------------------------------------------------------------------------------------------------
+
+    async def copy_out(self, snapshot: Snapshot, directory: Path, *, merge: bool = False) -> int:
+        """Copy a Snapshot's files into a directory of the caller's; returns their number."""
+        import asyncio
+
+        from fetcher.engine.copy_out import copy_out
+
+        return await asyncio.to_thread(copy_out, snapshot, self.cache.files(snapshot.id), directory, merge=merge)
+
+    def prune(self, *, max_bytes: int | None = None) -> GcReport:
+        """Remove what nobody needs; with ``max_bytes`` also what was used longest ago, down to that size."""
+        return self.cache.prune_plan(max_bytes=max_bytes).execute()
+
+
+def get(uri: str, *, asker: Role = "job", **options: object) -> Path:
+    """The directory of a resource, fetched if need be. For scripts: starts and ends an event loop of its own."""
+    fetcher = Fetcher(**options)  # type: ignore[arg-type]  # options are checked by config.load
+    try:
+        known = fetcher.hit(uri, asker)
+        if known is not None:
+            return known.path
+    finally:
+        fetcher.close()
+
+    async def main() -> Path:
+        async with Fetcher(**options) as inner:  # type: ignore[arg-type]
+            return (await inner.fetch(uri, asker)).snapshot.path
+
+    return run(main)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Run a coroutine function on uvloop where it is installed; SIGINT and SIGTERM end it cleanly."""
+    from fetcher.engine.loop import run as run_on_loop
+
+    return run_on_loop(main)
+
+
+__all__ = ["Fetcher", "Lease", "Mount", "MountSet", "get", "run"]

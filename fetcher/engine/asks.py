@@ -1,0 +1,29 @@
+"""What the engine is asked, and what it answers. Light: a hit is answered with these values, without the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fetcher.cache.records import Snapshot
+from fetcher.model.asker import Asker
+from fetcher.model.resource import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One resource, and who asks for it."""
+
+    resource: Resource
+    asker: Asker
+    at: str | None = None
+    """JSON path in the document it comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an Ask."""
+
+    snapshot: Snapshot
+    downloaded: int
+    """Bytes fetched for it in this call; what was linked, adopted or fetched by others is not counted."""
+    hit: bool

@@ -1,0 +1,55 @@
+"""The event loop of a command: uvloop where it is installed, Ctrl-C once means stop cleanly, twice means leave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from fetcher.errors import InterruptedByUser
+
+R = TypeVar("R")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Run ``main()`` to its end on a fresh loop. Raises InterruptedByUser when SIGINT or SIGTERM stopped it."""
+    try:
+        import uvloop
+    except ImportError:  # the library works on any loop; so does the command line
+        factory = asyncio.new_event_loop
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_guarded(main))
+
+
+async def _guarded(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    if threading.current_thread() is not threading.main_thread():
+        return await main()  # signals are the main thread's business
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    stopped_by: list[int] = []
+
+    def stop(number: int) -> None:
+        if stopped_by:
+            os._exit(128 + number)
+        stopped_by.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await main()
+    except asyncio.CancelledError:
+        if not stopped_by:
+            raise
+        raise InterruptedByUser(
+            "stopped", hint="what was fetched is kept; run the same command again to go on from there"
+        ) from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

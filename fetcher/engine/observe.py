@@ -1,0 +1,84 @@
+"""A run's numbers, told at most ten times a second. A callback that raises is detached; the run goes on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from fetcher.model.events import Event, Notice, Progress
+
+Phase = Literal["resolve", "plan", "fetch", "verify", "publish", "done"]
+
+INTERVAL_S = 0.2
+"""Five a second, and a few forced ones between: never more than the ten that are promised."""
+RATE_WINDOW_S = 5.0
+
+
+class Observer:
+    """Counters and their emission."""
+
+    def __init__(self, emit: Callable[[Event], None] | None, resource: str, clock: Callable[[], float]) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._emitted_at = float("-inf")
+        self._samples: deque[tuple[float, int]] = deque()
+        self.resource = resource
+        self.phase: Phase = "resolve"
+        self.bytes_done = 0
+        self.bytes_total: int | None = None
+        self.files_done = 0
+        self.files_total: int | None = None
+        self.bytes_downloaded = 0
+        self.connections = 0
+        self.parts_moved = 0
+
+    def notice(self, message: str) -> None:
+        """One sentence for a person."""
+        self._send(Notice(self.resource, message))
+
+    def enter(self, phase: Phase) -> None:
+        """A new phase is always told."""
+        self.phase = phase
+        self.tick(force=True)
+
+    def rate(self, now: float) -> float:
+        """Body bytes per second over the last few seconds."""
+        self._samples.append((now, self.bytes_downloaded))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_WINDOW_S:
+            self._samples.popleft()
+        began, count = self._samples[0]
+        return (self.bytes_downloaded - count) / (now - began) if now > began else 0.0
+
+    def tick(self, *, force: bool = False) -> None:
+        """Tell the numbers, unless that was done a moment ago."""
+        now = self._clock()
+        if self._emit is None or (not force and now - self._emitted_at < INTERVAL_S):
+            return
+        self._emitted_at = now
+        rate = self.rate(now)
+        missing = None if self.bytes_total is None else max(0, self.bytes_total - self.bytes_done)
+        self._send(
+            Progress(
+                resource=self.resource,
+                phase=self.phase,
+                bytes_done=self.bytes_done,
+                bytes_total=self.bytes_total,
+                files_done=self.files_done,
+                files_total=self.files_total,
+                bytes_downloaded=self.bytes_downloaded,
+                rate_bytes_per_s=rate,
+                eta_s=missing / rate if missing is not None and rate > 0 else None,
+                connections=self.connections,
+                parts_moved=self.parts_moved,
+            )
+        )
+
+    def _send(self, event: Event) -> None:
+        if self._emit is None:
+            return
+        try:
+            self._emit(event)
+        except Exception:
+            # The caller's display is broken; the caller's download is not.
+            self._emit = None

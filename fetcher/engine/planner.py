@@ -1,0 +1,66 @@
+"""From manifests to one FetchPlan: what is linked, what is fetched, what must go. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fetcher.engine.jobs import content_url
+from fetcher.errors import ForbiddenError
+from fetcher.model.manifest import Manifest
+from fetcher.plan.eviction import choose
+from fetcher.plan.fetch_plan import Eviction, FetchPlan, PlannedFile, PlannedResource
+
+if TYPE_CHECKING:
+    from fetcher.cache.records import Snapshot
+    from fetcher.cache.store import Cache
+
+
+def plan_manifest(cache: Cache, manifest: Manifest, principal: str | None, resource: str) -> PlannedResource:
+    """What making ``manifest`` true takes. A worker call: it asks the index once per file."""
+    from fetcher.cache.layout import content_id
+
+    if manifest.bytes_total >= 1 << 50:
+        raise ForbiddenError(f"the origin lists {manifest.bytes_total} bytes", resource=resource)
+    files: list[PlannedFile] = []
+    for entry in manifest.files:
+        if entry.size == 0:
+            files.append(PlannedFile(entry, "empty", ""))
+            continue
+        content = content_id(
+            digest=entry.digest,
+            url=content_url(manifest, entry),
+            validator=str(entry.digest or manifest.revision or ""),
+            size=entry.size,
+            private=manifest.private,
+            principal=principal if manifest.private else None,
+        )
+        blob = cache.content_blob(content, entry.digest, entry.size, principal=principal)
+        if blob is not None:
+            files.append(PlannedFile(entry, "link", content, blob.root))
+        else:
+            files.append(PlannedFile(entry, "fetch", content))
+    present = cache.partial_bytes({file.content_id for file in files if file.action == "fetch"})
+    files = [replace(file, bytes_present=present.get(file.content_id, 0)) for file in files] if present else files
+    return PlannedResource(resource, manifest, tuple(files), bytes_total=manifest.bytes_total)
+
+
+def plan_hit(snapshot: Snapshot) -> PlannedResource:
+    """Nothing to do."""
+    return PlannedResource(snapshot.uri, None, (), snapshot.id, snapshot.bytes)
+
+
+def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
+    """The whole plan: do the bytes fit, and if not, which Snapshots make room."""
+    space = cache.space()
+    plan = FetchPlan(tuple(resources), bytes_free=space.available_bytes)
+    missing = plan.bytes_to_fetch - space.available_bytes
+    if missing <= 0:
+        return plan
+    linked = {item.snapshot_id for item in resources if item.snapshot_id}
+    chosen = choose([candidate for candidate in space.evictable if candidate.snapshot_id not in linked], missing)
+    if chosen is None:
+        return FetchPlan(plan.resources, bytes_free=space.available_bytes, fits=False)
+    evictions = tuple(Eviction(item.snapshot_id, item.resource, item.bytes) for item in chosen)
+    return FetchPlan(plan.resources, bytes_free=space.available_bytes, evictions=evictions)

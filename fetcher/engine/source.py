@@ -1,0 +1,160 @@
+"""Where one file's bytes come from: the pinned address at the origin, and the signed URL it led to.
+
+One signed URL serves all parts of a file. It is found by the first part that needs it (the others wait without holding
+anything), dropped when a host refuses it, and found again once for all parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NoReturn
+
+from fetcher.engine.admission import Place
+from fetcher.engine.jobs import PartEnded
+from fetcher.errors import DeniedError, TransportError
+from fetcher.model.asker import Asker
+from fetcher.model.manifest import FileEntry, Manifest
+from fetcher.model.ranges import ByteRange
+from fetcher.net.pacing import Pacer
+from fetcher.net.request import Request, display_url, origin_of
+from fetcher.net.transport import Response, Transport
+from fetcher.origins.base import Origin
+from fetcher.plan.transfer import Outcome
+
+REDIRECTS_MAX = 5
+REFRESHES_MAX = 5
+"""Fresh URLs refused in a row without one byte between them: the origin means it."""
+
+
+class Source:
+    """Address of one content for one asker."""
+
+    def __init__(self, origin: Origin, pacer: Pacer, manifest: Manifest, entry: FileEntry, asker: Asker) -> None:
+        self._origin = origin
+        self._pacer = pacer
+        self._manifest = manifest
+        self._entry = entry
+        self._asker = asker
+        self._home = origin_of(origin.locate(manifest, entry, asker).url)
+        self._signed: Request | None = None
+        self._etag: str | None = None
+        self._refused = 0
+        self._answered = False
+        self.scouting = False
+        """One part has gone ahead; the others wait for what it finds, holding nothing."""
+
+    def __repr__(self) -> str:
+        where = "signed" if self._signed else "not located"
+        return f"<Source {self._entry.path!r} at {self.host}, {where}>"
+
+    def _first(self) -> Request:
+        return self._signed or self._origin.locate(self._manifest, self._entry, self._asker)
+
+    @property
+    def host(self) -> str:
+        """``scheme://host:port`` that the next request goes to."""
+        return self._home if self._signed is None else origin_of(self._signed.url)
+
+    @property
+    def known(self) -> bool:
+        """Where the bytes are and that ranges of them can be had: any number of parts may ask."""
+        return self._answered and (self._entry.inline or self._signed is not None)
+
+    def pause_s(self) -> float:
+        """How long the origin's announced rate asks us to wait before the next request; 0.0 on a signed URL."""
+        return self._pacer.delay_s(self._first()) if self._signed is None else 0.0
+
+    def forget(self) -> None:
+        """Start again from the pinned address, with nothing believed."""
+        self._signed = None
+        self._etag = None
+        self._answered = False
+
+    def served(self) -> None:
+        """Bytes came: refreshing is free again."""
+        self._refused = 0
+
+    async def open(
+        self, transport: Transport, place: Place, span: ByteRange, *, fresh: bool, idle_timeout_s: float
+    ) -> Response:
+        """Ask for ``span``; returns an answer whose head was judged. ``place`` follows a redirect to another host.
+
+        Raises PartEnded for what another try may mend, a typed error for what is final.
+        """
+        whole = span.length == self._entry.size
+        request = self._first()
+        for _ in range(REDIRECTS_MAX + 1):
+            asked = request if whole else replace(request, headers=(*request.headers, ("Range", span.header())))
+            self._pacer.sent(request)
+            try:
+                response = await transport.send(asked, idle_timeout_s=idle_timeout_s, fresh_connection=fresh)
+            except BaseException as error:
+                self._pacer.unanswered(request)
+                if isinstance(error, TransportError):
+                    raise PartEnded(Outcome.CUT, error.message) from error
+                raise
+            try:
+                self._pacer.observe(request, response)
+                following = self._origin.follow(request, response)
+                if following is None:
+                    self._judge(response, request, span, whole=whole)
+                    return response
+                await response.release()
+            except BaseException:
+                response.abort()
+                raise
+            target = origin_of(following.url)
+            if target != origin_of(request.url):
+                self._signed = following
+                if not place.move(target):
+                    raise PartEnded(Outcome.COMPLETE, f"{target} has no place free")
+            request = following
+        raise TransportError(f"{display_url(request.url)}: more than {REDIRECTS_MAX} redirects in a row")
+
+    def _judge(self, response: Response, request: Request, span: ByteRange, *, whole: bool) -> None:
+        """Return if the body is the span that was asked for; raise what the answer means otherwise."""
+        where = display_url(response.url)
+        if response.status not in (200, 206):
+            self._judge_refusal(response, request, where)
+        if response.content_encoding not in (None, "", "identity"):
+            raise PartEnded(
+                Outcome.MISFRAMED, f"{where} sent a {response.content_encoding} body though asked for identity"
+            )
+        length = response.content_length
+        if response.status == 206:
+            try:
+                got, total = ByteRange.of_content_range(response.headers.get("Content-Range", ""))
+            except ValueError as error:
+                raise PartEnded(Outcome.MISFRAMED, f"{where}: {error}") from None
+            if total is not None and total != self._entry.size:
+                raise PartEnded(Outcome.CHANGED, f"{where} says {total} bytes, the listing {self._entry.size}")
+            if got != span or (length is not None and length != span.length):
+                raise PartEnded(Outcome.MISFRAMED, f"{where} answered {got} ({length} bytes) to a request for {span}")
+        else:
+            if length is not None and length != self._entry.size:
+                raise PartEnded(Outcome.MISFRAMED, f"{where} says {length} bytes, the listing {self._entry.size}")
+            if not whole:
+                raise PartEnded(Outcome.UNRANGED, f"{where} ignores Range")
+        etag = response.headers.get("ETag")
+        if etag and not etag.startswith("W/"):
+            if self._etag is not None and self._etag != etag:
+                raise PartEnded(Outcome.CHANGED, f"{where} has another ETag than before")
+            self._etag = etag
+        self._answered = True
+
+    def _judge_refusal(self, response: Response, request: Request, where: str) -> NoReturn:
+        verdict = self._origin.refusal(response, self._entry, signed=origin_of(request.url) != self._home)
+        if verdict.kind == "busy":
+            raise PartEnded(Outcome.BUSY, f"{where} answered {response.status}", retry_after_s=verdict.retry_after_s)
+        if verdict.kind == "expired":
+            if self._signed is request:  # of all parts that used this URL, the first one drops it
+                self._signed = None
+                self._refused += 1
+            if self._refused > REFRESHES_MAX:
+                raise DeniedError(
+                    f"{where} answered {response.status} to {self._refused} fresh signed URLs in a row",
+                    hint="the origin's storage refuses what the origin allows; try again later",
+                )
+            raise PartEnded(Outcome.EXPIRED, f"{where} answered {response.status}")
+        assert verdict.error is not None
+        raise verdict.error

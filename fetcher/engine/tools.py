@@ -1,0 +1,34 @@
+"""What every run of an engine shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from fetcher.config import Settings
+from fetcher.engine.admission import Admission
+from fetcher.engine.buffers import SlabPool
+from fetcher.engine.limit import RateLimit
+from fetcher.engine.workers import Workers
+from fetcher.net.transport import Transport
+
+if TYPE_CHECKING:
+    from fetcher.cache.store import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Handed down by the engine; no run makes its own."""
+
+    settings: Settings
+    cache: Cache
+    transport: Transport
+    workers: Workers
+    slabs: SlabPool
+    admission: Admission
+    limit: RateLimit | None
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    dice: Random

@@ -1,0 +1,54 @@
+"""Threads: a few for blocks (hash and write, GIL released), a few for what may be slow (digests, commits, the index).
+
+A worker call can't be cancelled. To be cancelled therefore means to wait for the call under way, and only then to let
+go of its buffer and its file; ``finish`` is the one place that does so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+async def finish(call: asyncio.Future[R]) -> R:
+    """Wait for a worker call, through cancellation: the call is over when this returns or raises."""
+    cancelled: asyncio.CancelledError | None = None
+    while not call.done():
+        try:
+            await asyncio.wait([call])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not call.cancelled():
+            call.exception()  # seen: what ends us is the cancellation
+        raise cancelled
+    return call.result()
+
+
+class Workers:
+    """The engine's threads; close after the last call has come back."""
+
+    def __init__(self) -> None:
+        cores = os.cpu_count() or 2
+        self._blocks = ThreadPoolExecutor(min(8, cores + 1), thread_name_prefix="fetcher-block")
+        self._slow = ThreadPoolExecutor(min(8, cores + 2), thread_name_prefix="fetcher-slow")
+
+    def block(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> asyncio.Future[R]:
+        """Start a short call on a block's bytes."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._blocks, lambda: call(*arguments, **options))
+
+    async def slow(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+        """Run a call that may take long: reads back, syncs, talks to the index."""
+        loop = asyncio.get_running_loop()
+        return await finish(loop.run_in_executor(self._slow, lambda: call(*arguments, **options)))
+
+    def close(self) -> None:
+        self._blocks.shutdown()
+        self._slow.shutdown()

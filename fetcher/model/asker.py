@@ -1,0 +1,29 @@
+"""Who asks. Every call below the faces carries an Asker; there is no default there.
+
+``operator``: what a person typed or configured. ``job``: anything read out of a Job Definition, whoever runs the
+command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fetcher.model.secret import Secret
+
+Role = Literal["operator", "job"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A role and the credential that the role may use for one resource, already decided by ``credentials.py``."""
+
+    role: Role
+    token: Secret | None = None
+    """Bearer token for the resource's own origin; None asks anonymously."""
+    trusted_origins: frozenset[str] = frozenset()
+    """Origins (``scheme://host:port``) that the operator named; only an operator's requests to them skip the guard."""
+
+    def principal(self, key: bytes) -> str | None:
+        """Keyed hash of the credential; None is the anonymous principal. ``key`` is the cache's own random key."""
+        return None if self.token is None else self.token.fingerprint(key)

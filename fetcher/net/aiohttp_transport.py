@@ -1,0 +1,217 @@
+"""The Transport over aiohttp: the one module that knows aiohttp, and the border where its errors get our names.
+
+What aiohttp does by default and must not do here: re-quote URLs (breaks signatures), follow redirects, ask for gzip
+(the Hub then drops Content-Length and ignores Range), decode bodies, keep cookies, read ~/.netrc and proxy variables,
+cap connections by itself (the engine does).
+
+Connections are pooled per *lane*. Guarded and unguarded requests never share a connection, else a connection made for
+an operator would carry a job's request past the guard. Plain and TLS have lanes of their own because the guard's
+verdict depends on it; fresh connections have one because nothing is kept there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from fetcher.config import Settings
+from fetcher.errors import ForbiddenError, TransportError
+from fetcher.net.foreign import map_exceptions
+from fetcher.net.guard import Barred, Guard, Lookup, canonical_literal, look_up
+from fetcher.net.request import Address, Request, address_of, display_url
+from fetcher.net.response import AiohttpResponse
+
+READ_BUFFER_BYTES = 512 << 10
+"""aiohttp stops reading from the socket at twice this. Measured on one connection over loopback: below 256 KiB a byte
+costs a third more CPU, above 1 MiB it drops out of the cache before it is used. No second memory budget: 16
+connections hold 16 MiB at most."""
+HEADER_LINE_BYTES_MAX = 16 << 10
+"""A Location with a signed policy takes 1 to 2 KiB; aiohttp's own 8190 is near what long policies need."""
+HEADERS_MAX = 128
+DNS_KEPT_S = 10
+"""Addresses are used in turn meanwhile, so that many connections spread over all of them."""
+KEPT_ALIVE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """Requests that may share connections."""
+
+    guarded: bool
+    scheme: str
+    fresh: bool
+
+
+class AiohttpTransport:
+    """See ``transport.Transport``. Cheap to make: sessions come with the first request of their lane.
+
+    ``lookup`` and ``ssl_context`` are for tests and for origins with a private CA; by default the operating system
+    resolves, and certificates are checked against its store (``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured).
+    """
+
+    def __init__(
+        self, settings: Settings, *, lookup: Lookup = look_up, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        self._connect_timeout_s = settings.connect_timeout_s
+        self._guard = Guard(settings.allow_net)
+        self._lookup = lookup
+        self._ssl: ssl.SSLContext | bool = ssl_context if ssl_context is not None else True
+        self._sessions: dict[_Lane, aiohttp.ClientSession] = {}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<AiohttpTransport {len(self._sessions)} lanes, {self._guard!r}>"
+
+    async def send(self, request: Request, *, idle_timeout_s: float, fresh_connection: bool = False) -> AiohttpResponse:
+        address = address_of(request.url)
+        guarded = request.guarded
+        literal = canonical_literal(address.host)
+        if guarded and literal is not None:
+            self._guard.check(address.host, [literal], address.port, address.scheme)
+        url = self._exact(request.url, address)
+        headers = dict(request.headers)
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
+            # Such as an ETag with raw bytes in it, on its way back as If-Range.
+            raise ForbiddenError(f"{display_url(request.url)}: a header of the request can't be sent as it is")
+        token = request.carried_token
+        if token is not None:
+            # Never readable on the way to a stranger: a guarded request over plain http reaches nothing but addresses
+            # that FETCHER_ALLOW_NET holds, an unguarded one nothing but origins that the operator named.
+            headers["Authorization"] = f"Bearer {token.reveal()}"
+        session = self._session(_Lane(guarded, address.scheme, fresh_connection))
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            connect=self._connect_timeout_s,
+            sock_connect=self._connect_timeout_s,
+            sock_read=idle_timeout_s,
+        )
+        where = display_url(request.url)
+        with map_exceptions(where, connect_timeout_s=self._connect_timeout_s, idle_timeout_s=idle_timeout_s):
+            # The inner time-outs start again with every byte; a head that comes byte by byte meets this one.
+            async with asyncio.timeout(self._connect_timeout_s + 2 * idle_timeout_s):
+                response = await session.request(
+                    request.method, url, headers=headers, allow_redirects=False, timeout=timeout
+                )
+        return AiohttpResponse(response, request.url, idle_timeout_s)
+
+    async def close(self) -> None:
+        self._closed = True
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    def _exact(self, text: str, address: Address) -> URL:
+        """``text`` as aiohttp's URL, unchanged; both parsers must agree about where it leads."""
+        try:
+            url = URL(text, encoded=True)
+            if (url.scheme, (url.raw_host or "").lower(), url.port) == (address.scheme, address.host, address.port):
+                return url
+        except ValueError:
+            pass
+        raise ForbiddenError(f"not a usable URL: {display_url(text)}")
+
+    def _session(self, lane: _Lane) -> aiohttp.ClientSession:
+        if self._closed:
+            raise TransportError("the transport is closed")
+        session = self._sessions.get(lane)
+        if session is None:
+            session = self._sessions[lane] = self._open(lane)
+        return session
+
+    def _open(self, lane: _Lane) -> aiohttp.ClientSession:
+        judge = _Judge(self._guard, lane) if lane.guarded else None
+        keep: dict[str, Any] = {"force_close": True} if lane.fresh else {"keepalive_timeout": KEPT_ALIVE_S}
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            ssl=self._ssl,
+            resolver=_Resolver(self._lookup, judge),
+            ttl_dns_cache=DNS_KEPT_S,
+            socket_factory=judge.socket if judge else None,
+            **keep,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
+            trust_env=False,
+            requote_redirect_url=False,
+            read_bufsize=READ_BUFFER_BYTES,
+            max_line_size=HEADER_LINE_BYTES_MAX,
+            max_field_size=HEADER_LINE_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+        )
+
+
+class _Judge:
+    """The guard, for the connections of one lane."""
+
+    def __init__(self, guard: Guard, lane: _Lane) -> None:
+        self._guard = guard
+        self._scheme: Any = lane.scheme
+
+    def check(self, host: str, addresses: list[str], port: int) -> None:
+        self._guard.check(host, addresses, port, self._scheme)
+
+    def socket(self, info: tuple[Any, ...]) -> socket.socket:
+        """A socket for the very address that is about to be connected to; the last belt."""
+        family, kind, protocol, _, sockaddr = info
+        ip, port = str(sockaddr[0]), int(sockaddr[1])
+        try:
+            self.check(ip, [ip], port)
+        except ForbiddenError as error:
+            raise Barred(error) from None
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+
+class _Resolver(AbstractResolver):
+    """Name look-ups of a lane, each answer judged if the lane is guarded."""
+
+    def __init__(self, lookup: Lookup, judge: _Judge | None) -> None:
+        self._lookup = lookup
+        self._judge = judge
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        try:
+            addresses = await self._lookup(host, port)
+        except UnicodeError:  # a label that is empty or too long for a name
+            raise OSError(f"{host[:80]!r} is not a host name") from None
+        if not addresses:
+            raise OSError("the name has no address")
+        if self._judge is not None:
+            self._judge.check(host, addresses, port)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=ip,
+                port=port,
+                family=socket.AF_INET6 if ":" in ip else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for ip in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+
+def user_agent() -> str:
+    """``fetcher/<version>; python/<version>``: who asks, and nothing about the machine."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        own = version("fetcher")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        own = "0"
+    return f"fetcher/{own}; python/{platform.python_version()}"

@@ -1,0 +1,220 @@
+"""Questions to an origin's API: asked politely, repeated where that may help, answered with typed values.
+
+Knows retries, redirects, pacing and JSON; not what a refusal of a certain origin means (its dialect supplies that).
+Every redirect is a request through the transport like any other, so the guard judges it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+
+from fetcher.config import Settings
+from fetcher.errors import FetcherError, RateLimitedError, TransportError
+from fetcher.net.pacing import Pacer, wait_asked_s
+from fetcher.net.request import Request, display_url, redirected
+from fetcher.net.transport import Response, Transport
+from fetcher.plan.retry import Dice, RetryPolicy, Wait, retried_status
+
+Shape = TypeVar("Shape")
+
+REDIRECTS_MAX = 5
+REFUSAL_BYTES_MAX = 64 << 10
+"""Of the text that comes with an error."""
+ANSWER_BYTES_MAX = 256 << 20
+"""The largest known answer is a repo's info with a line for each of a million files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A final answer that is no success, for the origin to put into words."""
+
+    status: int
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    """Up to 64 KiB of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[Shape]):
+    """A successful answer."""
+
+    value: Shape
+    headers: Mapping[str, str]
+    url: str
+    """Where it came from, after redirects."""
+
+
+Refusal = Callable[[Refused], FetcherError]
+"""What an origin's dialect calls a refusal."""
+
+
+class ApiClient:
+    """Asks through ``transport``; one for all origins of a run. ``pacer`` is shared with whoever fetches bodies."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        dice: Dice | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        *,
+        pacer: Pacer | None = None,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._transport = transport
+        self._policy = RetryPolicy.of(settings)
+        self._idle_timeout_s = settings.api_timeout_s
+        self._clock = clock
+        self._dice: Dice = dice if dice is not None else random.Random()
+        self._sleep = sleep
+        self._unix_clock = unix_clock
+        self.pacer = pacer if pacer is not None else Pacer(clock)
+
+    async def get_json(
+        self, request: Request, shape: type[Shape], *, refusal: Refusal, bytes_max: int = ANSWER_BYTES_MAX
+    ) -> Found[Shape]:
+        """The answer to ``request`` as a ``shape`` (anything msgspec decodes into).
+
+        An answer that is not the JSON expected (a captive portal's page, half a document) counts as a failure of the
+        network. Raises what ``refusal`` makes of a final answer that is no success; TransportError or RateLimitedError
+        when the tries are used up.
+        """
+        decoder = msgspec.json.Decoder(shape)
+
+        async def read(response: Response) -> Found[Shape]:
+            body = await response.read_all(bytes_max)
+            try:
+                value = decoder.decode(body)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                where = display_url(response.url)
+                raise TransportError(f"{where}: the answer is not the JSON that was expected") from None
+            return Found(value, response.headers, response.url)
+
+        return await self._persist(request, read, refusal, follow=True)
+
+    async def may(self, request: Request, *, refusal: Refusal) -> None:
+        """Return if ``request`` would be served: the answer is a success or a redirect, which is not followed.
+
+        The body is not read. Errors as for ``get_json``.
+        """
+
+        async def accept(response: Response) -> None:
+            return None
+
+        await self._persist(request, accept, refusal, follow=False)
+
+    async def _persist(
+        self,
+        request: Request,
+        read: Callable[[Response], Awaitable[Shape]],
+        refusal: Refusal,
+        *,
+        follow: bool,
+    ) -> Shape:
+        """Try until there is an answer that counts, or the policy gives up."""
+        began = self._clock()
+        ordered_s = 0.0
+        attempt = 0
+        while True:
+            attempt += 1
+            ordered_s += await self._pace(request, ordered_s)
+            asked_s: float | None = None
+            outcome: int | FetcherError
+            left_s = self._policy.time_max_s - (self._clock() - began - ordered_s)
+            try:
+                async with asyncio.timeout(max(left_s, self._policy.backoff_min_s)):
+                    answer = await self._once(request, read, follow=follow)
+            except TimeoutError:
+                outcome = TransportError(f"{display_url(request.url)}: no complete answer in time")
+            except TransportError as error:
+                outcome = error
+            else:
+                if not isinstance(answer, Refused):
+                    return answer
+                if not retried_status(answer.status):
+                    raise refusal(answer)
+                outcome = answer.status
+                asked_s = wait_asked_s(answer, self._unix_clock())
+            elapsed_s = self._clock() - began - ordered_s
+            decision = self._policy.decide(attempt, elapsed_s, outcome, asked_s, self._dice, ordered_s=ordered_s)
+            if not isinstance(decision, Wait):
+                raise _gave_up(request, outcome, decision.reason, rate_limited=decision.rate_limited)
+            ordered_s += decision.ordered_s
+            await self._sleep(decision.seconds)
+
+    async def _pace(self, request: Request, ordered_s: float) -> float:
+        """Wait until the request may be sent without a 429; returns the seconds waited."""
+        waited_s = 0.0
+        while (delay_s := self.pacer.delay_s(request)) > 0.0:
+            if ordered_s + waited_s + delay_s > self._policy.retry_after_max_s:
+                raise RateLimitedError(
+                    f"{request.origin} allows no further request for {delay_s:.0f} s",
+                    hint="with a token the Hub allows more" if request.carried_token is None else None,
+                )
+            await self._sleep(delay_s)
+            waited_s += delay_s
+        self.pacer.sent(request)
+        return waited_s
+
+    async def _once(
+        self, request: Request, read: Callable[[Response], Awaitable[Shape]], *, follow: bool
+    ) -> Shape | Refused:
+        """One try: ask, follow redirects, read."""
+        asked = request
+        for hop in range(REDIRECTS_MAX + 1):
+            if hop:
+                self.pacer.sent(asked)
+            try:
+                response = await self._transport.send(asked, idle_timeout_s=self._idle_timeout_s)
+            except BaseException:
+                self.pacer.unanswered(asked)
+                raise
+            try:
+                self.pacer.observe(asked, response)
+                following = redirected(asked, response)
+                if following is None or not follow:
+                    if following is not None or 200 <= response.status <= 299:
+                        result = await read(response)
+                    else:
+                        return await _read_refusal(response)
+                    await response.release()
+                    return result
+                await response.release()
+            except BaseException:
+                response.abort()
+                raise
+            asked = following
+        raise TransportError(f"{display_url(request.url)}: more than {REDIRECTS_MAX} redirects in a row")
+
+
+async def _read_refusal(response: Response) -> Refused:
+    body = b""
+    try:
+        while len(body) < REFUSAL_BYTES_MAX:
+            piece = await response.read_some(REFUSAL_BYTES_MAX)
+            if not piece:
+                break
+            body += piece
+        await response.release()
+    except FetcherError:  # the status says enough; its text is a courtesy
+        response.abort()
+    return Refused(response.status, response.url, response.headers, body[:REFUSAL_BYTES_MAX])
+
+
+def _gave_up(request: Request, outcome: int | FetcherError, reason: str, *, rate_limited: bool) -> FetcherError:
+    if isinstance(outcome, FetcherError):
+        return TransportError(f"{outcome.message}, {reason}", hint=outcome.hint)
+    message = f"{display_url(request.url)} answered {outcome} {reason}"
+    if outcome == 429 or rate_limited:
+        hint = "with a token the origin may allow more" if request.token is None else "try again later"
+        return RateLimitedError(message, hint=hint)
+    return TransportError(message)

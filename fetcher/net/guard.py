@@ -1,0 +1,241 @@
+"""Which addresses a guarded request may reach. Judges addresses; knows no HTTP and opens no connection.
+
+The rule, for requests that come out of a Job Definition and for redirects of anybody:
+
+- A *public* address may be reached over https only, on port 443 or any port from 1024 on. (Mail, shells, directory
+  services and the like live below 1024; plain http to strangers is neither private nor authentic.)
+- A *special* address (loopback, private, link-local, metadata services, and everything else that IANA's registries do
+  not call global unicast) may not be reached at all.
+- An address inside ``FETCHER_ALLOW_NET`` may be reached on any port, over plain http too.
+
+Every address that a name resolves to is judged, and one that is refused condemns the name: a name that mixes public and
+special addresses is an attack or a mistake, and trying its good half would hide both. Judged again are: the socket
+address at the moment of connecting (so a name that changes its mind between look-up and connection gains nothing), and
+each redirect, because it is a request like any other.
+
+Sources: IANA IPv4/IPv6 Special-Purpose Address Registries; RFC 6890, 4291, 6052, 3056, 4380.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache
+from typing import Literal
+
+from fetcher.errors import ForbiddenError
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+Lookup = Callable[[str, int], Awaitable[list[str]]]
+"""Host and port → addresses as text, all of them; raises OSError."""
+
+# First match wins, so the narrow ones come first.
+_SPECIAL_V4: tuple[tuple[ipaddress.IPv4Network, str], ...] = tuple(
+    (ipaddress.IPv4Network(network), reason)
+    for network, reason in (
+        ("169.254.169.254/32", "a cloud metadata service"),
+        ("169.254.170.2/32", "a cloud metadata service"),
+        ("100.100.100.200/32", "a cloud metadata service"),
+        ("192.0.0.192/32", "a cloud metadata service"),
+        ("168.63.129.16/32", "a cloud metadata service"),  # Azure's wire server, the only one on a public address
+        ("0.0.0.0/32", "the unspecified address"),
+        ("0.0.0.0/8", "this host on this network"),
+        ("127.0.0.0/8", "loopback"),
+        ("10.0.0.0/8", "private"),
+        ("172.16.0.0/12", "private"),
+        ("192.168.0.0/16", "private"),
+        ("100.64.0.0/10", "shared address space (carrier-grade NAT)"),
+        ("169.254.0.0/16", "link-local"),
+        ("192.0.0.0/24", "reserved for protocols"),
+        ("192.0.2.0/24", "documentation"),
+        ("198.51.100.0/24", "documentation"),
+        ("203.0.113.0/24", "documentation"),
+        ("192.31.196.0/24", "reserved for protocols"),
+        ("192.52.193.0/24", "reserved for protocols"),
+        ("192.175.48.0/24", "reserved for protocols"),
+        ("192.88.99.0/24", "6to4 relay"),
+        ("198.18.0.0/15", "benchmarking"),
+        ("224.0.0.0/4", "multicast"),
+        ("255.255.255.255/32", "broadcast"),
+        ("240.0.0.0/4", "reserved"),
+    )
+)
+_SPECIAL_V6: tuple[tuple[ipaddress.IPv6Network, str], ...] = tuple(
+    (ipaddress.IPv6Network(network), reason)
+    for network, reason in (
+        ("fd00:ec2::254/128", "a cloud metadata service"),
+        ("fd20:ce::254/128", "a cloud metadata service"),
+        ("::/128", "the unspecified address"),
+        ("::1/128", "loopback"),
+        ("::/96", "an IPv4-compatible address"),
+        ("fc00::/7", "private"),
+        ("fe80::/10", "link-local"),
+        ("fec0::/10", "site-local"),
+        ("ff00::/8", "multicast"),
+        ("2001::/32", "a Teredo tunnel"),
+        ("2001::/23", "reserved for protocols"),
+        ("2001:db8::/32", "documentation"),
+        ("3fff::/20", "documentation"),
+        ("2002::/16", "a 6to4 tunnel"),
+        ("64:ff9b:1::/48", "a local NAT64 prefix"),
+    )
+)
+_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
+"""The only block IANA assigns global unicast addresses from; whatever is outside is special, named above or not."""
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""Well-known prefix (RFC 6052): on IPv6-only hosts every IPv4 address is seen through it, so what is inside is
+judged."""
+
+_NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*", re.IGNORECASE)
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?", re.IGNORECASE)
+
+HTTPS_PORT = 443
+PORT_UNPRIVILEGED_MIN = 1024
+
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+async def look_up(host: str, port: int) -> list[str]:
+    """All addresses of ``host`` as the operating system resolves it, in its order of preference. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    found = dict.fromkeys(str(sockaddr[0]) for family, _, _, _, sockaddr in answers if family in _FAMILIES)
+    return list(found)
+
+
+def canonical_literal(host: str) -> str | None:
+    """``host`` as a plain IP address, or None if it is a name.
+
+    Raises ForbiddenError for a notation that different programs read differently: ``127.1``, ``2130706433``,
+    ``0x7f.0.0.1``, ``017700000001``, ``127.0.0.1.``, zone ids, and anything that is neither address nor name.
+    """
+    if ":" in host:
+        try:
+            address = ipaddress.IPv6Address(host)
+        except ValueError:
+            raise _odd(host) from None
+        if address.scope_id is not None:
+            raise _odd(host)
+        return str(address)
+    try:
+        return str(ipaddress.IPv4Address(host))
+    except ValueError:
+        pass
+    if _NUMBER.fullmatch(host.rstrip(".")) or not _HOST.fullmatch(host.removesuffix(".")) or ".." in host:
+        raise _odd(host)
+    return None
+
+
+def _odd(host: str) -> ForbiddenError:
+    return ForbiddenError(
+        f"{host[:120]!r} is neither a host name nor an IP address in its usual notation",
+        hint="write the address as 192.0.2.1 or [2001:db8::1]",
+    )
+
+
+class Guard:
+    """Judges addresses by the rule above. ``allow_net``: CIDRs, valid ones (the settings have seen to it)."""
+
+    def __init__(self, allow_net: Iterable[str] = ()) -> None:
+        self._allowed: tuple[IPNetwork, ...] = tuple(ipaddress.ip_network(network) for network in allow_net)
+
+    def __repr__(self) -> str:
+        return f"<Guard allowing {', '.join(map(str, self._allowed)) or 'public addresses only'}>"
+
+    def allows(self, ip: str) -> bool:
+        """Whether ``FETCHER_ALLOW_NET`` holds the address (an IPv4 address also in its IPv6-mapped form)."""
+        return any(candidate in network for candidate in _forms(ip) for network in self._allowed)
+
+    def judge(self, ip: str) -> str | None:
+        """Why the address may not be reached, or None. ``ip`` may be any text; what is no address is refused."""
+        if self._allowed and self.allows(ip):
+            return None
+        return special(ip)
+
+    def judge_endpoint(self, ip: str, port: int, scheme: Literal["http", "https"]) -> str | None:
+        """Why ``ip`` may not be reached on ``port`` with ``scheme``, or None."""
+        if self._allowed and self.allows(ip):
+            return None
+        reason = special(ip)
+        if reason is not None:
+            return reason
+        if scheme != "https":
+            return "public, and only https may be spoken there"
+        if port != HTTPS_PORT and port < PORT_UNPRIVILEGED_MIN:
+            return "public, and only ports 443 and 1024 and above may be used there"
+        return None
+
+    def check(self, host: str, addresses: Iterable[str], port: int, scheme: Literal["http", "https"]) -> None:
+        """Return if all ``addresses`` of ``host`` may be reached; raises ForbiddenError naming the first that may
+        not."""
+        for ip in addresses:
+            reason = self.judge_endpoint(ip, port, scheme)
+            if reason is not None:
+                raise refusal(host, ip, port, reason)
+
+
+class Barred(OSError):
+    """A refusal on its way through a library that only expects OSErrors of connecting; ``refusal`` is what it means.
+
+    All have one text: where several addresses are tried at once, only errors that read the same keep their identity.
+    """
+
+    def __init__(self, refusal: ForbiddenError) -> None:
+        super().__init__("refused by the guard")
+        self.refusal = refusal
+
+
+def refusal(host: str, ip: str, port: int, reason: str) -> ForbiddenError:
+    """The error for an address that may not be reached."""
+    where = ip if host == ip else f"{host} ({ip})"
+    return ForbiddenError(
+        f"a request to {where}, port {port}, is refused: the address is {reason}",
+        hint=f"an operator can allow it with FETCHER_ALLOW_NET={ip}",
+    )
+
+
+@lru_cache(maxsize=4096)
+def special(ip: str) -> str | None:
+    """What is special about an address, or None for a global unicast one."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return "not an address"
+    if isinstance(address, ipaddress.IPv4Address):
+        return next((reason for network, reason in _SPECIAL_V4 if address in network), None)
+    if address.scope_id is not None:
+        return "link-local"
+    embedded = embedded_v4(address)
+    if embedded is not None:
+        inner = special(str(embedded))
+        return inner and f"{embedded} in disguise, {inner}"
+    known = next((reason for network, reason in _SPECIAL_V6 if address in network), None)
+    return known or (None if address in _GLOBAL_V6 else "reserved")
+
+
+def embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a connection to ``address`` really reaches: IPv4-mapped, or through NAT64."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return None
+
+
+def _forms(ip: str) -> tuple[IPAddress, ...]:
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return ()
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:  # compared without its zone, or no network would hold it
+            address = ipaddress.IPv6Address(int(address))
+        embedded = embedded_v4(address)
+        if embedded is not None:
+            return (address, embedded)
+    return (address,)

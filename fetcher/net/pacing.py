@@ -1,0 +1,79 @@
+"""Rate budgets of all origins in use: told of every answer, asked before every request. Knows no origin's dialect.
+
+Which bucket a request will be counted in is learned: the buckets that earlier answers to requests of the same origin,
+purpose and principal named. So an origin that announces nothing costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeAlias
+
+from fetcher.model.secret import Secret
+from fetcher.net.request import Answer, Request
+from fetcher.plan.pace import RateBudget, parse_rate_limit
+
+BUCKETS_MAX = 8
+"""Of one origin and purpose; an origin that names ever new ones is not listened to."""
+
+
+class Pacer:
+    """Shared by everybody who asks the same origins. Only for the event loop's thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._budgets: dict[_Key, dict[str, RateBudget]] = {}
+        self._in_flight: Counter[_Key] = Counter()
+
+    def _of(self, request: Request) -> dict[str, RateBudget]:
+        return self._budgets.get(_key(request), {})
+
+    def delay_s(self, request: Request) -> float:
+        """How long ``request`` should wait so that no 429 comes; 0.0 where nothing is known."""
+        now = self._clock()
+        return max((budget.delay_s(now) for budget in self._of(request).values()), default=0.0)
+
+    def sent(self, request: Request) -> None:
+        """``request`` goes out now: one less is left. To be followed by ``observe`` or ``unanswered``."""
+        self._in_flight[_key(request)] += 1
+        now = self._clock()
+        for budget in self._of(request).values():
+            budget.take(now)
+
+    def unanswered(self, request: Request) -> None:
+        """No answer came to ``request``, and none will."""
+        self._in_flight[_key(request)] -= 1
+
+    def observe(self, request: Request, answer: Answer) -> None:
+        """Take note of what ``answer`` announces."""
+        key = _key(request)
+        self._in_flight[key] -= 1
+        announced = answer.headers.get("RateLimit")
+        if announced is None:
+            return
+        budgets = self._budgets.setdefault(key, {})
+        now = self._clock()
+        for seen in parse_rate_limit(announced, answer.headers.get("RateLimit-Policy")):
+            if seen.bucket not in budgets and len(budgets) >= BUCKETS_MAX:
+                continue
+            budgets.setdefault(seen.bucket, RateBudget()).observe(seen, now, in_flight=max(0, self._in_flight[key]))
+
+
+_Key: TypeAlias = tuple[str, str, Secret | None]
+
+
+def _key(request: Request) -> _Key:
+    return request.origin, request.purpose, request.carried_token
+
+
+def wait_asked_s(answer: Answer, now_unix_s: float) -> float | None:
+    """How long a 429 or 503 asks to wait: a used-up ``RateLimit`` says when it ends, else ``Retry-After``; None: no
+    word."""
+    from fetcher.plan.retry import parse_retry_after
+
+    used_up = [seen for seen in parse_rate_limit(answer.headers.get("RateLimit")) if seen.remaining == 0]
+    if used_up:
+        return max(seen.reset_s for seen in used_up) + 1.0
+    return parse_retry_after(answer.headers.get("Retry-After"), now_unix_s)

@@ -1,0 +1,140 @@
+"""An answer under way, over aiohttp. Hands pieces of the body on as they come; decodes and judges nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from fetcher.errors import ForbiddenError, TransportError
+from fetcher.net.foreign import map_exceptions
+from fetcher.net.request import display_url
+
+DRAIN_BYTES_MAX = 64 << 10
+"""An unread rest up to this (the text of a redirect) is read and thrown away: cheaper than a new TLS connection."""
+DRAIN_TIME_MAX_S = 1.0
+
+
+class AiohttpResponse:
+    """See ``transport.Response``."""
+
+    __slots__ = ("_headers", "_idle_timeout_s", "_received", "_response", "_rest", "_url")
+
+    def __init__(self, response: aiohttp.ClientResponse, url: str, idle_timeout_s: float) -> None:
+        self._response = response
+        self._url = url
+        self._idle_timeout_s = idle_timeout_s
+        self._headers: Mapping[str, str] = _joined(response.headers)
+        self._rest: memoryview | None = None
+        self._received = 0
+
+    def __repr__(self) -> str:
+        return f"<AiohttpResponse {self.status} {display_url(self._url)}, {self._received} bytes received>"
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._headers
+
+    @property
+    def content_length(self) -> int | None:
+        value = self._headers.get("Content-Length", "")
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+
+    @property
+    def content_encoding(self) -> str | None:
+        value = self._headers.get("Content-Encoding")
+        return None if value is None else value.strip().lower()
+
+    async def read_some(self, limit: int) -> bytes | memoryview:
+        if self._rest is not None:
+            return self._take(self._rest, limit)
+        try:
+            # Chunk by chunk as the socket gave them: readany() would join them into fresh memory, one copy more.
+            piece, _ = await self._response.content.readchunk()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise self._failed(error) from None
+        self._received += len(piece)
+        return piece if len(piece) <= limit else self._take(memoryview(piece), limit)
+
+    def _take(self, piece: memoryview, limit: int) -> memoryview:
+        self._rest = piece[limit:] if len(piece) > limit else None
+        return piece[:limit]
+
+    def _failed(self, error: Exception) -> TransportError | ForbiddenError:
+        """Our error for one that ended the body."""
+        where = display_url(self._url)
+        length = self.content_length
+        if isinstance(error, aiohttp.ClientError | ConnectionError) and not isinstance(error, TimeoutError):
+            of = f" of {length}" if length is not None else ""
+            return TransportError(f"{where}: connection closed after {self._received}{of} bytes")
+        try:
+            with map_exceptions(where, idle_timeout_s=self._idle_timeout_s):
+                raise error
+        except (TransportError, ForbiddenError) as ours:
+            return ours
+
+    async def read_all(self, bytes_max: int) -> bytes:
+        length = self.content_length
+        pieces: list[bytes | memoryview] = []
+        total = 0
+        while length is None or length <= bytes_max:
+            piece = await self.read_some(bytes_max + 1)
+            if not piece:
+                return b"".join(pieces)
+            total += len(piece)
+            if total > bytes_max:
+                break
+            pieces.append(piece)
+        self.abort()
+        raise ForbiddenError(f"{display_url(self._url)}: the answer is longer than {bytes_max} bytes")
+
+    async def release(self) -> None:
+        response, content = self._response, self._response.content
+        self._rest = None
+        if not content.at_eof():
+            length = self.content_length
+            left = None if length is None else length - self._received
+            if left is None or left > DRAIN_BYTES_MAX:
+                self.abort()
+                return
+            try:
+                async with asyncio.timeout(DRAIN_TIME_MAX_S):
+                    while await content.readany():
+                        pass
+            except asyncio.CancelledError:
+                self.abort()
+                raise
+            except Exception:  # whatever it is, it costs this connection and nothing else
+                self.abort()
+                return
+        response.release()
+
+    def abort(self) -> None:
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+        self._response.close()
+
+
+def _joined(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:
+    """``headers`` with fields of one name joined, as RFC 9110 allows."""
+    names = {name.lower() for name in headers}
+    if len(names) == len(headers):
+        return headers
+    joined: CIMultiDict[str] = CIMultiDict()
+    for name in headers:
+        if name not in joined:
+            joined[name] = ", ".join(headers.getall(name))
+    return joined

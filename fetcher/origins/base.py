@@ -1,0 +1,79 @@
+"""The contract of an origin: a remote dialect that says what a resource consists of and which requests bring its bytes.
+
+An origin owns no connection and touches no disk. It asks its API through an ``ApiClient``, as the asker it is given:
+nothing it learned for one asker may shape an answer to another (what it may remember is what its *endpoint* can do).
+
+- ``resolve`` and ``revision`` are the only calls that wait. They raise the typed errors of this asker: NotFoundError,
+  DeniedError, RateLimitedError, TransportError, ForbiddenError (names, counts and sizes beyond bounds). If they
+  return, the asker may read what they name: where an origin shows listings to people who may not read the files, it
+  has been asked for one file first.
+- ``locate`` is where the body of an entry begins; the same entry gives the same content for ever, because the
+  Manifest is pinned. ``follow`` and ``refusal`` say what an answer to such a request means. All three are pure
+  functions of their arguments and of what the endpoint is known to support; none raises for what a hostile server may
+  send, except the ForbiddenError or TransportError of a redirect that leads nowhere.
+
+Every origin inherits ``tests/origins/conformance.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from fetcher.errors import FetcherError
+from fetcher.model.asker import Asker
+from fetcher.model.manifest import FileEntry, Manifest
+from fetcher.model.resource import Resource
+from fetcher.net.request import Answer, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What a resource means at this moment."""
+
+    commit: str
+    """Commit or other immutable name."""
+    private: bool
+    """As ``Manifest.private``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an answer that is neither 200 nor 206 to a body request means."""
+
+    kind: Literal["busy", "expired", "final"]
+    """``busy``: the host wants fewer requests or a pause. ``expired``: this URL is used up, ``locate`` gives a good
+    one. ``final``: ``error`` says why no request for this entry will do."""
+    error: FetcherError | None = None
+    """Given for ``final``, and only then."""
+    retry_after_s: float | None = None
+    """How long a busy host asks to be left alone, if it says so."""
+
+
+class Origin(Protocol):
+    """See the module docstring."""
+
+    @property
+    def name(self) -> str:
+        """The dialect, as in ``Manifest.origin``."""
+        ...
+
+    async def resolve(self, resource: Resource, asker: Asker) -> Manifest:
+        """What ``resource`` consists of at this moment, pinned. Never empty."""
+        ...
+
+    async def revision(self, resource: Resource, asker: Asker) -> Pinned:
+        """What ``resource`` is pinned to at this moment: the cheapest question that proves access and currency."""
+        ...
+
+    def locate(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> Request:
+        """The GET request that the body of ``entry`` begins with, redirects to come; without ``Range``."""
+        ...
+
+    def follow(self, request: Request, response: Answer) -> Request | None:
+        """The request a redirect leads to, or None if ``response`` is none. Credentials stay with their origin."""
+        ...
+
+    def refusal(self, response: Answer, entry: FileEntry, *, signed: bool) -> Refusal:
+        """What an answer without the wanted bytes means. ``signed``: it came from the URL a redirect led to."""
+        ...

@@ -1,0 +1,128 @@
+"""All that will be done, decided before the first body byte. ``--dry-run`` prints this same object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fetcher.model.digest import Digest
+from fetcher.model.manifest import FileEntry, Manifest
+
+Action = Literal["empty", "link", "fetch"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """What happens to one file of a Manifest."""
+
+    entry: FileEntry
+    action: Action
+    """``empty``: made; ``link``: its Blob is here and this asker may have it; ``fetch``: transferred."""
+    content_id: str
+    """Identity of the content for flights and Partials; "" for an empty file."""
+    root: str | None = None
+    """BLAKE3 root of the Blob to link."""
+    bytes_present: int = 0
+    """Of a file to fetch: what a Partial of it holds already."""
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        return max(0, self.entry.size - self.bytes_present) if self.action == "fetch" else 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedResource:
+    """One resource: a hit, or a manifest to make true."""
+
+    resource: str
+    manifest: Manifest | None
+    """None for a hit."""
+    files: tuple[PlannedFile, ...]
+    snapshot_id: str | None = None
+    """The Snapshot of a hit."""
+    bytes_total: int = 0
+
+    @property
+    def hit(self) -> bool:
+        return self.snapshot_id is not None
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        return sum(planned.bytes_to_fetch for planned in self.transfers().values())
+
+    def transfers(self) -> Mapping[str, PlannedFile]:
+        """Content id → file, one per content: two paths with the same bytes are one transfer."""
+        return {planned.content_id: planned for planned in self.files if planned.action == "fetch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """A Snapshot that makes room."""
+
+    snapshot_id: str
+    resource: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """Everything that one call will do."""
+
+    resources: tuple[PlannedResource, ...]
+    bytes_free: int
+    """On the file system, minus what others have reserved."""
+    evictions: tuple[Eviction, ...] = ()
+    fits: bool = True
+
+    @property
+    def transfers(self) -> dict[str, PlannedFile]:
+        """Content id → file over all resources: what is shared is fetched once."""
+        return {content: planned for item in self.resources for content, planned in item.transfers().items()}
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        return sum(planned.bytes_to_fetch for planned in self.transfers.values())
+
+    @property
+    def linked_roots(self) -> tuple[str, ...]:
+        """Blobs that the plan relies on; they must stay until it is carried out."""
+        return tuple(dict.fromkeys(file.root for item in self.resources for file in item.files if file.root))
+
+    @property
+    def bytes_total(self) -> int:
+        return sum(item.bytes_total for item in self.resources)
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``plan`` event of the machine interface."""
+        return {
+            "event": "plan",
+            "resources": [
+                {
+                    "resource": item.resource,
+                    "revision": item.manifest.revision if item.manifest else None,
+                    "hit": item.hit,
+                    "files": len(item.files),
+                    "files_to_fetch": len(item.transfers()),
+                    "bytes": item.bytes_total,
+                    "bytes_to_fetch": item.bytes_to_fetch,
+                }
+                for item in self.resources
+            ],
+            "bytes_to_fetch": self.bytes_to_fetch,
+            "bytes_free": self.bytes_free,
+            "fits": self.fits,
+            "evictions": [
+                {"resource": item.resource, "snapshot": item.snapshot_id, "bytes": item.bytes}
+                for item in self.evictions
+            ],
+        }
+
+
+STRONG_ENOUGH_TO_LINK = ("sha256",)
+"""A claimed digest is not possession: only a sha256 that we computed ourselves over bytes this asker may have replaces
+a download; MD5, ETag, CRC and git-sha1 verify one."""
+
+
+def may_link(digest: Digest | None) -> bool:
+    return digest is not None and digest.algorithm in STRONG_ENOUGH_TO_LINK

@@ -1,0 +1,254 @@
+"""One file content under way, sans I/O: which blocks are whose, which part may start, what an outcome leads to.
+
+Rule 1: this file knows no sockets, files, tasks or clocks. The engine tells it what happened and does what it says.
+
+Rule 2: a block has one owner. It is *claimed* on the event loop before a worker is called; whoever does not get the
+claim drops its bytes and writes nothing, so a block that was answered twice is written once.
+
+Rule 3: no deadlock by construction. A part is *started* only if it ends within the window behind the in-order digest's
+frontier; a started part is never paused for the window; the lowest missing part comes first, and it always fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from fetcher.errors import InternalError
+from fetcher.model.ranges import ByteRange
+from fetcher.plan.tree import BLOCK_BYTES, block_count, block_length
+
+
+class State(Enum):
+    """Where a transfer stands."""
+
+    WAITING = "waiting"
+    """Another process fetches the same content, or our turn has not come."""
+    FETCHING = "fetching"
+    DRAINING = "draining"
+    """All blocks are written; the in-order digest trails."""
+    COMMITTING = "committing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Event(Enum):
+    """What happens to a transfer."""
+
+    BEGIN = "begin"
+    LAST_BLOCK = "last block"
+    DIGEST_RIGHT = "digest right"
+    DIGEST_WRONG = "digest wrong"
+    ORIGIN_CHANGED = "origin changed"
+    RESTART = "restart"
+    COMMITTED = "committed"
+    FOUND = "found"
+    FAIL = "fail"
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.WAITING: {Event.BEGIN: State.FETCHING, Event.FOUND: State.DONE, Event.FAIL: State.FAILED},
+    State.FETCHING: {
+        Event.LAST_BLOCK: State.DRAINING,
+        Event.ORIGIN_CHANGED: State.FETCHING,
+        Event.FAIL: State.FAILED,
+    },
+    State.DRAINING: {
+        Event.DIGEST_RIGHT: State.COMMITTING,
+        Event.DIGEST_WRONG: State.FETCHING,
+        Event.FAIL: State.FAILED,
+    },
+    State.COMMITTING: {Event.COMMITTED: State.DONE, Event.RESTART: State.FETCHING, Event.FAIL: State.FAILED},
+    State.DONE: {},
+    State.FAILED: {Event.FAIL: State.FAILED},
+}
+"""The whole machine; a pair that is not in it is a bug of ours."""
+
+EMPTY, ASSIGNED, CLAIMED, WRITTEN, PROVEN = range(5)
+"""States of a block. ASSIGNED is EMPTY within a started part. WRITTEN has no chaining value (plain mode); PROVEN has
+one, in the journal."""
+
+
+class Outcome(Enum):
+    """How a part ended, as far as the next decision needs to know."""
+
+    COMPLETE = "complete"
+    CUT = "connection lost"
+    STALLED = "no byte came"
+    SLOW = "slower than the others"
+    BUSY = "origin busy"
+    EXPIRED = "signed URL refused"
+    CHANGED = "origin changed"
+    UNRANGED = "Range ignored"
+    MISFRAMED = "wrong range or length"
+    SHED = "gave way to others on a thin line"
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """A started part: whole blocks that one request fetches."""
+
+    span: ByteRange
+    stream: bool = False
+    """The whole file in one body, because the origin ignores Range."""
+    moves: int = 0
+    """How often these bytes were moved because they were slow."""
+
+    @property
+    def blocks(self) -> range:
+        return range(self.span.start // BLOCK_BYTES, block_count(self.span.stop))
+
+
+class Transfer:
+    """Blocks and parts of one file content."""
+
+    RESTARTS_MAX = 1
+    """Wrong digest: one refetch of the file. Origin changed: resolved once more."""
+
+    def __init__(self, size: int, *, part_bytes: int, window_bytes: int | None, ranges: bool = True) -> None:
+        """``window_bytes`` is None where no digest has to be computed in order."""
+        if size <= 0 or part_bytes < BLOCK_BYTES or part_bytes % BLOCK_BYTES:
+            raise InternalError(f"a transfer takes whole blocks: size {size}, part {part_bytes}")
+        if window_bytes is not None and window_bytes < part_bytes:
+            raise InternalError(f"the window ({window_bytes}) must hold a part ({part_bytes})")
+        self.size = size
+        self.state = State.WAITING
+        self.ranges = ranges
+        self.wrong_digests = 0
+        self.origin_changes = 0
+        self._part_blocks = part_bytes // BLOCK_BYTES
+        self._window_bytes = window_bytes
+        self._blocks = bytearray(block_count(size))
+        self._open: set[Part] = set()
+        self._moves: dict[int, int] = {}
+        self._written_count = 0
+        self._first_missing = 0
+        self.frontier_bytes = 0
+        """How far the in-order digest has come; stays 0 where there is none."""
+        self._adopted_bytes = 0
+        self.bytes_written = 0
+        self._unranged_answers = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Transfer {self.state.value} {self._written_count}/{len(self._blocks)} blocks, "
+            f"{len(self._open)} parts open, frontier {self.frontier_bytes}>"
+        )
+
+    def on(self, event: Event) -> State:
+        """Walk the table; raises InternalError that names state and event for an unknown pair."""
+        following = TRANSITIONS[self.state].get(event)
+        if following is None:
+            raise InternalError(f"a transfer that is {self.state.value} can't take {event.value!r}")
+        self.state = following
+        return following
+
+    # -- blocks ------------------------------------------------------------------------------------------------------
+
+    def adopt(self, blocks: Iterable[int]) -> None:
+        """Blocks that a Partial already holds, re-hashed and found right."""
+        for block in blocks:
+            if self._blocks[block] in (EMPTY, ASSIGNED):
+                self._finish(block, PROVEN)
+        self._adopted_bytes = self.readable_bytes
+
+    def claim(self, block: int) -> bool:
+        """Become the block's only writer; False: somebody else is, drop the bytes."""
+        if self._blocks[block] > ASSIGNED:
+            return False
+        self._blocks[block] = CLAIMED
+        return True
+
+    def unclaim(self, block: int) -> None:
+        """The claimed block was not written after all (the worker call failed)."""
+        if self._blocks[block] != CLAIMED:
+            raise InternalError(f"block {block} was not claimed")
+        # While its part is open the block stays that part's: otherwise a second part could be started over it.
+        self._blocks[block] = ASSIGNED if any(block in part.blocks for part in self._open) else EMPTY
+
+    def wrote(self, block: int, *, proven: bool) -> None:
+        """The worker call that was allowed by ``claim`` came back."""
+        if self._blocks[block] != CLAIMED:
+            raise InternalError(f"block {block} was written without a claim")
+        self._finish(block, PROVEN if proven else WRITTEN)
+
+    def _finish(self, block: int, state: int) -> None:
+        self._blocks[block] = state
+        self._written_count += 1
+        self.bytes_written += block_length(self.size, block)
+        while self._first_missing < len(self._blocks) and self._blocks[self._first_missing] >= WRITTEN:
+            self._first_missing += 1
+
+    @property
+    def whole(self) -> bool:
+        """All blocks are written."""
+        return self._written_count == len(self._blocks)
+
+    @property
+    def readable_bytes(self) -> int:
+        """Bytes from the start without a hole: what the in-order digest may read."""
+        return min(self._first_missing * BLOCK_BYTES, self.size)
+
+    def empty_all(self) -> None:
+        """Drop every block; only with no part open (the engine has stopped them)."""
+        if self._open or CLAIMED in self._blocks:
+            raise InternalError("blocks can't be dropped under an open part")
+        self._blocks = bytearray(len(self._blocks))
+        self._moves.clear()
+        self._written_count = self._first_missing = self.bytes_written = 0
+        self.frontier_bytes = self._adopted_bytes = 0
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def parts_open(self) -> int:
+        return len(self._open)
+
+    def next_part(self) -> Part | None:
+        """Start the lowest part that may start now, or None."""
+        if self.state is not State.FETCHING:
+            return None
+        if not self.ranges:
+            return None if self._open or self.whole else self._start(ByteRange(0, self.size), stream=True)
+        first = self._blocks.find(EMPTY, self._first_missing)
+        if first < 0:
+            return None
+        stop = first + 1
+        while stop < len(self._blocks) and stop - first < self._part_blocks and self._blocks[stop] == EMPTY:
+            stop += 1
+        span = ByteRange(first * BLOCK_BYTES, min(stop * BLOCK_BYTES, self.size))
+        if self._window_bytes is not None and span.stop > self._window_start + self._window_bytes:
+            # It starts when the in-order digest has come closer. That it will: the digest needs nothing but the blocks
+            # before the first missing one, and once it has read those, the lowest part fits, as a window holds a part.
+            return None
+        return self._start(span)
+
+    @property
+    def _window_start(self) -> int:
+        """What an earlier run left is read back from the disk anyway: the network need not wait for that."""
+        return max(self.frontier_bytes, self._adopted_bytes)
+
+    def _start(self, span: ByteRange, *, stream: bool = False) -> Part:
+        part = Part(span, stream)
+        part.moves = max(self._moves.get(block, 0) for block in part.blocks)
+        for block in part.blocks:
+            if self._blocks[block] == EMPTY:
+                self._blocks[block] = ASSIGNED
+        self._open.add(part)
+        return part
+
+    def end(self, part: Part, outcome: Outcome) -> None:
+        """The part's request is over and no worker call of it is under way. Blocks that it did not bring are free
+        again."""
+        self._open.discard(part)
+        for block in part.blocks:
+            if self._blocks[block] == ASSIGNED:
+                self._blocks[block] = EMPTY
+                if outcome is Outcome.SLOW:
+                    self._moves[block] = part.moves + 1
+        if outcome is Outcome.UNRANGED:
+            # One such answer may be a proxy's hiccup; from the second on the file comes in one stream.
+            self._unranged_answers += 1
+            if self._unranged_answers > 1:
+                self.ranges = False

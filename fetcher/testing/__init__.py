@@ -1,0 +1,24 @@
+"""Embedded origins for the tests of programs that use ``fetcher``, and for its own.
+
+Real sockets on the loopback, faults on command. Nothing here is imported by the rest of the package.
+"""
+
+from fetcher.testing.contents import Content, Synthetic
+from fetcher.testing.faultplan import Exchange, Fault, FaultPlan, Rule
+from fetcher.testing.hub import Hub, Quotas, Token, hub_in_thread
+from fetcher.testing.records import RequestLog, RequestRecord
+
+__all__ = [
+    "Content",
+    "Exchange",
+    "Fault",
+    "FaultPlan",
+    "Hub",
+    "Quotas",
+    "RequestLog",
+    "RequestRecord",
+    "Rule",
+    "Synthetic",
+    "Token",
+    "hub_in_thread",
+]

@@ -1,0 +1,351 @@
+"""The embedded hub itself: two listeners, the routes of the read API, and the log of what was asked.
+
+Puts together what its neighbours decide: ``routes`` reads paths, ``access`` refuses, ``repos`` knows the files, ``cdn``
+signs and serves the large ones, and the fault plan spoils it all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from types import TracebackType
+from urllib.parse import parse_qs, quote
+
+from fetcher.testing import bodies
+from fetcher.testing.contents import BytesContent, ContentLike
+from fetcher.testing.faultplan import Exchange, FaultPlan
+from fetcher.testing.hub import access, answers, gitids
+from fetcher.testing.hub.access import Quotas, Refused, Token, refusal
+from fetcher.testing.hub.cdn import Storage
+from fetcher.testing.hub.repos import LFS_PATTERNS, LFS_THRESHOLD_BYTES, Commit, Entry, Gated, Kind, Repo
+from fetcher.testing.hub.routes import Route, parse
+from fetcher.testing.messages import Reply, Request
+from fetcher.testing.records import PLACES, RequestLog, RequestRecord
+from fetcher.testing.wire import Listener
+
+_GZIP_BYTES_MIN = 1024
+
+
+class Hub:
+    """A Hugging Face Hub on two loopback ports, strict where the real one is.
+
+        async with Hub(tokens={"hf_alice": "alice"}) as hub:
+            hub.add_repo("acme/tiny", files={"config.json": b"{}", "model.safetensors": Synthetic(50 << 20)})
+            ...  # point a client at hub.endpoint
+
+    Repositories may be added and committed to before it starts and while it runs, from any thread.
+
+    ``tokens``: token → ``Token``, or just the user's name for one that opens everything. ``quotas``: instead of those
+    of the anonymous and free plans, for everybody. ``url_lifetime_s``: how long a signed URL is good.
+    ``resolve_cache_without_query``: whether ``/api/resolve-cache/…`` answers without the query its redirect gives it.
+    ``clock``: unix seconds, for signed URLs and rate limits. ``seed``: of signatures.
+    """
+
+    def __init__(
+        self,
+        *,
+        page_entries: int = 1000,
+        url_lifetime_s: float = 3600.0,
+        tokens: Mapping[str, Token | str] | None = None,
+        quotas: Quotas | None = None,
+        faults: FaultPlan | None = None,
+        resolve_cache_without_query: bool = True,
+        seed: int = 0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        cdn_host: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.page_entries = page_entries
+        self.url_lifetime_s = url_lifetime_s
+        self.tokens = {text: Token(who) if isinstance(who, str) else who for text, who in (tokens or {}).items()}
+        self.quotas = quotas
+        self.faults = faults if faults is not None else FaultPlan()
+        self.resolve_cache_without_query = resolve_cache_without_query
+        self.requests = RequestLog()
+        """Every request to either side, in order of arrival."""
+        self.failures: list[Exception] = []
+        """Exceptions of the hub itself or of callbacks; the request got a 500. Raised again when the hub is left."""
+        self._addresses = (host, port), (cdn_host or host, 0)
+        self._clock = clock
+        self._repos: dict[tuple[Kind, str], Repo] = {}
+        self._storage = Storage(seed, clock)
+        self._limiter = access.RateLimiter(clock)
+        self._numbers = count()
+        self._open: dict[int, RequestRecord] = {}
+        self._listeners: tuple[Listener, ...] = ()
+
+    # Life
+
+    async def start(self) -> None:
+        """Open both listeners. Called by ``async with``."""
+        (hub_host, hub_port), (cdn_host, cdn_port) = self._addresses
+        for handler, host, port in ((self._answer_hub, hub_host, hub_port), (self._answer_cdn, cdn_host, cdn_port)):
+            listener = Listener(handler, host, port)
+            listener.start()
+            self._listeners += (listener,)
+
+    async def close(self) -> None:
+        """Close both listeners and every connection. Called by ``async with``."""
+        for listener in self._listeners:
+            await listener.close()
+
+    async def __aenter__(self) -> Hub:
+        try:
+            await self.start()
+        except OSError:  # the second address is taken: let go of the first
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+        if error is None and self.failures:
+            raise self.failures[0]
+
+    @property
+    def endpoint(self) -> str:
+        """Origin of the hub, for ``HF_ENDPOINT``."""
+        return self._listener(0).origin
+
+    @property
+    def cdn_endpoint(self) -> str:
+        """The other origin, that serves large files."""
+        return self._listener(1).origin
+
+    def _listener(self, index: int) -> Listener:
+        if not self._listeners:
+            raise RuntimeError("the hub has not been started: use 'async with Hub() as hub' or hub_in_thread()")
+        return self._listeners[index]
+
+    # Content
+
+    def add_repo(
+        self,
+        repo_id: str,
+        *,
+        kind: Kind = "models",
+        files: Mapping[str, ContentLike] | None = None,
+        private: bool = False,
+        gated: Gated | bool = False,
+        disabled: bool = False,
+        lfs: Iterable[str] | None = None,
+        lfs_threshold: int = LFS_THRESHOLD_BYTES,
+    ) -> Repo:
+        """Make a repository whose first commit, on ``main``, holds ``files``.
+
+        A file is large (LFS, served by the CDN) when it is longer than ``lfs_threshold`` bytes or matches one of the
+        ``lfs`` globs, by default those of a fresh repository's .gitattributes. Replaces a repository of the same name.
+        """
+        repo = Repo(repo_id, kind, private, "auto" if gated is True else gated, disabled)
+        repo.lfs = tuple(LFS_PATTERNS if lfs is None else lfs)
+        repo.lfs_threshold = lfs_threshold
+        repo.commit(files or {})
+        self._repos[kind, repo_id] = repo
+        return repo
+
+    def repo(self, repo_id: str, kind: Kind = "models") -> Repo:
+        """Return a repository added before."""
+        return self._repos[kind, repo_id]
+
+    def commit(
+        self,
+        repo: Repo | str,
+        files: Mapping[str, ContentLike] | None = None,
+        *,
+        branch: str = "main",
+        delete: Iterable[str] = (),
+        title: str = "",
+    ) -> str:
+        """Commit to a branch (new ones start from main; ``refs/pr/N`` too), moving it. Return the commit's id."""
+        if isinstance(repo, str):
+            repo = self.repo(repo)
+        return repo.commit(files or {}, branch=branch, delete=delete, title=title)
+
+    @property
+    def repos(self) -> list[Repo]:
+        """All repositories, in the order they were added."""
+        return list(self._repos.values())
+
+    # Questions for tests
+
+    def count(self, place: str = "*", *, path: str = "*", method: str | None = None, status: int | None = None) -> int:
+        """Return how many requests came to ``place`` (``api``, ``resolve``, ``cdn``, …; see ``records.PLACES``)."""
+        return len(self.requests.select(place, path=path, method=method, status=status))
+
+    def body_bytes_sent(self, path: str = "*") -> int:
+        """Return how many bytes of files matching the glob ``path`` were sent, repeats included."""
+        return self.requests.body_bytes(path)
+
+    def open_bodies(self, route: str) -> int:
+        """Return how many bodies of files are under way at ``route`` (``cdn`` or ``resolve-cache``) right now."""
+        for number in [number for number, record in self._open.items() if record.ended]:
+            del self._open[number]
+        return sum(1 for record in self._open.values() if record.route == route)
+
+    # Answering
+
+    async def _answer_hub(self, request: Request) -> Reply:
+        route = parse(request.path, lambda kind, repo_id: (kind, repo_id) in self._repos)
+        record = self._record(request, route.name)
+        if route.repo_id:
+            record.repo, record.revision, record.path = route.repo_id, route.revision, route.path
+        exchange = Exchange(request, record, self)
+        headers = {"X-Request-Id": f"Root=1-{record.number:08x}"}
+        try:
+            try:
+                token = access.identify(request, self.tokens)
+            except Refused as refused:
+                headers |= self._charge(record, route, None)[0]
+                reply = refused.reply
+            else:
+                record.principal = token.user if token else None
+                announced, within = self._charge(record, route, token)
+                headers |= announced
+                early = await self.faults.before(exchange) if within else access.over_quota(route.bucket)
+                reply = early or self._answer_route(exchange, route, token)
+        except Refused as refused:
+            reply = refused.reply
+        except Exception as error:
+            reply = self._fail(error)
+        reply.headers = headers | reply.headers
+        return self._finish(exchange, reply, compressible=True)
+
+    async def _answer_cdn(self, request: Request) -> Reply:
+        record = self._record(request, "cdn")
+        record.repo, record.path = self._storage.owner_of(request.target)
+        exchange = Exchange(request, record, self)
+        try:
+            reply = await self.faults.before(exchange) or self._storage.answer(exchange.request)
+        except Exception as error:
+            reply = self._fail(error)
+        return self._finish(exchange, reply, compressible=False)
+
+    def _record(self, request: Request, route: str) -> RequestRecord:
+        headers = {name: value for name, value in request.headers.items() if name != "authorization"}
+        record = RequestRecord(
+            next(self._numbers),
+            time.time(),
+            request.connection,
+            request.method,
+            request.target,
+            headers,
+            "authorization" in request.headers,
+            route=route,
+        )
+        self.requests.append(record)
+        return record
+
+    def _charge(self, record: RequestRecord, route: Route, token: Token | None) -> tuple[dict[str, str], bool]:
+        # Every anonymous client on a loopback has one address, as behind one NAT.
+        plan = token.quotas if token else access.ANONYMOUS
+        return self._limiter.charge(token.user if token else "", route.bucket, self.quotas or plan)
+
+    def _finish(self, exchange: Exchange, reply: Reply, *, compressible: bool) -> Reply:
+        self.faults.after(exchange, reply)
+        reply.encode()
+        if compressible and bodies.accepts_gzip(exchange.request) and _worth_compressing(reply):
+            bodies.compress(reply)
+        record = exchange.record
+        headless = reply.pace.head_cut_after is not None or reply.pace.endless_head
+        record.status = None if headless else reply.status
+        record.span = reply.span if reply.content is not None and reply.status in (200, 206) else None
+        record.body_bytes_due = 0 if record.method == "HEAD" else reply.span[1] - reply.span[0]
+        if record.span is not None and record.method == "GET" and record.route in PLACES["bodies"]:
+            self._open[record.number] = record
+        reply.record = record
+        return reply
+
+    def _fail(self, error: Exception) -> Reply:
+        self.failures.append(error)
+        return refusal(500, f"the embedded hub failed: {error!r}")
+
+    # Routes
+
+    def _answer_route(self, exchange: Exchange, route: Route, token: Token | None) -> Reply:
+        request = exchange.request
+        if route.name == "whoami":
+            return access.whoami(token)
+        if route.name == "other":
+            return refusal(404, "Sorry, we can't find the page you are looking for.")
+        if request.method not in (("POST",) if route.name == "paths-info" else ("GET", "HEAD")):
+            return refusal(405, f"{request.method} is not allowed here")
+        to_files = route.name in ("resolve", "resolve-cache", "raw")
+        repo = access.admit(self._repos.get((route.kind, route.repo_id)), token, to_files=to_files)
+        if route.name == "refs":
+            return answers.refs(repo, parse_qs(request.query))
+        commit = repo.resolve(route.revision)
+        if commit is None:
+            return refusal(404, f"Invalid rev id: {route.revision}", "RevisionNotFound")
+        if route.name == "info":
+            return answers.info(repo, commit, parse_qs(request.query))
+        if route.name == "tree":
+            return answers.tree(commit, route, request, page_entries=self.page_entries, endpoint=self.endpoint)
+        if route.name == "paths-info":
+            return answers.paths_info(commit, request)
+        entry = commit.entries.get(route.path)
+        if entry is None:
+            return refusal(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit.id)
+        return self._file(exchange, route, repo, commit, entry, token)
+
+    def _file(
+        self, exchange: Exchange, route: Route, repo: Repo, commit: Commit, entry: Entry, token: Token | None
+    ) -> Reply:
+        request = exchange.request
+        quoted = quote(entry.path.rpartition("/")[2], safe="")
+        headers = {
+            "X-Repo-Commit": commit.id,
+            "Content-Disposition": f"inline; filename*=UTF-8''{quoted}; filename=\"{quoted}\";",
+            "Content-Type": "text/plain; charset=utf-8" if entry.content.is_text else "application/octet-stream",
+        }
+        if route.name == "raw":
+            pointer = gitids.lfs_pointer(entry.content.sha256, entry.content.size) if entry.lfs else None
+            content = BytesContent(pointer) if pointer else entry.content
+            return bodies.answer(request, content, entry.oid, headers)
+        if entry.lfs:
+            return self._redirect_to_cdn(exchange, repo, commit, entry, token)
+        if route.name == "resolve-cache":
+            if not request.query and not self.resolve_cache_without_query:
+                return refusal(404, "Sorry, we can't find the page you are looking for.")
+            return bodies.answer(request, entry.content, entry.oid, headers)
+        if "if-none-match" in request.headers:
+            fresh = bodies.answer(request, entry.content, entry.oid, headers)
+            if fresh.status == 304:
+                return fresh
+        path = f"/api/resolve-cache/{repo.kind}/{quote(repo.id)}/{commit.id}/{quote(entry.path)}"
+        location = f"{path}?{quote(request.path, safe='')}=&etag=%22{entry.oid}%22"
+        headers |= {"Location": location, "ETag": f'"{entry.oid}"', "Content-Type": "text/plain; charset=utf-8"}
+        text = f"Temporary Redirect. Redirecting to {location}"
+        return Reply(307, headers, BytesContent(text.encode()))
+
+    def _redirect_to_cdn(
+        self, exchange: Exchange, repo: Repo, commit: Commit, entry: Entry, token: Token | None
+    ) -> Reply:
+        lifetime_s = self.url_lifetime_s if exchange.url_lifetime_s is None else exchange.url_lifetime_s
+        name = self._storage.put(entry.content)
+        user = token.user if token else "public"
+        location = self._storage.sign(self.cdn_endpoint, repo.id, entry.path, name, lifetime_s, user)
+        sha256 = entry.content.sha256
+        headers = {
+            "X-Repo-Commit": commit.id,
+            "X-Linked-ETag": f'"{sha256}"',
+            "X-Linked-Size": str(entry.content.size),
+        }
+        if "if-none-match" in exchange.request.headers:
+            fresh = bodies.answer(exchange.request, entry.content, sha256, headers)
+            if fresh.status == 304:
+                return fresh
+        headers |= {"Location": location, "Vary": "Accept", "Content-Type": "text/plain; charset=utf-8"}
+        text = f"Found. Redirecting to {location}"
+        return Reply(302, headers, BytesContent(text.encode()))
+
+
+def _worth_compressing(reply: Reply) -> bool:
+    """Whether the front end would compress: a complete text of some length."""
+    if reply.content is None or reply.chunked or reply.status not in (200, 206):
+        return False
+    kind = reply.headers.get("Content-Type", "")
+    return kind.startswith(("text/", "application/json")) and reply.content.size >= _GZIP_BYTES_MIN

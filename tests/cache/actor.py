@@ -1,0 +1,176 @@
+"""Another process at the same cache: does one thing, says so in a line of JSON, and waits for words on stdin."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fetcher.cache.records import GoneError
+from fetcher.cache.store import Cache
+from tests.cache.world import block_of, head_of, key_of, paint, publish, settings
+
+CRASH_CALLS = (
+    "open",
+    "mkdir",
+    "link",
+    "rename",
+    "unlink",
+    "rmdir",
+    "fsync",
+    "fdatasync",
+    "fchmod",
+    "write",
+    "ftruncate",
+)
+
+
+MIB_AND_A_BIT = (1 << 20) + 17
+CRASH_CONTENTS = {"large": paint(MIB_AND_A_BIT), "deep/small": b"small", "empty": b""}
+
+
+def say(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def wait() -> str:
+    return sys.stdin.readline().strip()
+
+
+def write_blocks(cache: Cache, size: str, shade: str, count: str) -> None:
+    """Prove some blocks of a painted content, then wait; on ``again`` write rubbish into the first one."""
+    data = paint(int(size), int(shade))
+    partial = cache.partial_open(head_of(data))
+    adopted = len(partial.proven)
+    cache.flight_claim(partial.head.content_id, len(data))
+    for block in range(int(count)):
+        partial.write_block(block, block_of(data, block))
+    say(owner=cache.owner.id, adopted=adopted, path=str(partial.path))
+    while word := wait():
+        if word == "again":
+            os.pwrite(partial.fd, b"rubbish" * 1000, 0)
+            say(wrote=True)
+
+
+def claim(cache: Cache, content: str) -> None:
+    found = cache.flight_claim(content, 1)
+    say(owner=cache.owner.id, mine=found.mine, holder=found.owner_id)
+    wait()
+
+
+def race(cache: Cache, content: str) -> None:
+    """Claim at a signal, so that two do it at the same time."""
+    say(owner=cache.owner.id)
+    wait()
+    found = cache.flight_claim(content, 1)
+    say(mine=found.mine, holder=found.owner_id)
+    wait()
+
+
+def lease(cache: Cache, name: str) -> None:
+    snapshot = cache.lookup(key_of(name), None)
+    assert snapshot is not None
+    taken = cache.lease_process([snapshot.id])
+    say(owner=cache.owner.id, lease=taken.id)
+    wait()
+
+
+def reserve(cache: Cache, size: str) -> None:
+    cache.reserve(int(size))
+    say(owner=cache.owner.id)
+    wait()
+
+
+def leave_after(count: int) -> None:
+    """Be gone, as by kill -9, when the disk is about to be changed for the ``count``-th time from now."""
+    left = count
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return call(*arguments, **options)
+
+        return wrapped
+
+    for name in CRASH_CALLS:
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def crash(cache: Cache, count: str) -> None:
+    """Publish, and be gone at some point; the exit status says whether it got through."""
+    leave_after(int(count))
+    publish(cache, "m", CRASH_CONTENTS)
+    os._exit(0)
+
+
+def crash_removing(cache: Cache, count: str) -> None:
+    """The same while everything is removed."""
+    ids = [snapshot.id for snapshot in cache.snapshots()]
+    leave_after(int(count))
+    cache.remove(ids)
+    os._exit(0)
+
+
+def publish_same(cache: Cache, rounds: str) -> None:
+    """Publish the same resource again and again, racing others."""
+    say(ready=True)
+    wait()
+    for shade in range(int(rounds)):
+        publish(cache, f"m{shade}", {"large": paint(MIB_AND_A_BIT, shade), "small": paint(100, shade)})
+    say(done=True)
+
+
+def publish_again(cache: Cache, rounds: str) -> None:
+    """Publish one resource again and again while others remove it."""
+    say(ready=True)
+    wait()
+    gone = 0
+    for _ in range(int(rounds)):
+        try:
+            publish(cache, "m", CRASH_CONTENTS)
+        except GoneError:
+            gone += 1
+    say(gone=gone)
+
+
+def limited(cache: Cache, size: str) -> None:
+    """A limit of file size, as a disk that is full."""
+    import resource
+
+    data = paint(int(size))
+    partial = cache.partial_open(head_of(data))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 19, 3 << 19))
+    try:
+        for block in range(partial.block_count):
+            partial.write_block(block, block_of(data, block))
+    except Exception as error:
+        say(error=type(error).__name__, proven=sorted(partial.proven))
+    partial.close()
+
+
+def main() -> None:
+    command, cache_dir, *arguments = sys.argv[1:]
+    actions: dict[str, Callable[..., None]] = {
+        "write": write_blocks,
+        "claim": claim,
+        "race": race,
+        "lease": lease,
+        "reserve": reserve,
+        "crash": crash,
+        "crash-removing": crash_removing,
+        "publish-same": publish_same,
+        "publish-again": publish_again,
+        "limited": limited,
+    }
+    with Cache.open(settings(Path(cache_dir), heartbeat_s=0.1)) as cache:
+        actions[command](cache, *arguments)
+
+
+if __name__ == "__main__":
+    main()

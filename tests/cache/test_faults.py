@@ -1,0 +1,250 @@
+"""What a disk may answer: full, failing, without hard links. A typed error or the next best way, never wrong bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import blake3
+import pytest
+
+from fetcher.cache import durable
+from fetcher.cache.records import GoneError
+from fetcher.cache.store import Cache
+from fetcher.errors import CacheError, NoSpaceError
+from tests.cache.world import (
+    MIB,
+    assert_sound,
+    block_of,
+    child,
+    entry,
+    head_of,
+    new_snapshot,
+    paint,
+    publish,
+    put,
+    put_large,
+    settings,
+    told,
+    tree_on_disk,
+)
+
+CONTENTS = {"a/large": paint(MIB + 3), "small": b"small"}
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP])
+def test_without_hard_links_bodies_are_copied(cache: Cache, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(os, "link", failing(number))
+    snapshot = publish(cache, "m", CONTENTS)
+    assert tree_on_disk(snapshot.path) == CONTENTS
+    for path in CONTENTS:
+        assert (snapshot.path / path).stat().st_mode & 0o777 == 0o444
+    assert_sound(cache)
+
+
+def test_too_many_links_to_one_body(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ext4 allows 65,000; the files beyond get a body of their own."""
+    blob = put(cache, b"licence")
+    assert blob is not None
+    real, made = os.link, 0
+
+    def limited(*arguments: object, **options: object) -> None:
+        nonlocal made
+        made += 1
+        if made > 3:
+            raise OSError(errno.EMLINK, "too many links")
+        real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", limited)
+    files = [(entry(f"{number}/licence", b"licence"), blob.root, "sha256") for number in range(5)]
+    snapshot = cache.publish(new_snapshot("m", {}, 0.0), files)
+    assert tree_on_disk(snapshot.path) == {f"{number}/licence": b"licence" for number in range(5)}
+    assert blob.path.stat().st_nlink == 4
+
+
+def test_any_other_refusal_of_a_link_is_an_error(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = put(cache, b"x")
+    assert blob is not None
+    monkeypatch.setattr(os, "link", failing(errno.EIO))
+    with pytest.raises(CacheError, match="Input/output error"):
+        cache.publish(new_snapshot("m", {}, 0.0), [(entry("f", b"x"), blob.root, "sha256")])
+    assert list(cache.layout.snapshots.iterdir()) == []
+
+
+def test_a_blob_that_vanished_is_named(cache: Cache) -> None:
+    blob = put(cache, b"x")
+    assert blob is not None
+    blob.path.unlink()
+    with pytest.raises(GoneError) as caught:
+        cache.publish(new_snapshot("m", {}, 0.0), [(entry("f", b"x"), blob.root, "sha256")])
+    assert caught.value.ids == (blob.root,)
+    assert list(cache.layout.snapshots.iterdir()) == []
+
+
+def test_a_blob_of_another_size_is_not_published(cache: Cache) -> None:
+    blob = put(cache, b"xyz")
+    assert blob is not None
+    with pytest.raises(CacheError, match="has 3 bytes"):
+        cache.publish(new_snapshot("m", {}, 0.0), [(entry("f", b"longer"), blob.root, "sha256")])
+    assert cache.snapshots() == []
+
+
+@pytest.mark.parametrize("call", ["fsync", "fdatasync"])
+def test_an_fsync_error_poisons(cache: Cache, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    data = paint(2 * MIB)
+    partial = cache.partial_open(head_of(data))
+    for block in range(2):
+        partial.write_block(block, block_of(data, block))
+    monkeypatch.setattr(os, call, failing(errno.EIO))
+    with pytest.raises(CacheError, match="Input/output error"):
+        if call == "fdatasync":
+            partial.sync()
+        else:
+            cache.commit(partial, digests=[], verified_by="size", private=False, principal=None, root="0" * 64)
+    monkeypatch.undo()
+    if call == "fdatasync":
+        with pytest.raises(CacheError, match="could not be made durable"):
+            partial.write_block(0, block_of(data, 0))
+        with pytest.raises(CacheError, match="could not be made durable"):
+            cache.commit(partial, digests=[], verified_by="size", private=False, principal=None)
+        partial.close()
+    assert list(cache.layout.partials.iterdir()) == [], "a rescan would believe pages that the disk never got"
+    assert put_large(cache, data).path.read_bytes() == data
+
+
+def test_a_failed_commit_keeps_what_is_proven(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = paint(2 * MIB)
+    monkeypatch.setattr(os, "link", failing(errno.ENOSPC))
+    with pytest.raises(NoSpaceError):
+        put_large(cache, data)
+    monkeypatch.undo()
+    partial = cache.partial_open(head_of(data))
+    assert len(partial.proven) == (2 if partial.proven else 0)
+    partial.close()
+    assert put_large(cache, data).path.read_bytes() == data
+
+
+def test_a_wrong_leftover_under_the_name_of_a_blob_is_replaced(cache: Cache) -> None:
+    for data in (paint(2 * MIB + 1), b"small"):
+        root = blake3.blake3(data).hexdigest()
+        place = cache.layout.blob(root)
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(bytes(len(data)))
+        blob = put(cache, data)
+        assert blob is not None and blob.path.read_bytes() == data
+
+
+@pytest.mark.needs("native")
+def test_a_right_leftover_is_adopted(cache: Cache) -> None:
+    for data in (paint(2 * MIB + 1), b"small"):
+        root = blake3.blake3(data).hexdigest()
+        place = cache.layout.blob(root)
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(data)
+        inode = place.stat().st_ino
+        blob = put(cache, data)
+        assert blob is not None and blob.path.stat().st_ino == inode
+
+
+def test_a_name_swept_before_its_row_is_linked_again(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gc of another process between link(2) and the transaction."""
+    real = cache.index.write
+    for data in (paint(2 * MIB + 1), b"small"):
+        place = cache.layout.blob(blake3.blake3(data).hexdigest())
+
+        def swept(place: Path = place, **options: bool) -> object:
+            place.unlink(missing_ok=True)
+            return real(**options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cache.index, "write", swept)
+            blob = put(cache, data)
+        assert blob is not None and blob.path.read_bytes() == data
+
+
+def test_a_journal_that_could_not_be_appended_stays_whole(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = paint(4 * MIB)
+    partial = cache.partial_open(head_of(data))
+    partial.write_block(0, block_of(data, 0))
+    if not partial.proven:
+        partial.discard()
+        return
+    real = durable.write_all
+
+    def torn(descriptor: int, record: bytes) -> None:
+        real(descriptor, record[:20])
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(durable, "write_all", torn)
+    with pytest.raises(NoSpaceError):
+        partial.write_block(1, block_of(data, 1))
+    monkeypatch.undo()
+    partial.write_block(2, block_of(data, 2))
+    partial.close()
+    partial = cache.partial_open(head_of(data))
+    assert sorted(partial.proven) == [0, 2]
+    partial.close()
+
+
+@pytest.mark.needs("native")
+def test_a_limit_of_file_size_is_a_full_disk(place: Path) -> None:
+    with child("limited", place, str(3 * MIB)) as actor:
+        assert told(actor) == {"error": "NoSpaceError", "proven": [0]}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+@pytest.mark.needs("root", "native")
+def test_a_full_disk(small_disk: Path) -> None:
+    data = paint(10 * MIB)
+    with Cache.open(settings(small_disk / "cache")) as cache:
+        with pytest.raises(NoSpaceError, match="are needed"):
+            cache.reserve(len(data))
+        partial = cache.partial_open(head_of(data))
+        with pytest.raises(NoSpaceError, match="No space left"):
+            for block in range(10):
+                partial.write_block(block, block_of(data, block))
+        proven = sorted(partial.proven)
+        assert 4 <= len(proven) < 8
+        partial.close()
+        partial = cache.partial_open(head_of(data))
+        assert sorted(partial.proven) == proven
+        partial.discard()
+        assert cache.space().free_bytes > 6 * MIB
+        put(cache, paint(MIB + 1))
+
+
+@pytest.mark.needs("root")
+def test_a_disk_too_full_to_publish(small_disk: Path) -> None:
+    with Cache.open(settings(small_disk / "cache")) as cache:
+        kept = publish(cache, "m", CONTENTS)
+        ballast = small_disk / "ballast"
+        with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(NoSpaceError):
+            publish(cache, "n", {"f": paint(2 * MIB)})
+        assert tree_on_disk(kept.path) == CONTENTS
+        ballast.unlink()
+        assert tree_on_disk(publish(cache, "n", {"f": b"f"}).path) == {"f": b"f"}
+        assert_sound(cache)

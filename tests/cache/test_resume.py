@@ -1,0 +1,298 @@
+"""Partials: what a later run may believe of an earlier one, and what it never may touch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import pytest
+
+from fetcher.cache import journal
+from fetcher.cache.records import PartialHead
+from fetcher.cache.store import Cache
+from tests.cache.world import MIB, Clock, block_of, child, head_of, paint, put_large, settings, tell, told
+
+pytestmark = pytest.mark.needs("native")  # plain mode resumes nothing, see test_plain.py
+
+SIZE = 5 * MIB + 9
+
+
+def begun(cache: Cache, data: bytes, *blocks: int) -> Path:
+    """A Partial with these blocks, closed; its directory."""
+    partial = cache.partial_open(head_of(data))
+    for block in blocks:
+        partial.write_block(block, block_of(data, block))
+    partial.sync()
+    partial.close()
+    return partial.path
+
+
+def test_proven_blocks_are_found_again(cache: Cache) -> None:
+    data = paint(SIZE)
+    begun(cache, data, 0, 3, 5)
+    partial = cache.partial_open(head_of(data))
+    assert sorted(partial.proven) == [0, 3, 5]
+    assert partial.bytes_proven == 2 * MIB + 9
+    partial.close()
+    assert put_large(cache, data).root == blake3.blake3(data).hexdigest()
+
+
+def test_after_close_the_next_process_takes_it_over(open_cache: Callable[..., Cache]) -> None:
+    data = paint(SIZE)
+    first = open_cache()
+    path = begun(first, data, 1, 2)
+    inode = (path / "data").stat().st_ino
+    first.close()
+    second = open_cache()
+    partial = second.partial_open(head_of(data), previous_owner=first.owner.id)
+    assert sorted(partial.proven) == [1, 2]
+    assert (partial.path / "data").stat().st_ino == inode, "taken by rename, not copied"
+    assert not path.exists()
+    partial.close()
+
+
+@pytest.mark.parametrize("block", [0, 4, 5])
+def test_a_flipped_byte_costs_its_block_only(cache: Cache, block: int) -> None:
+    data = paint(SIZE)
+    path = begun(cache, data, 0, 1, 4, 5)
+    with (path / "data").open("r+b") as file:
+        file.seek(block * MIB + 3)
+        file.write(b"\xff")
+    partial = cache.partial_open(head_of(data))
+    assert sorted(partial.proven) == sorted({0, 1, 4, 5} - {block})
+    partial.close()
+
+
+@pytest.mark.parametrize("cut", [1, 47, 48, 49, 96])
+def test_a_torn_journal_keeps_its_whole_records(cache: Cache, cut: int) -> None:
+    data = paint(SIZE)
+    path = begun(cache, data, 0, 1, 2)
+    size = (path / "journal").stat().st_size
+    os.truncate(path / "journal", size - cut)
+    kept = [0, 1, 2][: 3 - -(-cut // 48)]
+    partial = cache.partial_open(head_of(data))
+    assert sorted(partial.proven) == kept
+    partial.write_block(4, block_of(data, 4))  # what is appended now must be readable behind the torn place
+    partial.close()
+    partial = cache.partial_open(head_of(data))
+    assert sorted(partial.proven) == [*kept, 4]
+    partial.close()
+
+
+def test_a_damaged_record_in_the_middle_counts_for_nothing(cache: Cache) -> None:
+    data = paint(SIZE)
+    path = begun(cache, data, 0, 1, 2)
+    with (path / "journal").open("r+b") as file:
+        file.seek(-2 * 48 + 20, os.SEEK_END)
+        file.write(b"\xff\xff")
+    partial = cache.partial_open(head_of(data))
+    assert sorted(partial.proven) == [0, 2]
+    partial.close()
+
+
+def test_every_damage_of_the_head_means_a_new_start(cache: Cache) -> None:
+    data = paint(SIZE)
+    for position in (0, 8, 12, 16, 40):
+        path = begun(cache, data, 0)
+        raw = bytearray((path / "journal").read_bytes())
+        raw[position] ^= 0xFF
+        (path / "journal").write_bytes(raw)
+        partial = cache.partial_open(head_of(data))
+        assert partial.proven == {}
+        partial.discard()
+
+
+def test_journalled_blocks_beyond_the_end_are_ignored(cache: Cache) -> None:
+    data = paint(SIZE)
+    path = begun(cache, data, 0)
+    with (path / "journal").open("ab") as file:
+        file.write(journal.block_record(1 << 60, bytes(32)))
+    partial = cache.partial_open(head_of(data))
+    assert sorted(partial.proven) == [0]
+    partial.close()
+
+
+def test_a_journal_without_its_data_proves_nothing(cache: Cache) -> None:
+    data = paint(SIZE)
+    path = begun(cache, data, 0, 1)
+    (path / "data").unlink()
+    partial = cache.partial_open(head_of(data))
+    assert partial.proven == {}
+    partial.close()
+
+
+def test_another_scope_shares_nothing(cache: Cache) -> None:
+    data = paint(SIZE)
+    begun(cache, data, 0, 1)
+    private = cache.partial_open(head_of(data, private=True, principal="p" * 32))
+    assert private.proven == {}
+    private.close()
+
+
+def test_a_head_that_lies_about_its_name_is_not_believed(cache: Cache) -> None:
+    data = paint(SIZE)
+    path = begun(cache, data, 0)
+    other = head_of(data, private=True, principal="p")
+    path.rename(path.with_name(f"{other.content_id}.{cache.owner.id}"))
+    partial = cache.partial_open(other)
+    assert partial.proven == {}
+    partial.close()
+
+
+def test_the_journal_survives_a_round_trip(tmp_path: Path) -> None:
+    head = PartialHead("c" * 64, "https://h/ü", 1 << 50, '"etag"', "m", True, "p", "origin")
+    record = journal.block_record((1 << 50) - 1, bytes(range(32)))
+    (tmp_path / "journal").write_bytes(journal.head_bytes(head) + record + record[:-1])
+    assert journal.read(tmp_path / "journal") == (
+        head,
+        {(1 << 50) - 1: bytes(range(32))},
+        len(journal.head_bytes(head)) + 48,
+    )
+
+
+# --- the wrong content -----------------------------------------------------------------------------------------------
+
+
+def test_a_rejected_copy_is_kept_apart_and_compared(cache: Cache) -> None:
+    right, wrong = paint(SIZE), bytearray(paint(SIZE))
+    wrong[2 * MIB + 1] ^= 1
+    wrong[-1] ^= 1
+    partial = cache.partial_open(head_of(right))
+    for block in range(partial.block_count):
+        partial.write_block(block, block_of(bytes(wrong), block))
+    partial.reject()
+    assert partial.proven == {}
+    assert (partial.path / "rejected-data").read_bytes() == wrong
+    for block in range(partial.block_count):
+        partial.write_block(block, block_of(right, block))
+    assert partial.rejected_blocks() == [2, 5]
+    partial.reject()  # a second one: the first is the one to report
+    assert (partial.path / "rejected-data").read_bytes() == wrong
+    for block in range(partial.block_count):
+        partial.write_block(block, block_of(right, block))
+    cache.commit(partial, digests=[], verified_by="size", private=False, principal=None)
+    assert list(cache.layout.partials.iterdir()) == []
+
+
+def test_forgotten_blocks_do_not_come_back(cache: Cache) -> None:
+    data = paint(SIZE)
+    partial = cache.partial_open(head_of(data))
+    partial.write_block(0, block_of(data, 0))
+    partial.forget_blocks()
+    assert partial.proven == {} and partial.bytes_proven == 0
+    partial.write_block(1, block_of(data, 1))
+    partial.close()
+    partial = cache.partial_open(head_of(data))
+    assert sorted(partial.proven) == [1]
+    partial.close()
+
+
+# --- other processes -------------------------------------------------------------------------------------------------
+
+
+def test_after_kill_9_the_blocks_are_adopted_by_rename(place: Path) -> None:
+    data = paint(SIZE, 7)
+    with child("write", place, str(SIZE), "7", "4") as writer:
+        before = told(writer)
+        inode = Path(before["path"], "data").stat().st_ino
+        writer.kill()
+        writer.wait()
+    with Cache.open(settings(place)) as cache:
+        claim = cache.flight_claim(head_of(data).content_id, SIZE)
+        assert (claim.mine, claim.owner_state, claim.previous_owner) == (True, "dead", before["owner"])
+        partial = cache.partial_open(head_of(data), previous_owner=claim.previous_owner)
+        assert sorted(partial.proven) == [0, 1, 2, 3]
+        assert (partial.path / "data").stat().st_ino == inode
+        partial.close()
+        assert put_large(cache, data).root == blake3.blake3(data).hexdigest()
+
+
+def test_a_living_writer_is_left_alone(place: Path) -> None:
+    data = paint(SIZE, 7)
+    with child("write", place, str(SIZE), "7", "4") as writer, Cache.open(settings(place)) as cache:
+        path = Path(told(writer)["path"])
+        assert not cache.flight_claim(head_of(data).content_id, SIZE).mine
+        partial = cache.partial_open(head_of(data))
+        assert partial.proven == {}
+        assert path.is_dir() and path != partial.path
+        partial.discard()
+
+
+def test_a_stopped_writer_is_copied_and_never_changes_a_blob(place: Path) -> None:
+    data = paint(SIZE, 7)
+    with (
+        child("write", place, str(SIZE), "7", "4") as writer,
+        Cache.open(settings(place, owner_lost_after_s=0.5)) as cache,
+    ):
+        before = told(writer)
+        writer.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while not (claim := cache.flight_claim(head_of(data).content_id, SIZE)).mine:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert (claim.owner_state, claim.previous_owner) == ("lost", before["owner"])
+        partial = cache.partial_open(head_of(data), previous_owner=claim.previous_owner)
+        assert sorted(partial.proven) == [0, 1, 2, 3]
+        old = Path(before["path"], "data")
+        assert old.exists() and not os.path.samefile(old, partial.path / "data")
+        partial.close()
+        blob = put_large(cache, data)
+        writer.send_signal(signal.SIGCONT)
+        tell(writer, "again")
+        assert told(writer)["wrote"]
+        assert old.read_bytes()[:7] == b"rubbish", "it did write"
+        assert blake3.blake3(blob.path.read_bytes()).hexdigest() == blob.root
+
+
+def test_a_writer_whose_file_is_gone_is_copied(open_cache: Callable[..., Cache]) -> None:
+    """Without the owner's lock in hand nothing proves that nobody writes any more."""
+    data = paint(SIZE)
+    first, second = open_cache(), open_cache()
+    partial = first.partial_open(head_of(data))
+    partial.write_block(2, block_of(data, 2))
+    first.layout.owner(first.owner.id).unlink()
+    heir = second.partial_open(head_of(data))
+    assert sorted(heir.proven) == [2]
+    assert (partial.path / "data").exists()
+    partial.write_block(1, paint(MIB, 99))
+    heir.close()
+    partial.close()
+
+
+def test_of_a_changing_copy_only_what_is_right_is_taken(open_cache: Callable[..., Cache]) -> None:
+    data = paint(SIZE)
+    first, second = open_cache(), open_cache()
+    partial = first.partial_open(head_of(data))
+    for block in range(3):
+        partial.write_block(block, block_of(data, block))
+    os.pwrite(partial.fd, b"changed", MIB)
+    first.layout.owner(first.owner.id).unlink()
+    heir = second.partial_open(head_of(data))
+    assert sorted(heir.proven) == [0, 2]
+    heir.close()
+    partial.close()
+
+
+def test_a_partial_that_shares_its_body_with_a_blob_is_not_written_to(
+    open_cache: Callable[..., Cache], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The crash between link(2) and the removal of the Partial."""
+    data = paint(SIZE)
+    first = open_cache()
+    partial = first.partial_open(head_of(data))
+    for block in range(partial.block_count):
+        partial.write_block(block, block_of(data, block))
+    monkeypatch.setattr(type(partial), "discard", lambda self: self.close())
+    blob = first.commit(partial, digests=[], verified_by="size", private=False, principal=None)
+    monkeypatch.undo()
+    first.close()
+    heir = open_cache().partial_open(head_of(data))
+    assert len(heir.proven) == 6
+    assert not os.path.samefile(heir.path / "data", blob.path)
+    heir.write_block(0, paint(MIB, 99))
+    assert blake3.blake3(blob.path.read_bytes()).hexdigest() == blob.root
+    heir.close()

@@ -1,0 +1,323 @@
+"""What is removed when, and what never is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from fetcher.cache.records import GoneError
+from fetcher.cache.store import Cache
+from fetcher.errors import LeaseError, NoSpaceError
+from tests.cache.world import (
+    MIB,
+    Clock,
+    block_of,
+    entry,
+    files_below,
+    head_of,
+    key_of,
+    new_snapshot,
+    paint,
+    publish,
+    put,
+    tree_on_disk,
+)
+
+DAY_S = 86_400.0
+
+
+def test_an_expired_snapshot_goes_with_its_blobs(cache: Cache, clock: Clock) -> None:
+    old = publish(cache, "old", {"f": paint(2 * MIB)}, keep_for_s=100.0)
+    new = publish(cache, "new", {"f": b"new"}, keep_for_s=2 * DAY_S)
+    assert cache.gc().snapshots == ()
+    clock.turn(101)
+    would = cache.gc(dry_run=True)
+    assert (would.snapshots, would.dry_run) == ((old.id,), True)
+    assert would.bytes_freed == 2 * MIB
+    assert old.path.exists()
+    report = cache.gc()
+    assert (report.snapshots, report.blobs) == ((old.id,), 1)
+    assert report.bytes_freed >= 2 * MIB
+    assert cache.snapshots() == [new]
+    assert not old.path.exists() and not cache.layout.sidecar(old.id).exists()
+    assert len(list(cache.layout.blobs.glob("??/*"))) == 1
+
+
+def test_a_shared_blob_stays_as_long_as_one_needs_it(cache: Cache, clock: Clock) -> None:
+    shared = paint(2 * MIB)
+    one = publish(cache, "one", {"f": shared, "g": b"1"})
+    two = publish(cache, "two", {"f": shared, "g": b"2"})
+    assert cache.remove([one.id]).blobs == 1
+    assert tree_on_disk(two.path) == {"f": shared, "g": b"2"}
+    assert cache.remove([two.id]).blobs == 2
+
+
+def test_timed_leases(cache: Cache, clock: Clock) -> None:
+    snapshot = publish(cache, "m", {"f": b"x"}, keep_for_s=10.0)
+    lease = cache.lease_timed([snapshot.id], 100.0)
+    assert (lease.kind, lease.expires_at) == ("timed", clock() + 100)
+    clock.turn(60)
+    assert cache.gc().snapshots == ()
+    renewed = cache.lease_renew(lease.id, 100.0)
+    assert renewed.expires_at == clock() + 100
+    clock.turn(99)
+    assert cache.leases() == [renewed]
+    assert cache.gc().snapshots == ()
+    clock.turn(1)
+    assert cache.leases() == []
+    with pytest.raises(LeaseError):
+        cache.lease_renew(lease.id, 10.0)
+    report = cache.gc()
+    assert (report.snapshots, report.leases_ended) == ((snapshot.id,), 1)
+
+
+def test_a_lease_may_hold_several(cache: Cache) -> None:
+    ids = [publish(cache, name, {"f": name.encode()}).id for name in "abc"]
+    lease = cache.lease_process(ids)
+    assert cache.leases()[0].snapshot_ids == tuple(sorted(ids))
+    for snapshot_id in ids:
+        with pytest.raises(LeaseError, match=lease.id):
+            cache.remove([snapshot_id])
+    with pytest.raises(LeaseError, match="as long as its process"):
+        cache.lease_renew(lease.id, 10)
+    cache.lease_release(lease.id)
+    assert len(cache.remove(ids).snapshots) == 3
+    with pytest.raises(LeaseError, match="no lease"):
+        cache.lease_release(lease.id)
+
+
+def test_removing_several_is_all_or_nothing(cache: Cache) -> None:
+    one, two = publish(cache, "one", {"f": b"1"}), publish(cache, "two", {"f": b"2"})
+    cache.lease_timed([two.id], 100)
+    with pytest.raises(LeaseError):
+        cache.remove([one.id, two.id])
+    assert len(cache.snapshots()) == 2
+    report = cache.remove([one.id, two.id, "f" * 64], force=True)
+    assert set(report.snapshots) == {one.id, two.id}
+
+
+def test_pins(cache: Cache, clock: Clock) -> None:
+    old = publish(cache, "m", {"f": b"old"}, keep_for_s=10.0)
+    clock.turn(1)
+    new = publish(cache, "m", {"f": b"new"}, keep_for_s=10.0)
+    private = publish(cache, "m", {"f": b"own"}, keep_for_s=10.0, private=True, principal="p")
+    cache.pin("market:one", key_of("m"))
+    cache.pin("market:one", key_of("m"))
+    cache.pin("market:two", key_of("m"))
+    assert [pin.name for pin in cache.pins()] == ["market:one", "market:two"]
+    clock.turn(100)
+    assert cache.gc().snapshots == (old.id,), "the newest of each scope is kept"
+    with pytest.raises(LeaseError, match="pinned as market"):
+        cache.remove([new.id])
+    assert cache.unpin("market:one") == 1
+    assert cache.gc().snapshots == ()
+    assert cache.unpin("market:two") == 1
+    assert set(cache.gc().snapshots) == {new.id, private.id}
+    assert cache.unpin("market:two") == 0
+
+
+def test_an_unreferenced_blob_has_its_grace(cache: Cache, clock: Clock) -> None:
+    reservation = cache.reserve(1)
+    put(cache, paint(2 * MIB))
+    clock.turn(10 * DAY_S)
+    assert cache.gc().blobs == 0, "held for a snapshot under way"
+    reservation.release()
+    put(cache, paint(2 * MIB))
+    cache.reserve(0).release()
+    clock.turn(cache.settings.gc_grace_s - 1)
+    assert cache.gc().blobs == 0
+    clock.turn(2)
+    assert cache.gc(dry_run=True).blobs == 1
+    assert cache.gc().blobs == 1
+    assert list(cache.layout.blobs.glob("??/*")) == []
+
+
+def test_what_the_dead_held_is_free(open_cache: Callable[..., Cache], clock: Clock) -> None:
+    one, two = open_cache(), open_cache()
+    one.reserve(MIB)
+    one.flight_claim("c" * 64, 1)
+    put(one, paint(2 * MIB))
+    assert two.space().reserved_bytes == MIB
+    one.close()
+    assert two.space().reserved_bytes == 0
+    clock.turn(DAY_S)
+    assert two.gc().blobs == 1
+    with two.index.read() as rows:
+        for table in ("reservations", "flights", "blob_holds", "blobs", "blob_digests", "blob_access", "contents"):
+            assert rows.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,), table
+
+
+def test_partials_of_the_dead_are_kept_for_a_day(open_cache: Callable[..., Cache], clock: Clock) -> None:
+    data = paint(3 * MIB)
+    one, two = open_cache(), open_cache()
+    partial = one.partial_open(head_of(data))
+    partial.write_block(0, block_of(data, 0))
+    clock.turn(10 * DAY_S)
+    assert two.gc().partials == 0, "its owner lives"
+    partial.close()
+    one.close()
+    clock.turn(-10 * DAY_S)
+    assert two.gc().partials == 0
+    assert two.layout.owner(one.owner.id).exists(), "its lock is what the next one takes the partial with"
+    clock.turn(DAY_S + 60)
+    report = two.gc()
+    assert report.partials == 1 and report.bytes_freed >= MIB
+    assert files_below(two) == []
+
+
+def test_strangers_files_are_swept_after_the_grace(cache: Cache, clock: Clock) -> None:
+    snapshot = publish(cache, "m", {"f": b"x"})
+    strange = "f" * 64
+    (cache.layout.blobs / "ff").mkdir()
+    cache.layout.blob(strange).write_bytes(b"no row")
+    cache.layout.tree(strange).write_bytes(b"no row")
+    cache.layout.snapshot(strange).mkdir()
+    (cache.layout.snapshot(strange) / "f").write_bytes(b"no row")
+    cache.layout.sidecar(strange).write_bytes(b"{}")
+    (cache.layout.snapshots / ".trash-1").mkdir()
+    outside = cache.layout.cache_dir / "mine.txt"
+    outside.write_text("not ours")
+    assert cache.gc().leftovers == 1, "trash at once, the rest may be under way"
+    clock.turn(cache.settings.gc_grace_s + 60)
+    report = cache.gc()
+    assert report.leftovers == 4
+    assert tree_on_disk(snapshot.path) == {"f": b"x"}
+    assert outside.exists()
+    blobs = [f"blobs-v1/{root[:2]}/{root}" for root in (file.root for file in cache.files(snapshot.id)) if root]
+    expected = [*blobs, f"snapshots-v1/{snapshot.id}", f"snapshots-v1/{snapshot.id}.json"]
+    assert [
+        name for name in files_below(cache) if not name.startswith("owners") and not name.endswith("/f")
+    ] == expected
+
+
+def test_a_row_without_a_directory_is_dropped(cache: Cache) -> None:
+    snapshot = publish(cache, "m", {"f": b"x"})
+    os.rename(snapshot.path, cache.layout.cache_dir / "away")
+    cache.gc()
+    assert cache.snapshots() == []
+
+
+# --- making room -----------------------------------------------------------------------------------------------------
+
+
+def three(cache: Cache, clock: Clock) -> list[str]:
+    """Three Snapshots, the first used longest ago; each of 2 MiB of its own and 2 MiB that all share."""
+    ids = []
+    for shade in range(3):
+        clock.turn(100)
+        ids.append(publish(cache, f"m{shade}", {"own": paint(2 * MIB, shade), "all": paint(2 * MIB, 9)}).id)
+    return ids
+
+
+def test_what_could_be_evicted(cache: Cache, clock: Clock) -> None:
+    ids = three(cache, clock)
+    clock.turn(100)
+    cache.touch(ids[0])
+    assert [(item.snapshot_id, item.bytes) for item in cache.space().evictable] == [
+        (ids[1], 2 * MIB),
+        (ids[2], 2 * MIB),
+        (ids[0], 2 * MIB),
+    ]
+    cache.lease_timed([ids[1]], 1000)
+    cache.pin("p", key_of("m2"))
+    assert [item.snapshot_id for item in cache.space().evictable] == [ids[0]]
+
+
+def test_prune_to_a_size(cache: Cache, clock: Clock) -> None:
+    ids = three(cache, clock)
+    assert cache.prune_plan(max_bytes=8 * MIB).snapshots == ()
+    plan = cache.prune_plan(max_bytes=5 * MIB)
+    assert (plan.snapshots, plan.bytes_expected) == ((ids[0], ids[1]), 4 * MIB)
+    assert cache.prune_plan(max_bytes=0).bytes_expected == 8 * MIB
+    cache.lease_timed([ids[1]], 1000)  # since the plan was made
+    assert plan.execute().snapshots == (ids[0],)
+    assert {snapshot.id for snapshot in cache.snapshots()} == {ids[1], ids[2]}
+
+
+def test_prune_without_a_size_is_what_had_its_time(cache: Cache, clock: Clock) -> None:
+    old = publish(cache, "old", {"f": b"old"}, keep_for_s=10.0)
+    publish(cache, "new", {"f": b"new"})
+    clock.turn(11)
+    plan = cache.prune_plan()
+    assert (plan.snapshots, plan.bytes_expected) == ((old.id,), 3)
+    assert plan.execute().snapshots == (old.id,)
+
+
+def test_reserve_is_all_or_nothing(
+    open_cache: Callable[..., Cache], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = open_cache(space_floor_bytes=MIB), open_cache()
+    ids = three(cache, clock)
+    real = os.statvfs(cache.layout.cache_dir)
+    free = 10 * MIB // real.f_frsize * real.f_frsize
+
+    class Disk:
+        f_frsize, f_bavail, f_blocks = real.f_frsize, free // real.f_frsize, real.f_blocks
+
+    monkeypatch.setattr(os, "statvfs", lambda _: Disk)
+    held = other.reserve(4 * MIB)
+    assert cache.space().available_bytes == free - 5 * MIB
+    with pytest.raises(NoSpaceError, match=r"4\.0 MiB of them promised") as caught:
+        cache.reserve(8 * MIB, evict=[ids[0]])
+    assert "fetcher prune" in (caught.value.hint or "")
+    assert len(cache.snapshots()) == 3, "nothing was evicted for a plan that does not fit"
+    assert cache.space().reserved_bytes == 4 * MIB
+    mine = cache.reserve(7 * MIB, evict=[ids[0], ids[0], "f" * 64])
+    assert {snapshot.id for snapshot in cache.snapshots()} == {ids[1], ids[2]}
+    assert cache.space().reserved_bytes == 11 * MIB
+    held.release()
+    held.release()
+    mine.shrink(100)
+    assert mine.bytes == 7 * MIB - 100
+    mine.release()
+    assert cache.space().reserved_bytes == 0
+
+
+def test_shrinking_is_written_in_steps(cache: Cache, open_cache: Callable[..., Cache]) -> None:
+    reservation = cache.reserve(200 * MIB)
+    other = open_cache()
+    reservation.shrink(60 * MIB)
+    assert other.space().reserved_bytes == 200 * MIB
+    reservation.shrink(10 * MIB)
+    assert other.space().reserved_bytes == 130 * MIB
+    reservation.shrink(1000 * MIB)
+    assert other.space().reserved_bytes == 0
+
+
+def test_a_leased_snapshot_is_not_evicted(cache: Cache, clock: Clock) -> None:
+    ids = three(cache, clock)
+    cache.lease_timed([ids[0]], 1000)
+    cache.reserve(0, evict=[ids[0], ids[1]])
+    assert {snapshot.id for snapshot in cache.snapshots()} == {ids[0], ids[2]}
+
+
+def test_what_a_plan_links_survives_its_own_evictions(cache: Cache, clock: Clock) -> None:
+    snapshot = publish(cache, "m", {"f": paint(2 * MIB), "g": b"g"})
+    root = next(file.root for file in cache.files(snapshot.id) if file.path == "f")
+    assert root is not None
+    reservation = cache.reserve(0, evict=[snapshot.id], hold=[root])
+    assert cache.snapshots() == [] and cache.blob(root) is not None
+    again = cache.publish(new_snapshot("n", {}, clock()), [(entry("f", paint(2 * MIB)), root, "sha256")])
+    assert tree_on_disk(again.path) == {"f": paint(2 * MIB)}
+    reservation.release()
+    with pytest.raises(GoneError):
+        cache.reserve(0, hold=["f" * 64])
+
+
+def test_usage(cache: Cache) -> None:
+    publish(cache, "m", {"f": paint(2 * MIB), "g": b"g"})
+    publish(cache, "n", {"f": paint(2 * MIB)})
+    partial = cache.partial_open(head_of(paint(3 * MIB, 1)))
+    partial.write_block(0, paint(MIB, 1))
+    reservation = cache.reserve(5)
+    usage = cache.usage()
+    assert (usage.snapshots, usage.blobs, usage.partials, usage.leases, usage.pins) == (2, 2, 1, 0, 0)
+    assert 2 * MIB <= usage.blob_bytes < 3 * MIB, "each body once"
+    assert MIB <= usage.partial_bytes < 2 * MIB, "what is allocated, not the size"
+    assert usage.snapshot_bytes < MIB
+    assert usage.index_bytes > 0 and usage.reserved_bytes == 5
+    assert usage.cache_bytes <= usage.total_bytes
+    reservation.release()
+    partial.close()

@@ -1,0 +1,195 @@
+"""``job`` against the embedded hub: all or nothing, leases, holds, and what a job is not given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetcher.cli import hold as hold_room
+from fetcher.testing import Hub, Token
+from tests.cli.support import check
+from tests.support.cli import CommandLine, Completed, User
+
+TINY = {"type": "HF", "repo": "acme/tiny", "target": "/data"}
+
+
+def document(*resources: object) -> str:
+    return json.dumps({"ops": [{"id": "run", "type": "container/run", "args": {"resources": list(resources)}}]})
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.json"
+    path.write_text(document(TINY))
+    return path
+
+
+@pytest.fixture
+def stocked(hub: Hub) -> Hub:
+    hub.add_repo("acme/tiny", files={"config.json": b"{}", "model.bin": b"1" * 5000})
+    hub.add_repo("acme/other", files={"x": b"2"})
+    return hub
+
+
+def lines(done: Completed) -> list[dict[str, Any]]:
+    for line in done.json:
+        check(line)
+    return done.json
+
+
+def leases(run_cli: CommandLine) -> list[dict[str, Any]]:
+    return [lease for entry in lines(run_cli("ls", "--json")) for lease in entry["leases"]]
+
+
+def test_a_job_as_any_user(stocked: Hub, run_cli: CommandLine, cli_user: User) -> None:
+    text = document({**TINY, "target": "/data/in"}, TINY, {**TINY, "repo": "acme/other", "target": "/other"})
+    done = run_cli("job", "-", "--json", "--quiet", input=text, user=cli_user)
+    assert done.exit_code == 0, done.stdout
+    (line,) = lines(done)
+    assert [mount["target"] for mount in line["mounts"]] == ["/data", "/other", "/data/in"]
+    assert (Path(line["mounts"][1]["source"]) / "x").read_bytes() == b"2"
+    assert line["lease"]["expires_at"] == pytest.approx(time.time() + 86_400, abs=60)
+    asked = len(stocked.requests)
+    again = run_cli("job", "-", "--json", "--lease", "1h", input=text, user=cli_user)
+    (line,) = lines(again)
+    assert line["lease"]["expires_at"] == pytest.approx(time.time() + 3_600, abs=60)
+    assert len(stocked.requests) == asked
+
+
+def test_all_or_nothing(stocked: Hub, run_cli: CommandLine) -> None:
+    text = document(TINY, {**TINY, "repo": "acme/none", "target": "/none"})
+    done = run_cli("job", "-", "--json", "--quiet", input=text)
+    assert done.exit_code == 21
+    (line,) = lines(done)
+    assert (line["kind"], line["resource"]) == ("not_found", "hf://acme/none@main")
+    assert line["at"] == "$.ops[0].args.resources[1]"
+    assert leases(run_cli) == []
+    assert "at: $.ops[0].args.resources[1]" in run_cli("job", "-", input=text).stderr
+
+
+def test_a_dry_run(stocked: Hub, run_cli: CommandLine, job: Path) -> None:
+    (plan,) = lines(run_cli("job", job, "--dry-run", "--json", "--quiet"))
+    assert (plan["event"], plan["bytes_to_fetch"]) == ("plan", 5002)
+    assert lines(run_cli("ls", "--json")) == []
+
+
+def test_a_job_reaches_no_private_address(stocked: Hub, run_cli: CommandLine, job: Path) -> None:
+    done = run_cli("job", job, "--json", "--quiet", env={"FETCHER_ALLOW_NET": ""})
+    assert done.exit_code == 25
+    assert lines(done)[0]["kind"] == "forbidden"
+    assert not len(stocked.requests)
+    # What a person configured is that person's own business.
+    assert run_cli("get", "hf://acme/other", env={"FETCHER_ALLOW_NET": ""}).exit_code == 0
+
+
+def test_a_job_does_not_get_the_operators_token(stocked: Hub, run_cli: CommandLine) -> None:
+    stocked.tokens["hf_operator_canary"] = Token("alice", frozenset({"acme/secret"}))
+    stocked.add_repo("acme/secret", files={"a": b"1"}, private=True)
+    secret = {**TINY, "repo": "acme/secret"}
+    environment = {"HF_TOKEN": "hf_operator_canary"}
+    done = run_cli("job", "-", input=document(secret), env=environment)
+    assert done.exit_code == 21
+    assert done.stderr.count("HF_TOKEN") == 1
+    assert not [record for record in stocked.requests if record.authorization]
+    own = run_cli("job", "-", "--json", "--quiet", input=document({**secret, "accessToken": "hf_operator_canary"}))
+    assert own.exit_code == 0
+    assert "canary" not in own.stdout + own.stderr
+
+
+# --- leases that end with something
+
+
+def _ends(run_cli: CommandLine, within_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while leases(run_cli):
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def test_a_lease_ends_with_its_owner(stocked: Hub, run_cli: CommandLine, job: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as owner:
+        try:
+            done = run_cli("job", job, "--owner-pid", str(owner.pid), "--json", "--quiet")
+            assert done.exit_code == 0
+            assert [lease["id"] for lease in leases(run_cli)] == [done.last["lease"]["id"]]
+        finally:
+            owner.kill()
+    assert _ends(run_cli)
+
+
+def _close_stdin(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "exit_code"),
+    [
+        pytest.param(_close_stdin, 0, id="stdin"),
+        pytest.param(lambda process: process.send_signal(signal.SIGTERM), 0, id="SIGTERM"),
+        pytest.param(lambda process: process.send_signal(signal.SIGINT), 0, id="SIGINT"),
+        pytest.param(lambda process: process.kill(), -9, id="SIGKILL"),
+    ],
+)
+def test_a_hold(
+    stocked: Hub,
+    run_cli: CommandLine,
+    job: Path,
+    end: Callable[[subprocess.Popen[bytes]], None],
+    exit_code: int,
+) -> None:
+    with run_cli.start("job", job, "--hold", "--json", "--quiet", stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        mounts = json.loads(process.stdout.readline())
+        check(mounts)
+        assert mounts["lease"]["expires_at"] is None
+        assert leases(run_cli) == [{"id": mounts["lease"]["id"], "kind": "process", "expires_at": None}]
+        end(process)
+        assert process.wait(timeout=15) == exit_code
+        assert process.stdout.read() == b""
+    assert _ends(run_cli)
+
+
+def test_a_hold_with_a_time(stocked: Hub, run_cli: CommandLine, job: Path) -> None:
+    run_cli("get", "hf://acme/tiny")  # a hit is held like a download
+    with run_cli.start("job", job, "--hold", "--lease", "1h", "--json", "--quiet", stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        mounts = json.loads(process.stdout.readline())
+        assert mounts["lease"]["expires_at"] == pytest.approx(time.time() + 3_600, abs=60)
+        _close_stdin(process)
+        assert process.wait(timeout=15) == 0
+    assert leases(run_cli) == []
+
+
+def test_nobody_told_is_no_lease(stocked: Hub, run_cli: CommandLine, job: Path) -> None:
+    for _ in range(2):  # cold, then from the cache
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            process = run_cli.start("job", job, "--format", "json", "--quiet", stdout=writer)
+        finally:
+            os.close(writer)
+        with process:
+            _, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (141, b"")
+        assert leases(run_cli) == []
+
+
+def test_a_hold_ends_with_the_owner_or_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold_room, "LOOK_EVERY_S", 0.01)
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=gone.pid), 5))
+    parents = iter([100, 100, 1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=None), 5))

@@ -1,0 +1,104 @@
+"""Listings that no honest origin has: refused by name, before a byte is asked for and with nothing touched outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetcher import HF, FetcherError, ForbiddenError, TransportError
+from fetcher.testing import Hub, Quotas
+from fetcher.testing.hub.hostility import HOSTILE_ROWS, HostileTree
+from tests.e2e.support import REPO, Child, fetch, fetcher_of, mixed_files, nothing_visible, options
+
+MALFORMED = {"size-text", "size-float", "bad-oid", "bad-sha256", "no-path", "null-row", "surrogate", "two-sizes"}
+"""No listing of the Hub at all: what the origin says can't be read. The others can, and are refused by policy."""
+
+
+def everything_beside(cache_dir: Path) -> set[Path]:
+    root = cache_dir.parent.parent
+    return {path for path in root.rglob("*") if cache_dir not in path.parents and path != cache_dir}
+
+
+@pytest.mark.parametrize("name", HOSTILE_ROWS)
+def test_hostile_rows_are_refused(hub: Hub, cache_dir: Path, name: str) -> None:
+    hub.add_repo(REPO, files=mixed_files())
+    hub.faults.add(HostileTree(HOSTILE_ROWS[name]).on())
+    before = everything_beside(cache_dir)
+    with pytest.raises(FetcherError) as caught:
+        fetch(hub, cache_dir)
+    assert hub.faults.fired
+    assert type(caught.value) is (TransportError if name in MALFORMED else ForbiddenError), repr(caught.value)
+    assert caught.value.exit_code == (30 if name in MALFORMED else 25)
+    assert caught.value.resource == f"hf://{REPO}@main"
+    assert all(character.isprintable() for character in caught.value.message), "safe to show on a terminal"
+    assert hub.count("bodies") == hub.count("resolve") == 0
+    assert everything_beside(cache_dir) - before <= {cache_dir.parent}
+    nothing_visible(cache_dir)
+
+
+@pytest.mark.parametrize("name", ["dot-dot", "absolute", "nul", "long-segment", "petabyte"])
+def test_a_hostile_row_anywhere_refuses_the_repo(hub: Hub, cache_dir: Path, name: str) -> None:
+    """Also where only other files are wanted: who lists such a name is not to be trusted with the rest."""
+    hub.add_repo(REPO, files=mixed_files())
+    hub.faults.add(HostileTree(HOSTILE_ROWS[name]).on())
+    with pytest.raises(ForbiddenError):
+        fetch(hub, cache_dir, HF(REPO, files=("config.json",)))
+
+
+@pytest.mark.parametrize(
+    "path", ["aux", "con.txt", " leading blank", "trailing.", "-rf", "~", "$HOME", "a b:c", "\u202egpj.exe", "naïve"]
+)
+def test_odd_names_are_just_names(hub: Hub, cache_dir: Path, path: str) -> None:
+    hub.add_repo(REPO, files={path: "text"})
+    assert (fetch(hub, cache_dir).snapshot.path / path).read_text() == "text"
+
+
+def test_ten_thousand_empty_files_in_one_folder(hub: Hub, cache_dir: Path) -> None:
+    hub.add_repo(REPO, files={f"e/{n:05}": b"" for n in range(10_000)})
+    snapshot = fetch(hub, cache_dir).snapshot
+    assert snapshot.files == 10_000
+    assert hub.count("bodies") == 0
+
+
+def test_too_many_files_are_refused_with_the_number(hub: Hub, cache_dir: Path) -> None:
+    hub.add_repo(REPO, files={f"{n}.txt": "x" for n in range(50)})
+    with pytest.raises(ForbiddenError, match="49"):
+        fetch(hub, cache_dir, manifest_files_max=49)
+
+
+def test_planning_a_hundred_thousand_files(hub: Hub, cache_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count = 100_000
+    hub.quotas = Quotas(api=100_000)
+    hub.add_repo(REPO, files={f"train/{n // 1000:03}/{n:06}.json": b"{%d}" % n for n in range(count)})
+    began = time.monotonic()
+    with Child(options(hub, cache_dir, api_timeout_s=20.0, api_time_max_s=60.0), plan_only=True) as child:
+        assert child.line()["event"] == "ready"
+        started = time.monotonic()
+        fact = child.done(50)
+        took_s = time.monotonic() - started
+    assert started >= began
+    assert (fact["files"], fact["files_to_fetch"]) == (count, count)
+    with capsys.disabled():
+        print(f"\n  {count} files planned in {took_s:.1f} s, peak {fact['peak_bytes'] >> 20} MiB ", end="")
+    assert fact["peak_bytes"] < 2 << 30
+
+
+def test_the_error_of_a_hostile_name_is_plain_json(hub: Hub, cache_dir: Path) -> None:
+    """What a hostile origin writes into a name must not break the line of who reads us."""
+    hub.add_repo(REPO, files={"a": "a"})
+    row: Any = "\x1b]0;owned\x07\u2028\r\n../x"
+    hub.faults.add(HostileTree((row,)).on())
+
+    async def main() -> None:
+        async with fetcher_of(hub, cache_dir) as fetcher:
+            with pytest.raises(ForbiddenError) as caught:
+                await fetcher.plan(f"hf://{REPO}")
+            assert json.loads(json.dumps(caught.value.message)) == caught.value.message
+            assert caught.value.message.isprintable()
+
+    asyncio.run(main())

@@ -1,0 +1,178 @@
+"""Places: the books balance, whatever way a connection goes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fetcher.config import Settings
+from fetcher.engine.admission import Admission, Place
+
+HUB = "https://hub.example:443"
+CDN = "https://cdn.example:443"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def admission(clock: Clock, *, everywhere: int = 4, per_host: int = 2) -> Admission:
+    settings = Settings(
+        cache_dir=Path("/nowhere"),
+        state_dir=Path("/nowhere"),
+        connections_max=everywhere,
+        connections_per_host_max=per_host,
+        backoff_min_s=1.0,
+        backoff_max_s=1.0,
+    )
+    return Admission(settings, clock, random.Random(1))
+
+
+def active(books: Admission) -> tuple[int, int, int]:
+    return books.active, books.host(HUB).active, books.host(CDN).active
+
+
+def test_a_host_has_a_window_of_its_own(clock: Clock) -> None:
+    books = admission(clock, everywhere=3)
+    places = [books.take(HUB), books.take(HUB)]
+    assert not books.may_start(HUB)
+    assert books.may_start(CDN)
+    places.append(books.take(CDN))
+    assert active(books) == (3, 2, 1)
+    assert not books.may_start(CDN), "the cap over all hosts"
+    places[0].leave()
+    assert books.may_start(CDN)
+    assert books.may_start(HUB)
+
+
+def test_who_leaves_is_off_the_books_at_the_host_he_ended_at(clock: Clock) -> None:
+    books = admission(clock)
+    place = books.take(HUB)
+    assert place.move(CDN)
+    assert (place.host, active(books)) == (CDN, (1, 0, 1))
+    place.leave()
+    assert active(books) == (0, 0, 0)
+
+
+def test_moving_to_where_one_is_costs_nothing(clock: Clock) -> None:
+    books = admission(clock, per_host=1)
+    place = books.take(HUB)
+    assert place.move(HUB)
+    assert active(books) == (1, 1, 0)
+
+
+def test_a_full_host_takes_nobody_in(clock: Clock) -> None:
+    books = admission(clock, per_host=1)
+    there, place = books.take(CDN), books.take(HUB)
+    assert not place.move(CDN)
+    assert (place.host, active(books)) == (HUB, (2, 1, 1))
+    there.leave()
+    assert place.move(CDN)
+
+
+def test_the_cap_over_all_hosts_does_not_hinder_a_redirect(clock: Clock) -> None:
+    books = admission(clock, everywhere=2)
+    places = [books.take(HUB), books.take(HUB)]
+    assert places[0].move(CDN)
+    assert active(books) == (2, 1, 1)
+
+
+def test_a_busy_host_rests_and_comes_back(clock: Clock) -> None:
+    books = admission(clock, per_host=2)
+    books.busy(HUB, None)
+    assert not books.may_start(HUB)
+    assert books.may_start(CDN)
+    clock.now += 1.0
+    assert books.may_start(HUB)
+    place = books.take(HUB)
+    assert not books.may_start(HUB), "the window was halved to one"
+    books.served(HUB)
+    assert books.may_start(HUB)
+    place.leave()
+
+
+def test_what_a_host_asks_for_is_obeyed(clock: Clock) -> None:
+    books = admission(clock)
+    books.busy(HUB, 30.0)
+    clock.now += 29.9
+    assert not books.may_start(HUB)
+    clock.now += 0.1
+    assert books.may_start(HUB)
+
+
+def test_whoever_watches_is_woken_when_a_place_is_free(clock: Clock) -> None:
+    books = admission(clock)
+    woken: list[str] = []
+    stop_first = books.watch(lambda: woken.append("first"))
+    books.watch(lambda: woken.append("second"))
+    books.take(HUB).leave()
+    assert sorted(woken) == ["first", "second"]
+    woken.clear()
+    stop_first()
+    stop_first()
+    place = books.take(HUB)
+    assert woken == []
+    place.move(CDN)
+    assert woken == ["second"], "a redirect frees a place where it came from"
+
+
+def test_a_watcher_may_leave_while_it_is_woken(clock: Clock) -> None:
+    books = admission(clock)
+    stops: list[Callable[[], None]] = []
+    woken = 0
+
+    def leave() -> None:
+        nonlocal woken
+        woken += 1
+        for stop in stops:
+            stop()
+
+    stops.append(books.watch(leave))
+    stops.append(books.watch(lambda: None))
+    books.take(HUB).leave()
+    books.take(HUB).leave()
+    assert woken == 1
+
+
+def test_the_books_balance_after_any_traffic(clock: Clock, rng: random.Random) -> None:
+    books = admission(clock, everywhere=5, per_host=3)
+    places: list[Place] = []
+    for _ in range(2000):
+        clock.now += rng.random()
+        match rng.randrange(5):
+            case 0 | 1:
+                host = rng.choice([HUB, CDN])
+                if books.may_start(host):
+                    places.append(books.take(host))
+            case 2 if places:
+                rng.choice(places).move(rng.choice([HUB, CDN]))
+            case 3 if places:
+                places.pop(rng.randrange(len(places))).leave()
+            case 4:
+                host = rng.choice([HUB, CDN])
+                if rng.random() < 0.3:
+                    books.busy(host, None)
+                else:
+                    books.served(host)
+        assert active(books) == (
+            len(places),
+            sum(place.host == HUB for place in places),
+            sum(place.host == CDN for place in places),
+        )
+        assert books.active <= 5
+        assert max(active(books)[1:]) <= 3
+    for place in places:
+        place.leave()
+    assert active(books) == (0, 0, 0)

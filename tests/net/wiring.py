@@ -1,0 +1,58 @@
+"""What the tests of the transport share: settings that allow the loopback, a transport that is closed, a loop of
+either kind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fetcher.config import Settings
+from fetcher.net.aiohttp_transport import AiohttpTransport
+from fetcher.net.request import Request
+from tests.net.raw_server import RawServer
+
+CERTIFICATE = Path(__file__).with_name("certificate.pem")
+"""Self-signed, for origin.test and 127.0.0.1; its key is no secret."""
+IDLE_S = 0.3
+
+
+def settings(**changes: Any) -> Settings:
+    values: dict[str, Any] = {"cache_dir": Path("/unused"), "state_dir": Path("/unused"), "allow_net": ("127.0.0.0/8",)}
+    return Settings(**{**values, "connect_timeout_s": 2.0, **changes})
+
+
+@asynccontextmanager
+async def transport(**changes: Any) -> AsyncIterator[AiohttpTransport]:
+    options = {name: changes.pop(name) for name in ("lookup", "ssl_context") if name in changes}
+    made = AiohttpTransport(settings(**changes), **options)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def run(main: Callable[[], Awaitable[None]], *, uv: bool = False) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uv else None) as runner:
+        runner.run(main())  # type: ignore[arg-type]
+    gc.collect()  # an answer that was forgotten would warn now, in this test
+
+
+def get(server: RawServer, path: str = "/", **more: Any) -> Request:
+    return Request("GET", server.origin + path, **more)
+
+
+async def body_of(made: AiohttpTransport, request: Request, **more: Any) -> bytes:
+    response = await made.send(request, idle_timeout_s=IDLE_S, **more)
+    try:
+        data = await response.read_all(1 << 24)
+        await response.release()
+        return data
+    except BaseException:
+        response.abort()
+        raise

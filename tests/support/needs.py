@@ -1,0 +1,84 @@
+"""What a test may need from the machine, as a table of checks; each says in a sentence what is missing.
+
+A test says ``@pytest.mark.needs("root", "debian:b3sum")``. What is missing makes it *not run*: it is listed by name at
+the end, and with ``FETCHER_TEST_ALL=1`` it fails the run. Names of files of the product have no place here.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+
+DEBIAN_PACKAGES: dict[str, str] = {
+    "b3sum": "b3sum",
+    "curl": "curl",
+    "git": "git",
+    "ip": "iproute2",
+    "setpriv": "util-linux",
+    "sha256sum": "coreutils",
+    "strace": "strace",
+    "unshare": "util-linux",
+}
+"""Program → Debian package that brings it; tests/support/debian.sh installs the same, and a test compares the two."""
+
+
+def _succeeds(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "only root can do this"
+
+
+def _namespace(option: str, what: str) -> Callable[[], str | None]:
+    def check() -> str | None:
+        if shutil.which("unshare") is None:
+            return "unshare is not installed (Debian: util-linux)"
+        return None if _succeeds("unshare", *option.split(), "true") else f"this machine allows no new {what} namespace"
+
+    return check
+
+
+def _ordinary_user() -> str | None:
+    return _root() or _namespace("--mount", "mount")()
+
+
+def _native() -> str | None:
+    from fetcher import _native  # the one look inside: whether there was a compiler
+
+    return None if _native.ACTIVE == "native" else "the native core was not built (Debian: gcc python3-dev)"
+
+
+_FIXED: dict[str, Callable[[], str | None]] = {
+    "root": _root,
+    "ordinary-user": _ordinary_user,
+    "netns": _namespace("--net", "network"),
+    "pidns": _namespace("--pid --fork", "pid"),
+    "mountns": _namespace("--mount", "mount"),
+    "native": _native,
+}
+
+
+def _debian(program: str) -> str | None:
+    package = DEBIAN_PACKAGES[program]
+    return None if shutil.which(program) else f"{program} is not installed (Debian: {package})"
+
+
+def _python(module: str) -> str | None:
+    return None if importlib.util.find_spec(module) else f"the Python module {module} is not installed"
+
+
+@functools.cache
+def missing(need: str) -> str | None:
+    """None when the machine has it, else a sentence. Raises KeyError for a need that this table does not know."""
+    kind, colon, name = need.partition(":")
+    if colon:
+        return {"debian": _debian, "python": _python}[kind](name)
+    return _FIXED[need]()
