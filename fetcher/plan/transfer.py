@@ -30,7 +30,6 @@ class State(Enum):
     """All blocks are written; the in-order digest trails."""
     COMMITTING = "committing"
     DONE = "done"
-    FAILED = "failed"
 
 
 class Event(Enum):
@@ -41,29 +40,18 @@ class Event(Enum):
     DIGEST_RIGHT = "digest right"
     DIGEST_WRONG = "digest wrong"
     ORIGIN_CHANGED = "origin changed"
-    RESTART = "restart"
     COMMITTED = "committed"
     FOUND = "found"
-    FAIL = "fail"
 
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.WAITING: {Event.BEGIN: State.FETCHING, Event.FOUND: State.DONE, Event.FAIL: State.FAILED},
-    State.FETCHING: {
-        Event.LAST_BLOCK: State.DRAINING,
-        Event.ORIGIN_CHANGED: State.FETCHING,
-        Event.FAIL: State.FAILED,
-    },
-    State.DRAINING: {
-        Event.DIGEST_RIGHT: State.COMMITTING,
-        Event.DIGEST_WRONG: State.FETCHING,
-        Event.FAIL: State.FAILED,
-    },
-    State.COMMITTING: {Event.COMMITTED: State.DONE, Event.RESTART: State.FETCHING, Event.FAIL: State.FAILED},
+    State.WAITING: {Event.BEGIN: State.FETCHING, Event.FOUND: State.DONE},
+    State.FETCHING: {Event.LAST_BLOCK: State.DRAINING, Event.ORIGIN_CHANGED: State.FETCHING},
+    State.DRAINING: {Event.DIGEST_RIGHT: State.COMMITTING, Event.DIGEST_WRONG: State.FETCHING},
+    State.COMMITTING: {Event.COMMITTED: State.DONE},
     State.DONE: {},
-    State.FAILED: {Event.FAIL: State.FAILED},
 }
-"""The whole machine; a pair that is not in it is a bug of ours."""
+"""The whole machine; a pair that is not in it is a bug of ours. An error ends the run, and with it the transfer."""
 
 EMPTY, ASSIGNED, CLAIMED, WRITTEN, PROVEN = range(5)
 """States of a block. ASSIGNED is EMPTY within a started part. WRITTEN has no chaining value (plain mode); PROVEN has

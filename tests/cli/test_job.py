@@ -193,3 +193,16 @@ def test_a_hold_ends_with_the_owner_or_the_parent(monkeypatch: pytest.MonkeyPatc
     parents = iter([100, 100, 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
     asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=None), 5))
+
+
+def test_every_resource_that_is_refused_is_told(stocked: Hub, run_cli: CommandLine) -> None:
+    """All or nothing, but who mends a job wants to hear of both slips at once."""
+    gone, absent = ({**TINY, "repo": f"acme/{name}", "target": f"/{name}"} for name in ("gone", "absent"))
+    done = run_cli("job", "-", "--json", "--quiet", input=document(gone, TINY, absent))
+    assert done.exit_code == 21
+    told = [(line["event"], line["resource"], line["at"]) for line in lines(done)]
+    assert told == [
+        ("error", "hf://acme/gone@main", "$.ops[0].args.resources[0]"),
+        ("error", "hf://acme/absent@main", "$.ops[0].args.resources[2]"),
+    ]
+    assert stocked.count("bodies") == 0, "nothing is fetched for a job that can't start"

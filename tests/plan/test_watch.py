@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fetcher.plan.transfer import Outcome
-from fetcher.plan.watch import Limits, Pulse, judge
+from fetcher.plan.watch import Limits, Pulse, connections_to_keep, judge
 
 KIB = 1 << 10
 
@@ -188,3 +188,14 @@ def test_samples_do_not_pile_up() -> None:
     for step in range(10_000):
         pulse.rate(step / 10, 10.0)
     assert len(pulse.samples) <= 102
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "kept"), [(0, 16), (14.9, 16), (15, 8), (30, 4), (45, 2), (60, 1), (119, 1), (1e9, 1)]
+)
+def test_a_thin_line_keeps_fewer_connections(silent_s: float, kept: int) -> None:
+    assert connections_to_keep(16, silent_s, 120.0) == kept
+
+
+def test_the_last_connection_always_stays() -> None:
+    assert [connections_to_keep(1, silent_s, 3.0) for silent_s in (0.0, 1.0, 2.9)] == [1, 1, 1]
