@@ -26,7 +26,7 @@ from fetcher.cache.store import Cache
 from fetcher.config import Settings
 from fetcher.credentials import for_hf
 from fetcher.engine.asks import Ask, Outcome
-from fetcher.errors import LeaseError, UsageError
+from fetcher.errors import FetcherError, LeaseError, UsageError
 from fetcher.model.asker import Role
 from fetcher.model.events import Event
 from fetcher.model.job import parse_job, parse_resource
@@ -314,6 +314,15 @@ class Fetcher:
         from fetcher.engine.copy_out import copy_out
 
         return await asyncio.to_thread(copy_out, snapshot, self.cache.files(snapshot.id), directory, merge=merge)
+
+    def tidy(self) -> str | None:
+        """Remove what has had its time, if it is due: for the end of a command. Returns what went wrong, in words: the
+        command itself has done its work."""
+        try:
+            self.cache.tidy()
+        except FetcherError as error:
+            return error.message
+        return None
 
     def prune(self, *, max_bytes: int | None = None) -> GcReport:
         """Remove what nobody needs; with ``max_bytes`` also what was used longest ago, down to that size."""

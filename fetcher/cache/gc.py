@@ -25,6 +25,10 @@ from fetcher.config import Settings
 
 UNBORN_GRACE_S = 60.0
 """An owner's file has no lock between its creation and the next call; no setting makes that moment shorter."""
+JUST_USED_S = 60.0
+"""A command that prints a path and takes no lease must not be followed at once by its removal."""
+COLLECT_EVERY_S = 600.0
+"""Looking for what crashes left costs a walk through three directories; commands share the work."""
 _PARTIAL = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{32})")
 _STAGED = re.compile(rf"{re.escape(STAGING)}[0-9a-z]+\.([0-9a-f]{{32}})\.[0-9a-f]+")
 
@@ -72,18 +76,33 @@ class Collector:
 
     # --- by time
 
-    def collect(self, *, dry_run: bool = False) -> GcReport:
-        """Everything that has had its time."""
+    def collect(self, *, dry_run: bool = False, spare_s: float = 0.0) -> GcReport:
+        """Everything that has had its time. ``spare_s``: but no Snapshot that was used so recently."""
         if dry_run:
             return self._would_collect()
-        report = self._collect_rows()
+        report = self._collect_rows(spare_s)
         report += self._collect_blobs()
         report += self._sweep()
         return report
 
-    def _expired(self, rows: Rows) -> list[str]:
+    def tidy(self) -> GcReport | None:
+        """``collect`` if it is due, for the end of a command; what somebody was just told of is spared."""
+        return self.collect(spare_s=JUST_USED_S) if self.due() else None
+
+    def due(self) -> bool:
+        """Whether a command that has done its own work should collect: something's time is over, or it is long ago."""
+        with self._index.read() as rows:
+            if self._expired(rows, JUST_USED_S):
+                return True
+            row = rows.execute("SELECT value FROM meta WHERE name = 'collected_at'").fetchone()
+        return row is None or not 0 <= self._clock() - float(row[0]) < COLLECT_EVERY_S
+
+    def _expired(self, rows: Rows, spare_s: float = 0.0) -> list[str]:
         protected = self._removal.protected(rows)
-        found = rows.execute("SELECT id FROM snapshots WHERE keep_until <= ? ORDER BY keep_until", (self._clock(),))
+        found = rows.execute(
+            "SELECT id FROM snapshots WHERE keep_until <= ? AND (? <= 0 OR last_used_at <= ?) ORDER BY keep_until",
+            (self._clock(), spare_s, self._clock() - spare_s),
+        )
         return [snapshot_id for (snapshot_id,) in found.fetchall() if snapshot_id not in protected]
 
     def _would_collect(self) -> GcReport:
@@ -105,7 +124,7 @@ class Collector:
             dry_run=True,
         )
 
-    def _collect_rows(self) -> GcReport:
+    def _collect_rows(self, spare_s: float) -> GcReport:
         removed = Removed()
         with self._index.write(durable=True) as rows:
             ended = self._leases.ended(rows)
@@ -114,7 +133,8 @@ class Collector:
                 for (owner,) in rows.execute(f"SELECT DISTINCT owner_id FROM {table}").fetchall():
                     if self._owners.state(owner) == "dead":
                         rows.execute(f"DELETE FROM {table} WHERE owner_id = ?", (owner,))
-            self._removal.snapshots(rows, self._expired(rows), removed)
+            self._removal.snapshots(rows, self._expired(rows, spare_s), removed)
+            rows.execute("INSERT OR REPLACE INTO meta VALUES ('collected_at', ?)", (repr(self._clock()),))
         freed = self._removal.finish(removed)
         return GcReport(
             tuple(removed.snapshots), len(removed.blobs), leases_ended=len(ended), bytes_freed=freed

@@ -31,7 +31,7 @@ class Partial:
     """One file content under way. Calls for distinct blocks may run at the same time; the others need quiet (no call in
     flight), which is the caller's duty and checked here."""
 
-    def __init__(self, path: Path, head: PartialHead, on_end: Callable[[], None]) -> None:
+    def __init__(self, path: Path, head: PartialHead, on_end: Callable[[], None], step: Callable[[], None]) -> None:
         """Opens, or makes, the files in ``path``, which is ours. Use ``Cache.partial_open``."""
         self.head = head
         self.path = path
@@ -47,7 +47,7 @@ class Partial:
         self._calls = 0
         self._poison: FetcherError | None = None
         with self._renamed("open"):
-            self._open_files(keep=True)
+            self._open_files(keep=True, step=step)
 
     # --- writing
 
@@ -181,8 +181,9 @@ class Partial:
             os.ftruncate(self._journal, length)
             raise
 
-    def _open_files(self, *, keep: bool) -> None:
-        """Open data and journal. With ``keep``, believe what the journal says and a rescan confirms."""
+    def _open_files(self, *, keep: bool, step: Callable[[], None] | None = None) -> None:
+        """Open data and journal. With ``keep``, believe what the journal says and a rescan confirms; ``step`` is called
+        between its pieces."""
         found = journal.read(self.path / JOURNAL) if keep else None
         if found is not None and not found[0].takes(self.head):
             found = None
@@ -204,7 +205,7 @@ class Partial:
                 durable.write_all(self._journal, journal.head_bytes(self.head))
             else:
                 os.ftruncate(self._journal, found[2])  # a torn record at the end would shift all that follow
-                self.proven = self._confirmed(found[1])
+                self.proven = self._confirmed(found[1], step)
         except BaseException:
             self._close_files()
             raise
@@ -238,7 +239,7 @@ class Partial:
             os.close(source)
         os.rename(copy, data)
 
-    def _confirmed(self, claimed: dict[int, bytes]) -> dict[int, bytes]:
+    def _confirmed(self, claimed: dict[int, bytes], step: Callable[[], None] | None) -> dict[int, bytes]:
         """The journalled blocks whose bytes are what the journal says."""
         if not hashing.HAS_TREE:
             return {}
@@ -249,9 +250,11 @@ class Partial:
             expected = b"".join(confirmed[block] for block in range(start, stop))
             for block in hashing.scan_file(self.fd, offset, length, expected, block=hashing.BLOCK_BYTES):
                 del confirmed[block]
+            if step is not None:
+                step()
         return confirmed
 
-    def copy_from(self, source: Path) -> None:
+    def copy_from(self, source: Path, step: Callable[[], None]) -> None:
         """Take the proven blocks of another's Partial, which may change under our eyes: each block is checked in memory
         and written from there."""
         found = journal.read(source / JOURNAL)
@@ -272,6 +275,7 @@ class Partial:
                     and hashing.hash_blocks(data, offset, block=hashing.BLOCK_BYTES) == value
                 ):
                     self.write_block(block, data)
+                step()
         except OSError as error:
             raise disk_error(error, "read", source) from error
         finally:

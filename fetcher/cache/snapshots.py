@@ -24,6 +24,8 @@ COLUMNS = (
     "id, key, uri, revision, endpoint, bytes, files, verified_by, private, principal,"
     " downloaded_at, validated_at, last_used_at, fresh_until, keep_until, manifest_digest"
 )
+HANDED_OUT_S = 3600.0
+"""How long a path that was just told stays, whatever its time."""
 TOUCH_INTERVAL_S = 60.0
 """Last use is written at most this often: eviction needs an order, not a log."""
 
@@ -80,17 +82,22 @@ class Snapshots:
         return self.get(place[len(root) :].partition(os.sep)[0]) if place.startswith(root) else None
 
     def touch(self, wanted: str) -> None:
-        """Remember that it was used just now. Best effort: a failure to write this must not fail a hit."""
+        """Remember that it was used just now. Best effort: a failure to write this must not fail a hit.
+
+        What was handed out stays for the grace time at least, also when its time is over (a full commit is fresh for
+        ever; with ``offline`` anything is).
+        """
         now = self._clock()
         if 0 <= now - self._touched.get(wanted, float("-inf")) < TOUCH_INTERVAL_S:
             return
         self._touched[wanted] = now
-        keep = ", keep_until = MAX(keep_until, ? + keep_for_s)" if self._keep_from == "use" else ""
+        kept_s = "keep_for_s" if self._keep_from == "use" else str(float(HANDED_OUT_S))
         try:
             with self._index.write(durable=False, wait=False) as rows:
                 rows.execute(
-                    f"UPDATE snapshots SET last_used_at = MAX(last_used_at, ?){keep} WHERE id = ?",
-                    (now, now, wanted) if keep else (now, wanted),
+                    "UPDATE snapshots SET last_used_at = MAX(last_used_at, ?),"
+                    f" keep_until = MAX(keep_until, ? + {kept_s}) WHERE id = ?",
+                    (now, now, wanted),
                 )
         except CacheError:
             pass

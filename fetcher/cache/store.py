@@ -213,9 +213,14 @@ class Cache:
 
     # --- bytes
 
-    def partial_open(self, head: PartialHead, *, previous_owner: str | None = None) -> Partial:
-        """A Partial with all that can be had of earlier work on this content."""
-        return self._partials.open(head, previous_owner=previous_owner)
+    def partial_open(
+        self, head: PartialHead, *, previous_owner: str | None = None, step: Callable[[], None] | None = None
+    ) -> Partial:
+        """A Partial with all that can be had of earlier work on this content.
+
+        Re-hashing that work may take minutes: ``step`` is called now and then, and may raise to give it up.
+        """
+        return self._partials.open(head, previous_owner=previous_owner, step=step)
 
     def partial_bytes(self, contents: Collection[str]) -> dict[str, int]:
         """Content id → bytes that Partials of it occupy already."""
@@ -255,6 +260,10 @@ class Cache:
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """Remove what has had its time and what crashes left."""
         return self._collector.collect(dry_run=dry_run)
+
+    def tidy(self) -> GcReport | None:
+        """``gc`` if it is due: for the end of a command that did something else. None: it was not."""
+        return self._collector.tidy()
 
     def remove(self, snapshot_ids: Sequence[str], *, force: bool = False) -> GcReport:
         """Remove Snapshots now. Raises LeaseError for leased or pinned ones, unless ``force``."""

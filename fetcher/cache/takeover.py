@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from fetcher.cache.layout import Layout, disk_errors
@@ -29,35 +29,38 @@ class Partials:
         self._open: set[str] = set()
         self._lock = threading.Lock()
 
-    def open(self, head: PartialHead, *, previous_owner: str | None = None) -> Partial:
+    def open(
+        self, head: PartialHead, *, previous_owner: str | None = None, step: Callable[[], None] | None = None
+    ) -> Partial:
         """A Partial for this content, with all that can be had of earlier work: our own, a dead owner's (taken by
         rename), a lost one's (copied). A living owner's is left alone.
 
-        ``previous_owner`` is looked at first. Raises CacheError or NoSpaceError; then nothing is left open.
+        ``previous_owner`` is looked at first. ``step`` is called between pieces of the re-hashing and may raise to give
+        it up; what is there stays for a later call. Raises CacheError or NoSpaceError; then nothing is left open.
         """
         with self._lock:
             if head.content_id in self._open:
                 raise InternalError(f"the Partial of {head.content_id} is open already")
             self._open.add(head.content_id)
         try:
-            return self._open_now(head, previous_owner)
+            return self._open_now(head, previous_owner, step or _no_step)
         except BaseException:
             with self._lock:
                 self._open.discard(head.content_id)
             raise
 
-    def _open_now(self, head: PartialHead, previous_owner: str | None) -> Partial:
+    def _open_now(self, head: PartialHead, previous_owner: str | None, step: Callable[[], None]) -> Partial:
         mine = self._layout.partial(head.content_id, self._owner_id)
         others = self._others(head.content_id, previous_owner)
         with disk_errors("create", mine):
             if not mine.is_dir() and not any(self._take(mine, other) for other in others):
                 os.mkdir(mine, 0o700)
-        partial = Partial(mine, head, lambda: self._ended(head.content_id))
+        partial = Partial(mine, head, lambda: self._ended(head.content_id), step)
         try:
             if not partial.proven:
                 for other in others:
                     if self._owners.state(other) != "alive":
-                        partial.copy_from(self._layout.partial(head.content_id, other))
+                        partial.copy_from(self._layout.partial(head.content_id, other), step)
         except BaseException:
             partial.close()
             raise
@@ -91,6 +94,10 @@ class Partials:
             return any(name.endswith(f".{self._owner_id}") for name in os.listdir(self._layout.partials))
         except OSError:
             return True
+
+
+def _no_step() -> None:
+    """Nobody waits for news."""
 
 
 def bytes_present(layout: Layout, contents: Collection[str]) -> dict[str, int]:

@@ -109,3 +109,10 @@ class Context:
         from fetcher.client import Fetcher
 
         return Fetcher(self.settings, on_event=on_event)
+
+    def tidy(self, fetcher: Fetcher) -> None:
+        """The end of a command: remove what has had its time, if that is due."""
+        if not self.settings.offline:
+            remark = fetcher.tidy()
+            if remark:
+                self.output.detail(f"can't tidy the cache: {remark}")

@@ -84,12 +84,13 @@ def _answer_from_cache(context: Context, resources: Sequence[Resource]) -> bool:
         if len(found) < len(resources):
             return False
         leases = [_lease(context, fetcher, snapshot) for snapshot in found]
+        for snapshot, lease in zip(found, leases, strict=True):
+            _tell(context, snapshot, snapshot.path, lease, downloaded=0, hit=True)
+        context.tidy(fetcher)
     except GoneError:  # evicted between the look and the lease: to be fetched, then
         return False
     finally:
         fetcher.close()
-    for snapshot, lease in zip(found, leases, strict=True):
-        _tell(context, snapshot, snapshot.path, lease, downloaded=0, hit=True)
     return True
 
 

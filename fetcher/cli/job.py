@@ -114,6 +114,7 @@ def _answer_from_cache(context: Context, job: JobResources) -> bool:
         except BaseException:
             _release(fetcher, mounts)
             raise
+        context.tidy(fetcher)
         return True
     finally:
         fetcher.close()

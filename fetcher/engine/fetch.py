@@ -194,6 +194,7 @@ class Engine:
                 outcomes = await self._publish_all(prepared, plan, jobs)
         else:
             outcomes = await self._publish_all(prepared, plan, jobs)
+        await self._tidy(observer)
         observer.enter("done")
         by_ask = dict(zip(unique, outcomes, strict=True))
         return [by_ask[ask] for ask in asks]
@@ -215,6 +216,13 @@ class Engine:
         finally:
             for reservation in made:
                 await finish(asyncio.ensure_future(slow(reservation.release)))
+
+    async def _tidy(self, observer: Observer) -> None:
+        """What has had its time goes after the new is here: it may have given the new one its Blobs."""
+        try:
+            await self._tools.workers.slow(self._cache.tidy)
+        except FetcherError as error:  # the resources are here; that something else could not be removed is a remark
+            observer.notice(f"can't tidy the cache: {error.message}")
 
     def _jobs(self, prepared: Sequence[Prepared], plan: FetchPlan) -> dict[str, FileJob]:
         """One job per content to fetch; large ones first, largest first: they are the longest way."""

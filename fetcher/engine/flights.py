@@ -37,7 +37,7 @@ class Flights:
             else:
                 job.others_bytes = holder.bytes_done
         try:
-            await self._workers.slow(self._claim_rows, free)
+            await self._workers.index(self._claim_rows, free)
         except BaseException:
             await self.release(free)
             raise
@@ -63,10 +63,10 @@ class Flights:
         for job in held:
             job.mine = False
         if mine:
-            await self._workers.slow(self._cache.flight_release_many, mine)
+            await self._workers.index(self._cache.flight_release_many, mine)
 
     async def progress(self, jobs: Sequence[FileJob]) -> None:
         """Tell the waiters of other processes how far our flights are."""
         rows = [(job.content_id, job.transfer.bytes_written) for job in jobs if job.mine]
         if rows:
-            await self._workers.slow(self._cache.flight_progress_many, rows)
+            await self._workers.index(self._cache.flight_progress_many, rows)

@@ -70,10 +70,6 @@ class Source:
         self._etag = None
         self._answered = False
 
-    def served(self) -> None:
-        """Bytes came: refreshing is free again."""
-        self._refused = 0
-
     async def open(
         self, transport: Transport, place: Place, span: ByteRange, *, fresh: bool, idle_timeout_s: float
     ) -> Response:
@@ -141,6 +137,7 @@ class Source:
                 raise PartEnded(Outcome.CHANGED, f"{where} has another ETag than before")
             self._etag = etag
         self._answered = True
+        self._refused = 0  # this URL is good; that it may be used up soon is another matter
 
     def _judge_refusal(self, response: Response, request: Request, where: str) -> NoReturn:
         verdict = self._origin.refusal(response, self._entry, signed=origin_of(request.url) != self._home)

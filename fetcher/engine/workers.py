@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -16,14 +17,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-async def finish(call: asyncio.Future[R]) -> R:
-    """Wait for a worker call, through cancellation: the call is over when this returns or raises."""
+async def finish(call: asyncio.Future[R], on_cancel: Callable[[], None] | None = None) -> R:
+    """Wait for a worker call, through cancellation: the call is over when this returns or raises.
+
+    ``on_cancel`` may ask the call to end early; whatever it then returns or raises, the cancellation is what is raised.
+    """
     cancelled: asyncio.CancelledError | None = None
     while not call.done():
         try:
             await asyncio.wait([call])
         except asyncio.CancelledError as error:
             cancelled = error
+            if on_cancel is not None:
+                on_cancel()
     if cancelled is not None:
         if not call.cancelled():
             call.exception()  # seen: what ends us is the cancellation
@@ -38,6 +44,7 @@ class Workers:
         cores = os.cpu_count() or 2
         self._blocks = ThreadPoolExecutor(min(8, cores + 1), thread_name_prefix="fetcher-block")
         self._slow = ThreadPoolExecutor(min(8, cores + 2), thread_name_prefix="fetcher-slow")
+        self._index = ThreadPoolExecutor(1, thread_name_prefix="fetcher-index")
 
     def block(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> asyncio.Future[R]:
         """Start a short call on a block's bytes."""
@@ -49,6 +56,17 @@ class Workers:
         loop = asyncio.get_running_loop()
         return await finish(loop.run_in_executor(self._slow, lambda: call(*arguments, **options)))
 
+    async def slow_until(self, stop: threading.Event, call: Callable[P, R], *arguments: P.args, **_: P.kwargs) -> R:
+        """As ``slow``; when we are cancelled, ``stop`` is set, which the call looks at now and then."""
+        loop = asyncio.get_running_loop()
+        return await finish(loop.run_in_executor(self._slow, lambda: call(*arguments, **_)), stop.set)
+
+    async def index(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+        """Run a short call on the index, never behind a long one that reads files."""
+        loop = asyncio.get_running_loop()
+        return await finish(loop.run_in_executor(self._index, lambda: call(*arguments, **options)))
+
     def close(self) -> None:
+        self._index.shutdown()
         self._blocks.shutdown()
         self._slow.shutdown()

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fetcher import Fetcher, Snapshot
+from fetcher import Fetcher, Snapshot, hashing
 from fetcher.engine.asks import Outcome
 from fetcher.testing import Hub, Synthetic
 from tests.support.cli import CHECKOUT
@@ -44,6 +44,9 @@ HURRIED: Mapping[str, Any] = {
 """Small parts, so that small files have many, and short times; everything else as users have it."""
 
 REPO = "acme/mixed"
+
+RESUMES = hashing.HAS_TREE
+"""Without the native core blocks have no journal: what is cut off starts again from zero, and says so in ``doctor``."""
 
 
 def mixed_files(seed: int = 0) -> dict[str, Any]:
@@ -135,6 +138,7 @@ class Child:
             "plan_only": plan_only,
         }
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+        environ |= {name: value for name, value in os.environ.items() if name == "FETCHER_NATIVE"}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(Path(__file__).with_name("client_process.py")), json.dumps(order)],
             env=environ,

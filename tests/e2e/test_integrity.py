@@ -12,6 +12,7 @@ from fetcher.testing.faults import ChangeContent, FlipByte, IgnoreRange, ShiftRa
 from tests.e2e.support import (
     MIB,
     REPO,
+    RESUMES,
     assert_blobs_sound,
     assert_whole,
     blobs_of,
@@ -51,7 +52,7 @@ def test_always_wrong_is_never_visible(hub: Hub, cache_dir: Path, flip: str) -> 
     assert caught.value.exit_code == 40
     assert WEIGHTS in caught.value.message
     assert hub.body_bytes_sent(WEIGHTS) == 2 * size, "one refetch, no more"
-    if flip == "other-place":
+    if flip == "other-place" and RESUMES:
         assert "MiB 0, 2" in caught.value.message, "the two copies show where the line is damaged"
     nothing_visible(cache_dir)
     known = [sha256 for _, sha256 in held_by(hub).values()]
@@ -106,6 +107,7 @@ def test_content_that_changes_for_good(hub: Hub, cache_dir: Path) -> None:
     assert_blobs_sound(cache_dir, [])
 
 
+@pytest.mark.needs("native")
 def test_a_flipped_byte_in_a_partial_is_not_believed(hub: Hub, cache_dir: Path) -> None:
     size = 6 * MIB
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1)})

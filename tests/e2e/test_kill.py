@@ -18,6 +18,7 @@ from fetcher.testing.faults import Trickle
 from tests.e2e.support import (
     MIB,
     REPO,
+    RESUMES,
     Child,
     assert_whole,
     fetch,
@@ -96,6 +97,7 @@ def killed_three_times(hub: Hub, cache_dir: Path, dice: random.Random, size: int
     return hub.body_bytes_sent() - size, allowed
 
 
+@pytest.mark.needs("native")
 def test_kill_nine_three_times_asks_only_for_what_was_not_whole(
     hub: Hub, cache_dir: Path, rng: random.Random, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +152,7 @@ def test_a_cancelled_fetch_ends_at_once_and_resumes(hub: Hub, cache_dir: Path, m
             outcome = await fetcher.fetch(f"hf://{REPO}")
             assert_whole(outcome.snapshot, hub)
             kept = int(moment * size) - 2 * 2 * MIB
-            assert hub.body_bytes_sent() - sent <= size - kept
+            assert hub.body_bytes_sent() - sent <= (size - kept if RESUMES else size)
 
     asyncio.run(main())
 
@@ -224,9 +226,9 @@ def test_cancelled_before_anything_was_asked(hub: Hub, cache_dir: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_ctrl_c_at_the_command_line(hub: Hub, run_cli: CommandLine, number: signal.Signals) -> None:
-    size = 12 * MIB
+    size = 24 * MIB
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1)})
-    hub.faults.add(Trickle(MIB).on("cdn"))
+    hub.faults.add(Trickle(3 * MIB).on("cdn"))
     environ = {"FETCHER_PART_BYTES": "1MiB", "FETCHER_CONNECTIONS_MAX": "4", "FETCHER_SPACE_FLOOR_BYTES": "0"}
     with run_cli.start("get", f"hf://{REPO}", "--json", env=environ) as process:
         try:
@@ -243,7 +245,8 @@ def test_ctrl_c_at_the_command_line(hub: Hub, run_cli: CommandLine, number: sign
     completed = run_cli("get", f"hf://{REPO}", env=environ)
     assert completed.exit_code == 0, completed.stderr
     assert tree_of(Path(completed.stdout.strip())) == held_by(hub)
-    assert hub.body_bytes_sent() - sent <= size - size // 2 + 4 * 2 * MIB
+    # Four connections, each with a block that was not whole and what sat in its buffers.
+    assert hub.body_bytes_sent() - sent <= (size - size // 2 + 6 * MIB if RESUMES else size)
 
 
 def test_a_partial_of_a_cancelled_run_is_kept(hub: Hub, cache_dir: Path) -> None:

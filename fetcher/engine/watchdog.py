@@ -1,0 +1,87 @@
+"""The watchdog of a run: everything that happens because time goes by."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fetcher.errors import TransportError
+from fetcher.plan.transfer import Outcome
+from fetcher.plan.watch import Limits, connections_to_keep, judge
+
+if TYPE_CHECKING:
+    from fetcher.engine.run import Run
+
+TICK_S = 0.1
+FLIGHTS_EVERY_S = 0.3
+BOOKS_EVERY_S = 1.0
+
+
+class Watchdog:
+    """Judges the parts, looks after flights of others, keeps the books, ends a run that gets nowhere."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._settings = run.settings
+        settings = run.settings
+        self._limits = Limits(
+            idle_timeout_s=settings.part_idle_timeout_s,
+            slow_bytes_per_s=settings.part_slow_bytes_per_s,
+            slow_window_s=settings.part_slow_window_s,
+            slow_moves_max=settings.part_moves_max,
+        )
+
+    async def watch(self) -> None:
+        """Until cancelled. Raises TransportError when no block was proven for too long."""
+        run = self._run
+        flights_at = books_at = run.tools.clock()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = run.tools.clock()
+            self._judge(now)
+            self._shed(now)
+            run.observer.connections = len(run.actives)
+            run.observer.tick()
+            if run.elsewhere and now - flights_at >= FLIGHTS_EVERY_S:
+                flights_at = now
+                await self._look_elsewhere()
+            if now - books_at >= BOOKS_EVERY_S:
+                books_at = now
+                await run.keep_books()
+            if now - run.progressed_at >= self._settings.no_progress_timeout_s:
+                raise self._no_progress()
+            run.changed.set()  # places and jobs whose waiting time is over
+
+    def _judge(self, now: float) -> None:
+        by_pulse = {active.pulse: active for active in self._run.actives}
+        for pulse, outcome in judge(by_pulse, now, self._limits, self._run.finished_rates):
+            by_pulse[pulse].end_with(outcome, asyncio.get_running_loop().time())
+
+    async def _look_elsewhere(self) -> None:
+        """Ask again for the contents that others fetch."""
+        run = self._run
+        await run.claim(list(run.elsewhere))
+        if run.elsewhere and not run.actives:
+            # They are with living owners, each of which ends by itself when it gets nowhere; then we take over.
+            run.progressed()
+
+    def _shed(self, now: float) -> None:
+        """No block for a while: the line may be too thin for so many. The latest parts give way to the first ones."""
+        keep = connections_to_keep(
+            self._settings.connections_max, now - self._run.progressed_at, self._settings.no_progress_timeout_s
+        )
+        if keep >= self._run.lanes_max:
+            return
+        self._run.lanes_max = keep
+        parts = [active for active in self._run.actives if active.part is not None]
+        parts.sort(key=lambda active: active.pulse.bytes_received, reverse=True)
+        for active in parts[keep:]:
+            active.end_with(Outcome.SHED, asyncio.get_running_loop().time())
+
+    def _no_progress(self) -> TransportError:
+        reason = f"; last: {self._run.last_failure.reason}" if self._run.last_failure else ""
+        return TransportError(
+            f"no new byte was proven for {self._settings.no_progress_timeout_s:.0f} s{reason}",
+            hint="what is here is kept; run the same command again to go on from there",
+            resource=self._run.observer.resource,
+        )
