@@ -157,8 +157,9 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
     """SQLite's error as one of ours."""
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     message = f"the index {place} can't be used: {error}"
-    if code == sqlite3.SQLITE_FULL:
-        return NoSpaceError(message, hint="free some space on the file system of the state directory")
+    full = code == sqlite3.SQLITE_IOERR and isinstance(place, Path) and is_full(place.parent)
+    if code == sqlite3.SQLITE_FULL or full:
+        return NoSpaceError(message, hint="free some space there: fetcher prune --max-size, or remove something else")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return CacheError(message, hint="another process is frozen while it writes to the index; find and end it")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
@@ -166,6 +167,15 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
     if is_damage(error):
         return CacheError(message, hint="move the file away: the index is made anew from the cache's sidecars")
     return CacheError(message)
+
+
+def is_full(directory: Path) -> bool:
+    """No byte is left for us. SQLite calls it an I/O error when it can't grow its shared memory file."""
+    try:
+        room = os.statvfs(directory)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < 64 << 10
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -13,6 +13,7 @@
         snapshots-v1/<id>.json      its sidecar
     <state>/                        the cache directory by default
         index-v1.sqlite  index-v1.lock  principal-key-v1       0600
+        spare-v1                    given up when the disk is full, so that the index can still be written
 
 Names that start with a dot in a ``-v1`` directory are under way (``.staging-…``) or on their way out (``.trash-…``).
 """
@@ -116,6 +117,7 @@ class Layout:
         self.blobs = self.cache_dir / "blobs-v1"
         self.snapshots = self.cache_dir / "snapshots-v1"
         self.index = self.state_dir / "index-v1.sqlite"
+        self.spare = self.state_dir / "spare-v1"
         self.index_lock = self.state_dir / "index-v1.lock"
         self.principal_key = self.state_dir / "principal-key-v1"
 

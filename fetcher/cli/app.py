@@ -85,6 +85,7 @@ def build_parser(arguments: Sequence[str]) -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code (docs/MACHINE.md)."""
+    _occupy_standard_descriptors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Errors of the arguments themselves are told in the form that was asked for.
     output = Output(json_lines="--json" in arguments, quiet="--quiet" in arguments, verbose="--verbose" in arguments)
@@ -93,15 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             code = _run(arguments, output)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            _flush_stdout()
         except FetcherError as error:
             code = error.exit_code
             for each in (error, *error.also):
-                output.error(each)
+                _tell(output, each)
         except KeyboardInterrupt:
             code = InterruptedByUser.exit_code
-            output.error(InterruptedByUser("stopped"))
+            _tell(output, InterruptedByUser("stopped"))
         except BrokenPipeError:
             raise
         except Exception as error:
@@ -109,11 +109,41 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             unexpected = _unexpected(error)
             code = unexpected.exit_code
-            output.error(unexpected)
+            _tell(output, unexpected)
     except BrokenPipeError:
         _abandon_stdout()
         return CLOSED_STDOUT_EXIT_CODE
     return code
+
+
+def _occupy_standard_descriptors() -> None:
+    """Some supervisors start children with stdin, stdout or stderr closed. The next file opened would get that number:
+    an index as stdout, an event loop's epoll as stdin."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _flush_stdout() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _abandon_stdout()
+        raise UsageError(f"can't write to stdout: {error.strerror}", hint="look at where stdout goes") from None
+
+
+def _tell(output: Output, error: FetcherError) -> None:
+    """Tell an error; where stdout takes no more, on stderr, in words."""
+    try:
+        output.error(error)
+    except BrokenPipeError:
+        raise
+    except (FetcherError, OSError):
+        output.json_lines = False
+        output.error(error)
 
 
 def _run(arguments: Sequence[str], output: Output) -> int:
@@ -124,6 +154,10 @@ def _run(arguments: Sequence[str], output: Output) -> int:
         raise _explained(error) from None
     except SystemExit as end:  # --help has printed its text
         return int(end.code or 0)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"can't write to stdout: {error.strerror}", hint="look at where stdout goes") from None
     if options.version:
         output.data(_version())
         return 0

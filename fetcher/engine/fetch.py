@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fetcher.cache.space import Reservation
     from fetcher.cache.store import Cache
 
+SPACE_EVERY_S = 0.5
 GONE_TRIES = 3
 """How often a plan is made again because something it relied on was cleaned away meanwhile."""
 
@@ -182,7 +183,7 @@ class Engine:
         unique = list(dict.fromkeys(asks))
         prepared, plan = await self._plan(unique, observer)
         if not plan.fits:
-            raise out_of_space(plan)
+            plan = await self._wait_for_space(prepared, plan, observer)
         jobs = self._jobs(prepared, plan)
         observer.bytes_total = sum(job.size for job in jobs.values())
         observer.files_total = len(jobs)
@@ -216,6 +217,26 @@ class Engine:
         finally:
             for reservation in made:
                 await finish(asyncio.ensure_future(slow(reservation.release)))
+
+    async def _wait_for_space(self, prepared: Sequence[Prepared], plan: FetchPlan, observer: Observer) -> FetchPlan:
+        """Others under way have the space, perhaps for the very same files: look again until they are through.
+
+        Holds neither connection nor slab nor worker. Raises NoSpaceError if nothing is under way, or gets nowhere.
+        """
+        changed_at = self._tools.clock()
+        if plan.bytes_reserved:
+            observer.notice("waiting for space: other downloads have reserved it")
+        while not plan.fits:
+            if not plan.bytes_reserved:
+                raise out_of_space(plan)
+            if self._tools.clock() - changed_at >= self._settings.no_progress_timeout_s:
+                raise out_of_space(plan)
+            await asyncio.sleep(SPACE_EVERY_S)
+            before = (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free)
+            plan = await self._tools.workers.slow(self._plan_rows, prepared)
+            if (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free) != before:
+                changed_at = self._tools.clock()
+        return plan
 
     async def _tidy(self, observer: Observer) -> None:
         """What has had its time goes after the new is here: it may have given the new one its Blobs."""

@@ -20,6 +20,7 @@ from fetcher.model.ranges import ByteRange
 from fetcher.net.transport import Response
 from fetcher.plan.transfer import Event, Outcome, Part, State
 from fetcher.plan.watch import Pulse
+from fetcher.plan.window import DOUBLINGS_MAX
 
 if TYPE_CHECKING:
     from fetcher.engine.run import Run
@@ -229,7 +230,9 @@ class Lanes:
         else:
             job.failures += 1
             if job.failures > 1:
-                ceiling = min(self._settings.backoff_max_s, self._settings.backoff_min_s * 2**job.failures)
+                ceiling = min(
+                    self._settings.backoff_max_s, self._settings.backoff_min_s * 2.0 ** min(job.failures, DOUBLINGS_MAX)
+                )
                 job.not_before = (
                     now
                     + self._settings.backoff_min_s

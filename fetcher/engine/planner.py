@@ -54,13 +54,13 @@ def plan_hit(snapshot: Snapshot) -> PlannedResource:
 def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
     """The whole plan: do the bytes fit, and if not, which Snapshots make room."""
     space = cache.space()
-    plan = FetchPlan(tuple(resources), bytes_free=space.available_bytes)
+    plan = FetchPlan(tuple(resources), bytes_free=space.available_bytes, bytes_reserved=space.reserved_bytes)
     missing = plan.bytes_to_fetch - space.available_bytes
     if missing <= 0:
         return plan
     linked = {item.snapshot_id for item in resources if item.snapshot_id}
     chosen = choose([candidate for candidate in space.evictable if candidate.snapshot_id not in linked], missing)
     if chosen is None:
-        return FetchPlan(plan.resources, bytes_free=space.available_bytes, fits=False)
+        return replace(plan, fits=False)
     evictions = tuple(Eviction(item.snapshot_id, item.resource, item.bytes) for item in chosen)
-    return FetchPlan(plan.resources, bytes_free=space.available_bytes, evictions=evictions)
+    return replace(plan, evictions=evictions)

@@ -111,10 +111,15 @@ class Run:
         """Close what is open and give up what we hold; to its end, however often we are cancelled."""
 
         async def close_all() -> None:
-            for job in self._jobs:
-                if job.partial is not None and job.blob is None:
-                    await self.tools.workers.slow(job.partial.close)
-            await self._flights.release(self._jobs)
+            try:
+                for job in self._jobs:
+                    if job.partial is not None and job.blob is None:
+                        try:
+                            await self.tools.workers.slow(job.partial.close)
+                        except FetcherError as error:  # its disk is in trouble; the others' may not be
+                            self.observer.notice(f"{job.entry.path}: {error.message}")
+            finally:
+                await self._flights.release(self._jobs)
 
         await finish(asyncio.ensure_future(close_all()))
 

@@ -74,6 +74,8 @@ class FetchPlan:
     """On the file system, minus what others have reserved."""
     evictions: tuple[Eviction, ...] = ()
     fits: bool = True
+    bytes_reserved: int = 0
+    """Promised to other downloads that are under way, and not yet written."""
 
     @property
     def transfers(self) -> dict[str, PlannedFile]:

@@ -6,6 +6,9 @@ cap, never below one; each finished body gives a place back. A busy answer is no
 
 from __future__ import annotations
 
+DOUBLINGS_MAX = 32
+"""Of a waiting time; far beyond any ceiling, and far below where a float ends."""
+
 
 class HostWindow:
     """Connections to one ``scheme://host:port``."""
@@ -35,7 +38,7 @@ class HostWindow:
             self.cap = max(1.0, self.cap / 2)
             self._lowered_at = now
             self._busy_in_a_row += 1
-        ceiling = min(self._backoff_max_s, self._backoff_min_s * 2**self._busy_in_a_row)
+        ceiling = min(self._backoff_max_s, self._backoff_min_s * 2.0 ** min(self._busy_in_a_row, DOUBLINGS_MAX))
         wait_s = self._backoff_min_s + dice * (ceiling - self._backoff_min_s)
         if retry_after_s is not None:
             wait_s = max(wait_s, retry_after_s)

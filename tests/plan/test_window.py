@@ -150,3 +150,11 @@ def test_repr_is_the_state_summary() -> None:
     host.active = 3
     host.busy(0.0, retry_after_s=None, dice=0.0)
     assert repr(host) == "<HostWindow 3/8 of 16>"
+
+
+def test_any_number_of_busy_answers_is_no_bug() -> None:
+    window = HostWindow(4, backoff_min_s=0.2, backoff_max_s=10.0)
+    for second in range(0, 4000, 2):
+        window.busy(float(second), retry_after_s=None, dice=0.999)
+    assert 3998 < window.not_before <= 4008.2
+    assert window.may_start(4010.0)

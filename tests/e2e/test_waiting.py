@@ -1,0 +1,116 @@
+"""Waiting for others and for what is slow: it is no failure, blocks nobody, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetcher import CacheError
+from fetcher.cache import partials
+from fetcher.testing import Hub, Synthetic
+from fetcher.testing.faults import Trickle, UrlUses
+from tests.e2e.support import MIB, REPO, RESUMES, Child, assert_whole, fetch, fetcher_of, options, until, wait_until
+
+BIG, SECOND = "a-big.bin", "b-second.bin"
+
+
+def test_a_file_that_waits_in_anothers_queue_is_fetched_at_once(hub: Hub, cache_dir: Path) -> None:
+    """A flight is taken when its file is begun: a whole repo is not blocked by somebody's long queue."""
+    hub.add_repo(REPO, files={BIG: Synthetic(24 * MIB, 1), SECOND: Synthetic(2 * MIB, 2)})
+    hub.faults.add(Trickle(MIB).on("cdn", path=BIG))
+    with Child(options(hub, cache_dir, connections_max=1), items=[f"hf://{REPO}"]):
+        wait_until(lambda: hub.body_bytes_sent(BIG) > MIB)
+        item = {"type": "HF", "repo": REPO, "files": [SECOND]}
+        assert fetch(hub, cache_dir, item, no_progress_timeout_s=4.0).downloaded == 2 * MIB
+        assert hub.body_bytes_sent(BIG) < 24 * MIB, "while the other is still at its first file"
+
+
+def test_waiting_for_a_living_owner_is_no_lack_of_progress(hub: Hub, cache_dir: Path) -> None:
+    """The owner's first block takes longer than the waiter's own limit; the owner is the one to judge that."""
+    hub.add_repo(REPO, files={BIG: Synthetic(2 * MIB, 1)})
+    hub.faults.add(Trickle(MIB // 2).on("cdn"))
+    with Child(options(hub, cache_dir, connections_max=1), items=[f"hf://{REPO}"]) as owner:
+        wait_until(lambda: hub.body_bytes_sent() > 0)
+        outcome = fetch(hub, cache_dir, no_progress_timeout_s=1.0)
+        assert outcome.downloaded == 0
+        owner.done()
+    assert hub.body_bytes_sent() == 2 * MIB
+
+
+def test_one_time_urls_on_a_slow_line(hub: Hub, cache_dir: Path) -> None:
+    """Each URL is accepted once and then refused, long before a block is whole: refreshing stays free."""
+    hub.add_repo(REPO, files={BIG: Synthetic(12 * MIB, 1)})
+    hub.faults.add(UrlUses(1).on(), Trickle(600_000).on("cdn"))
+    assert_whole(fetch(hub, cache_dir, part_slow_bytes_per_s=1.0, connections_max=12).snapshot, hub)
+    assert hub.count("cdn", status=403) > 6
+
+
+@pytest.mark.skipif(not RESUMES, reason="plain mode has no journal")
+def test_rehashing_is_progress(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier run left takes longer to read than a run may go without a new block."""
+    monkeypatch.setattr(partials, "SCAN_STEP_BLOCKS", 2)
+    scan = partials.hashing.scan_file
+
+    def slow_scan(*arguments: Any, **options: Any) -> list[int]:
+        import time
+
+        time.sleep(0.2)
+        return scan(*arguments, **options)
+
+    hub.add_repo(REPO, files={BIG: Synthetic(16 * MIB, 1)})
+    with Child(options(hub, cache_dir, limit_rate_bytes_per_s=8 * MIB), items=[f"hf://{REPO}"]) as first:
+        wait_until(lambda: hub.body_bytes_sent() > 12 * MIB)
+        first.process.kill()
+    sent = hub.body_bytes_sent()
+    monkeypatch.setattr(partials.hashing, "scan_file", slow_scan)
+    outcome = fetch(hub, cache_dir, no_progress_timeout_s=0.6)
+    assert_whole(outcome.snapshot, hub)
+    assert hub.body_bytes_sent() - sent < 16 * MIB, "it went on where the first one was"
+
+
+def test_a_second_asker_waits_for_the_space_that_the_first_one_needs(hub: Hub, cache_dir: Path) -> None:
+    """Both need the same 64 MiB, and there is room for one and a half: nobody has to fail."""
+    hub.add_repo(REPO, files={BIG: Synthetic(64 * MIB, 1)})
+    hub.faults.add(Trickle(2 * MIB).on("cdn"))
+    cache_dir.mkdir(parents=True)
+    room = os.statvfs(cache_dir)
+    floor = room.f_bavail * room.f_frsize - 96 * MIB
+    with Child(options(hub, cache_dir, space_floor_bytes=floor), items=[f"hf://{REPO}"]) as first:
+        wait_until(lambda: hub.body_bytes_sent() > 0)
+        notes: list[Any] = []
+        outcome = fetch(hub, cache_dir, space_floor_bytes=floor, on_event=notes.append)
+        assert outcome.downloaded < 64 * MIB
+        first.done()
+    assert hub.body_bytes_sent() == 64 * MIB
+
+
+def test_what_cant_be_closed_blocks_nobody(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Partial's disk is in trouble when a run ends: the run's other files are free for the next one."""
+    hub.add_repo(REPO, files={BIG: Synthetic(8 * MIB, 1), SECOND: Synthetic(8 * MIB, 2)})
+    hub.faults.add(Trickle(MIB).on("cdn"))
+    close = partials.Partial.close
+    troubled: list[partials.Partial] = []
+
+    def close_with_trouble(self: partials.Partial) -> None:
+        close(self)
+        if not troubled:
+            troubled.append(self)
+            raise CacheError("the disk is in trouble")
+
+    async def main() -> None:
+        async with fetcher_of(hub, cache_dir, no_progress_timeout_s=3.0) as client:
+            first = asyncio.create_task(client.fetch(f"hf://{REPO}"))
+            await until(lambda: hub.body_bytes_sent() > 2 * MIB)
+            monkeypatch.setattr(partials.Partial, "close", close_with_trouble)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            assert troubled
+            hub.faults.clear()
+            assert_whole((await client.fetch(f"hf://{REPO}")).snapshot, hub)
+
+    asyncio.run(main())
