@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -112,6 +112,7 @@ class Fetcher:
         self._on_event = on_event
         self._cache: Cache | None = None
         self._engine: Engine | None = None
+        self._closed = False
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -119,6 +120,8 @@ class Fetcher:
     def cache(self) -> Cache:
         """The local side; opened on first use. Raises CacheError if the directory can't be used."""
         if self._cache is None:
+            if self._closed:
+                raise UsageError("this Fetcher was closed", hint="make a new one, or stay inside its async with block")
             self._cache = Cache.open(self.settings)
         return self._cache
 
@@ -141,6 +144,7 @@ class Fetcher:
 
     def close(self) -> None:
         """Close the index; enough where nothing asynchronous was called."""
+        self._closed = True
         cache, self._cache = self._cache, None
         if cache is not None:
             cache.close()
@@ -165,6 +169,8 @@ class Fetcher:
         raise UsageError(f"a resource is a URI, an HF value or a mapping, not {type(item).__name__}")
 
     def _ask(self, item: str | Resource | Mapping[str, Any], role: Role, at: str | None = None) -> Ask:
+        if role not in ("job", "operator"):
+            raise UsageError(f"an asker is 'job' or 'operator', not {str(role)[:40]!r}")
         resource = self.resource(item)
         return Ask(resource, for_hf(resource, role, self.settings, self._environ), at)
 
@@ -214,7 +220,9 @@ class Fetcher:
         try:
             yield Lease(record.id, outcomes[0].snapshot, record.expires_at)
         finally:
-            self.cache.lease_release(record.id)
+            if self._cache is not None:  # closed inside the block: process leases have ended with it
+                with suppress(LeaseError):  # somebody ended it by hand
+                    self._cache.lease_release(record.id)
 
     async def lease_all(
         self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]], lease_s: float
@@ -309,11 +317,10 @@ class Fetcher:
 
     async def copy_out(self, snapshot: Snapshot, directory: Path, *, merge: bool = False) -> int:
         """Copy a Snapshot's files into a directory of the caller's; returns their number."""
-        import asyncio
-
-        from fetcher.engine.copy_out import copy_out
-
-        return await asyncio.to_thread(copy_out, snapshot, self.cache.files(snapshot.id), directory, merge=merge)
+        for own in (self.settings.cache_dir, self.settings.state_dir):
+            if Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(own)):
+                raise UsageError(f"{directory} is inside the cache", hint="name a directory of your own")
+        return await self._start_engine().copy_out(snapshot, directory, merge=merge)
 
     def tidy(self) -> str | None:
         """Remove what has had its time, if it is due: for the end of a command. Returns what went wrong, in words: the
@@ -349,7 +356,12 @@ def get(uri: str, *, asker: Role = "job", **options: object) -> Path:
 def run(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
     """Run a coroutine function on uvloop where it is installed; SIGINT and SIGTERM end it cleanly."""
     from fetcher.engine.loop import run as run_on_loop
+    from fetcher.engine.loop import running
 
+    if running():
+        raise UsageError(
+            "an event loop is running in this thread", hint="await it instead: async with fetcher.Fetcher() as f: …"
+        )
     return run_on_loop(main)
 
 

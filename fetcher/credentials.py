@@ -40,10 +40,10 @@ def for_hf(resource: HF, role: Role, settings: Settings, environ: Mapping[str, s
         raise ResourceError(
             "the access token holds characters that no token has", hint="copy it again; blanks are no part of it"
         )
-    if role == "job":
-        return Asker("job", resource.token)
-    token = resource.token or operator_token(environ)
-    return Asker("operator", token, frozenset({_origin(settings.hf_endpoint)}))
+    if role == "operator":  # asked for by name: whatever else a caller may say gets less, never more
+        token = resource.token or operator_token(environ)
+        return Asker("operator", token, frozenset({_origin(settings.hf_endpoint)}))
+    return Asker("job", resource.token)
 
 
 def job_ignores_token(environ: Mapping[str, str]) -> bool:

@@ -179,8 +179,13 @@ class Collector:
         freed = self._removal.finish(removed)
         return GcReport(tuple(removed.snapshots), len(removed.blobs), bytes_freed=freed)
 
-    def plan(self, *, max_bytes: int | None) -> PrunePlan:
-        """Which Snapshots to remove so that Blobs take at most ``max_bytes``; None: those whose time is over."""
+    def plan(self, *, max_bytes: int | None, ids: Sequence[str] | None = None) -> PrunePlan:
+        """Which Snapshots to remove so that Blobs take at most ``max_bytes``; None: those whose time is over.
+
+        With ``ids``: these, if nobody holds them.
+        """
+        if ids is not None:
+            return self._plan(tuple(ids))
         if max_bytes is None:
             with self._index.read() as rows:
                 chosen = self._expired(rows)

@@ -28,6 +28,9 @@ BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for others. Transactions take milliseconds; longer means that a process is frozen in one."""
 
 
+INDEX_FILES = "files index-v1.sqlite, index-v1.sqlite-wal and index-v1.sqlite-shm"
+
+
 class Rows(sqlite3.Connection):
     """A connection that remembers how durable its commits are."""
 
@@ -165,7 +168,9 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return CacheError(message, hint="the state directory must be writable by this user (FETCHER_STATE_DIR)")
     if is_damage(error):
-        return CacheError(message, hint="move the file away: the index is made anew from the cache's sidecars")
+        return CacheError(
+            message, hint=f"move the {INDEX_FILES} away: the index is made anew from the cache's sidecars"
+        )
     return CacheError(message)
 
 
@@ -195,7 +200,7 @@ def version_of(path: Path) -> int | None:
     try:
         version = int(rows.execute("PRAGMA user_version").fetchone()[0])
         if version and not rows.execute("SELECT 1 FROM sqlite_master WHERE name='snapshots'").fetchone():
-            raise CacheError(f"{path} is not an index of fetcher", hint="move the file away")
+            raise CacheError(f"{path} is not an index of fetcher", hint=f"move the {INDEX_FILES} away")
         return version or None
     finally:
         rows.close()
@@ -251,9 +256,13 @@ def check_version(path: Path, version: int) -> None:
 
 
 def set_aside(path: Path, now: float) -> None:
-    """Move a damaged database, with its log, out of the way; nothing is deleted. Callers hold the lock."""
+    """Move a database that can't be used, with its log or what is left of it, out of the way; nothing is deleted.
+
+    The log goes last: without its database it is never read, the other way round it would be missed. Callers hold the
+    lock.
+    """
     with disk_errors("move aside", path):
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in ("", "-shm", "-wal"):
             try:
                 os.rename(f"{path}{suffix}", f"{path}.damaged-{int(now)}{suffix}")
             except OSError as error:

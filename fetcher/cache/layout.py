@@ -4,6 +4,7 @@
 
     <cache>/                        0700, or 0750 and ``cache_group``
         CACHEDIR.TAG
+        cache-id-v1  cache-id-v1.lock      0600, which index is this cache's, and where
         owners-v1/<owner>           liveness: flock held for life, mtime is the heartbeat
         partials-v1/<content>.<owner>/
             data  journal           unproven bytes; what is proven of them
@@ -112,6 +113,8 @@ class Layout:
         self.state_dir = settings.state_dir
         self.group = settings.cache_group
         self.directory_mode = 0o700 if settings.cache_group is None else 0o750
+        self.cache_id = self.cache_dir / "cache-id-v1"
+        self.cache_lock = self.cache_dir / "cache-id-v1.lock"
         self.owners = self.cache_dir / "owners-v1"
         self.partials = self.cache_dir / "partials-v1"
         self.blobs = self.cache_dir / "blobs-v1"
@@ -151,11 +154,14 @@ class Layout:
         """Create what is missing, with modes set by fchmod so that no umask has a say. Raises CacheError.
 
         The root's mode is set when we create it or find it empty. A directory that already holds other things keeps its
-        mode: there the ``-v1`` directories, always closed to other users, do the guarding.
+        mode: there the ``-v1`` directories, always closed to other users, do the guarding. What others made, or may
+        write to, is refused. Only a cache directory like /tmp (sticky, its state elsewhere) is none the worse for it:
+        the names in it that matter can't be moved, and are looked at each time.
         """
-        self._prepare_root(self.cache_dir)
-        if self.state_dir != self.cache_dir:
-            self._prepare_root(self.state_dir)
+        apart = self.state_dir != self.cache_dir
+        self._prepare_root(self.cache_dir, sticky_will_do=apart)
+        if apart:
+            self._prepare_root(self.state_dir, sticky_will_do=False)
         for directory in (self.owners, self.partials, self.blobs, self.snapshots):
             make_directory(directory, self.directory_mode, self.group)
         tag = self.cache_dir / "CACHEDIR.TAG"
@@ -168,18 +174,26 @@ class Layout:
                 finally:
                     os.close(descriptor)
 
-    def _prepare_root(self, directory: Path) -> None:
+    def _prepare_root(self, directory: Path, *, sticky_will_do: bool) -> None:
         if not directory.is_absolute():
             raise CacheError(f"the cache directory must be an absolute path: {directory}")
         with disk_errors("create", directory):
             directory.parent.mkdir(parents=True, exist_ok=True)
-        if make_directory(directory, self.directory_mode, self.group):
+        if _make(directory, self.directory_mode, self.group):
             return
+        with disk_errors("create", directory):
+            status = os.stat(directory)  # a symlink will do: whoever could change it could name another directory
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+        _refuse_other_users(directory, status)
         with disk_errors("read", directory):
             with os.scandir(directory) as entries:
                 empty = all(entry.name == "lost+found" for entry in entries)
-            if empty and directory.stat().st_uid == os.geteuid():
+            if empty and status.st_uid == os.geteuid():
                 _set_mode(directory, self.directory_mode, self.group)
+                return
+        if not (sticky_will_do and status.st_mode & stat.S_ISVTX):
+            _refuse_shared(directory, status, f"use a directory inside it, or `chmod go-w {directory}`")
 
 
 def newer_format(place: Path) -> CacheError:
@@ -191,13 +205,50 @@ def newer_format(place: Path) -> CacheError:
 
 
 def make_directory(path: Path | str, mode: int, group: int | None = None) -> bool:
-    """Create one directory with exactly this mode; True if it was not there. Raises CacheError."""
+    """Create one directory with exactly this mode; True if it was not there. Raises CacheError, also for one that is
+    there and that other users made or may write to."""
+    if _make(path, mode, group):
+        return True
+    with disk_errors("create", path):
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    _refuse_other_users(path, status)
+    _refuse_shared(path, status, "what is in it can't be trusted: remove it, or use another cache with --cache-dir")
+    return False
+
+
+def refuse_foreign_file(path: Path | str) -> None:
+    """Raise CacheError if there is something of this name that is no file, or that other users made or may write to."""
+    with disk_errors("look at", path):
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+    if not stat.S_ISREG(status.st_mode):
+        raise CacheError(f"{path} is not a plain file", hint="move it away, or use another FETCHER_STATE_DIR")
+    _refuse_other_users(path, status)
+    _refuse_shared(path, status, "what is in it can't be trusted: move it away")
+
+
+def _refuse_other_users(path: Path | str, status: os.stat_result) -> None:
+    if status.st_uid not in (os.geteuid(), 0):
+        raise CacheError(
+            f"{path} was made by another user (uid {status.st_uid})",
+            hint="the cache belongs to another user; use another one with --cache-dir or FETCHER_CACHE_DIR",
+        )
+
+
+def _refuse_shared(path: Path | str, status: os.stat_result, hint: str) -> None:
+    if status.st_mode & 0o022:
+        raise CacheError(f"other users may write to {path} (mode {stat.S_IMODE(status.st_mode):04o})", hint=hint)
+
+
+def _make(path: Path | str, mode: int, group: int | None) -> bool:
     with disk_errors("create", path):
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
-            if not stat.S_ISDIR(os.stat(path).st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
             return False
         _set_mode(path, mode, group)
     return True

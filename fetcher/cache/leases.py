@@ -186,5 +186,5 @@ def _lease(row: tuple[str, LeaseKind, float, float | None, str | None, int | Non
 
 def _unknown(lease_id: str) -> LeaseError:
     return LeaseError(
-        f"there is no lease {lease_id[:80]}, or it has ended", hint="`fetcher ls` shows the leases there are"
+        f"there is no lease {lease_id[:80]}, or it has ended", hint="`fetcher ls --json` shows the leases there are"
     )

@@ -77,6 +77,13 @@ class Owner:
                     pass  # an owner file too many is dead and removed by gc
         os.close(self._descriptor)
 
+    def fall_silent(self) -> None:
+        """Stop the heartbeat and keep the lock until the process ends: we may still write to what bears our name, so
+        others must take us for lost, never for dead."""
+        self._stop.set()
+        if self._process_id == os.getpid():
+            self._thread.join()
+
 
 class Owners:
     """Looks at the owners of one cache."""

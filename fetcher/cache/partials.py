@@ -312,7 +312,7 @@ class Partial:
         with self._lock:
             if self._calls:
                 raise InternalError(f"{self!r} has {self._calls} calls in flight")
-        yield
+            yield  # a call that begins now waits, and then finds what became of it
 
     @contextmanager
     def _renamed(self, action: str) -> Iterator[None]:

@@ -288,7 +288,8 @@ def insert_snapshot(
             new.downloaded_at,
             new.downloaded_at,
             now,
-            None if new.immutable else new.downloaded_at + new.fresh_for_s,
+            # A commit never changes, but who may read it does: a private answer is asked about again.
+            None if new.immutable and not new.private else new.downloaded_at + new.fresh_for_s,
             (new.downloaded_at if keep_from is None else keep_from) + new.keep_for_s,
             new.manifest_digest,
             new.keep_for_s,

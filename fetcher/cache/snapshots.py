@@ -161,11 +161,11 @@ def record(row: Sequence[Any], layout: Layout) -> Snapshot:
 
 
 def refresh(rows: sqlite3.Connection, wanted: str, now: float, fresh_for_s: float, keep_for_s: float) -> bool:
-    """Restart both clocks of a row (an immutable one stays without an end of freshness); False if there is none."""
+    """Restart both clocks of a row; an immutable public one stays without an end of freshness. False: no such row."""
     return bool(
         rows.execute(
             "UPDATE snapshots SET validated_at = ?, last_used_at = ?, keep_until = ?, keep_for_s = ?,"
-            " fresh_until = CASE WHEN fresh_until IS NULL THEN NULL ELSE ? END WHERE id = ?",
+            " fresh_until = CASE WHEN fresh_until IS NULL AND NOT private THEN NULL ELSE ? END WHERE id = ?",
             (now, now, now + keep_for_s, keep_for_s, now + fresh_for_s, wanted),
         ).rowcount
     )

@@ -13,7 +13,7 @@ from fetcher.cache.layout import Layout
 SPARE_BYTES = 1 << 20
 FULL_BELOW_BYTES = 512 << 10
 """Free space below which the spare is given up."""
-EASY_ABOVE_BYTES = 64 << 20
+EASY_ABOVE_BYTES = 16 << 20
 """Free space above which it is set aside (again)."""
 
 
@@ -29,6 +29,8 @@ def keep(layout: Layout) -> None:
             try:
                 os.fchmod(descriptor, 0o600)
                 os.posix_fallocate(descriptor, 0, SPARE_BYTES)
+            except OSError:
+                os.unlink(layout.spare)
             finally:
                 os.close(descriptor)
     except OSError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fetcher.cache import opening
+from fetcher.cache import identity, opening
 from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout
 from fetcher.cache.leases import Leases
@@ -77,13 +77,18 @@ class Cache:
         return cls(settings, layout, index, recovery, clock, read_only)
 
     def close(self) -> None:
-        """Drop our lock and close the index. Partials still open are kept for resume. May be called again."""
+        """Close Partials still open (they are kept for resume), drop our lock, close the index. May be called again."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            if self._owner is not None:
-                self._owner.close(keep_file=self._partials_room is not None and self._partials_room.left_behind())
+            owner, room = self._owner, self._partials_room
+        # Whoever takes our lock takes our Partials by rename, and relies on it that nobody writes to them any more.
+        quiet = room is None or room.close()
+        if owner is not None and quiet:
+            owner.close(keep_file=room is not None and room.left_behind())
+        elif owner is not None:
+            owner.fall_silent()
         self.index.close()
 
     def __enter__(self) -> Cache:
@@ -106,7 +111,7 @@ class Cache:
     def principal_key(self) -> bytes:
         """32 random bytes of this cache: principals are hashes keyed with them, useless anywhere else."""
         if self._principal_key is None:
-            self._principal_key = opening.principal_key(self.layout.principal_key, create=not self.read_only)
+            self._principal_key = identity.principal_key(self.layout.principal_key, create=not self.read_only)
         return self._principal_key
 
     # --- hit path
@@ -269,9 +274,9 @@ class Cache:
         """Remove Snapshots now. Raises LeaseError for leased or pinned ones, unless ``force``."""
         return self._collector.remove(snapshot_ids, force=force)
 
-    def prune_plan(self, *, max_bytes: int | None = None) -> PrunePlan:
-        """What pruning would remove: until Blobs take at most ``max_bytes``; None: what has had its time."""
-        return self._collector.plan(max_bytes=max_bytes)
+    def prune_plan(self, *, max_bytes: int | None = None, ids: Sequence[str] | None = None) -> PrunePlan:
+        """What pruning would remove: until Blobs take at most ``max_bytes``, ``ids``, or what has had its time."""
+        return self._collector.plan(max_bytes=max_bytes, ids=ids)
 
     def usage(self) -> Usage:
         """Where the space went. Walks the whole cache."""

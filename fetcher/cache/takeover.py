@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.owners import Owners
 from fetcher.cache.partials import DATA, Partial
 from fetcher.cache.records import PartialHead
-from fetcher.errors import InternalError
+from fetcher.errors import CacheError, FetcherError, InternalError
+
+CLOSE_WAIT_S = 2.0
+"""How long closing waits for calls in flight: each writes one block."""
+CLOSE_POLL_S = 0.01
 
 
 class Partials:
@@ -26,7 +31,9 @@ class Partials:
         self._layout = layout
         self._owners = owners
         self._owner_id = owner_id
-        self._open: set[str] = set()
+        self._open: dict[str, Partial | None] = {}
+        """None: being opened at this moment."""
+        self._closed = False
         self._lock = threading.Lock()
 
     def open(
@@ -39,15 +46,53 @@ class Partials:
         it up; what is there stays for a later call. Raises CacheError or NoSpaceError; then nothing is left open.
         """
         with self._lock:
+            self._refuse_closed()
             if head.content_id in self._open:
                 raise InternalError(f"the Partial of {head.content_id} is open already")
-            self._open.add(head.content_id)
+            self._open[head.content_id] = None
         try:
-            return self._open_now(head, previous_owner, step or _no_step)
+            partial = self._open_now(head, previous_owner, step or _no_step)
         except BaseException:
-            with self._lock:
-                self._open.discard(head.content_id)
+            self._ended(head.content_id)
             raise
+        try:
+            with self._lock:
+                self._refuse_closed()
+                self._open[head.content_id] = partial
+        except CacheError:
+            partial.close()
+            raise
+        return partial
+
+    def close(self) -> bool:
+        """Close those still open, and open no more. False if somebody is at work on one, also after a moment of
+        patience: then something may still be written to what bears our name."""
+        with self._lock:
+            self._closed = True
+        deadline = time.monotonic() + CLOSE_WAIT_S
+        while not self._close_idle():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(CLOSE_POLL_S)
+        return True
+
+    def _close_idle(self) -> bool:
+        """True if none is left."""
+        with self._lock:
+            listed = list(self._open.values())
+        for partial in listed:
+            # Closed and yet here: its body is being published.
+            if partial is not None and not partial.closed:
+                try:
+                    partial.close()
+                except FetcherError:
+                    pass  # a call is in flight, or the disk refuses: it stays listed
+        with self._lock:
+            return not self._open
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise CacheError("the cache was closed")
 
     def _open_now(self, head: PartialHead, previous_owner: str | None, step: Callable[[], None]) -> Partial:
         mine = self._layout.partial(head.content_id, self._owner_id)
@@ -86,7 +131,7 @@ class Partials:
 
     def _ended(self, content: str) -> None:
         with self._lock:
-            self._open.discard(content)
+            self._open.pop(content, None)
 
     def left_behind(self) -> bool:
         """Whether something on disk bears our name."""

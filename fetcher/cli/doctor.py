@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import stat
 import sys
@@ -133,6 +134,10 @@ def _links(cache_dir: Path) -> Check:
             first.write_bytes(b"")
             Path(directory, "second").hardlink_to(first)
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.ENOSPC):
+            return Check(
+                "writing", "fail", f"the cache can't be written: {error.strerror}", "mend that, or use another"
+            )
         hint = "use a file system with hard links (ext4, xfs, btrfs) for the cache"
         return Check("hard links", "warn", f"not possible ({error.strerror}): every directory is a copy", hint)
     return Check("hard links", "ok", "possible")

@@ -59,7 +59,7 @@ class Output:
 
     def error(self, error: FetcherError) -> None:
         """Tell an error, with every fault of a document; ``--quiet`` does not silence it."""
-        faults = error.faults if isinstance(error, ResourceError) else ()
+        faults = faults_of(error)
         if self.json_lines:
             for fault in faults or (Fault(error.at or "", error.message, error.hint),):
                 self.event(error_json(error, fault))
@@ -97,10 +97,14 @@ def error_json(error: FetcherError, fault: Fault) -> dict[str, Any]:
         "event": "error",
         "kind": error.kind,
         "message": fault.message,
-        "hint": fault.hint or hint_of(error),
+        "hint": fault.hint if faults_of(error) else hint_of(error),
         "resource": error.resource,
         "at": at or None,
     }
+
+
+def faults_of(error: FetcherError) -> Sequence[Fault]:
+    return error.faults if isinstance(error, ResourceError) else ()
 
 
 def error_text(error: FetcherError, faults: Sequence[Fault] = ()) -> str:

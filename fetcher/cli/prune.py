@@ -24,7 +24,12 @@ def run(context: Context) -> int:
         if not context.dry_run:
             report = plan.execute()
             removed, bytes_freed = report.snapshots, report.bytes_freed
+        unfinished = cache.usage().partial_bytes
     tell_removed(context, [(known[id].uri, id, known[id].bytes) for id in removed if id in known], bytes_freed)
+    if unfinished and not context.output.json_lines:
+        context.output.say(
+            f"{format_size(unfinished)} of unfinished downloads stay, for the day after they were left, to be resumed"
+        )
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fetcher.cli.context import Context
+from fetcher.cli.entries import known_lease
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> int:
     lease_id: str = context.options.id
-    if not context.dry_run:
+    if context.dry_run:
+        with context.cache(looking=True) as cache:
+            known_lease(cache, lease_id)
+    else:
         with context.cache() as cache:
             cache.lease_release(lease_id)
     if context.output.json_lines:

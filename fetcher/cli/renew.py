@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import time
+from dataclasses import replace
 
 from fetcher.cli.context import Context, lease_s
+from fetcher.cli.entries import known_lease
 from fetcher.cli.inspect import when
-from fetcher.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> int:
     if context.dry_run:
-        raise UsageError("renew knows no --dry-run", hint="fetcher ls --json shows the leases")
-    with context.cache() as cache:
-        lease = cache.lease_renew(context.options.id, context.options.lease)
+        with context.cache(looking=True) as cache:
+            lease = replace(
+                known_lease(cache, context.options.id), expires_at=time.time() + float(context.options.lease)
+            )
+    else:
+        with context.cache() as cache:
+            lease = cache.lease_renew(context.options.id, context.options.lease)
     if context.output.json_lines:
         context.output.event({"event": "renewed", "id": lease.id, "expires_at": lease.expires_at})
     else:

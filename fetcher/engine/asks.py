@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fetcher.cache.records import Snapshot
 from fetcher.model.asker import Asker
@@ -15,8 +15,8 @@ class Ask:
 
     resource: Resource
     asker: Asker
-    at: str | None = None
-    """JSON path in the document it comes from."""
+    at: str | None = field(default=None, compare=False)
+    """JSON path in the document it comes from; equal Asks are answered once."""
 
 
 @dataclass(frozen=True, slots=True)

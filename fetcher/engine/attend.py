@@ -178,6 +178,8 @@ class Attendant:
 
 
 def _where(differing: list[int]) -> str:
+    if not hashing.HAS_TREE:
+        return ""  # plain mode keeps no chaining values to compare
     if not differing:
         return " (both copies are the same: it is the origin's, not the line's)"
     shown = ", ".join(str(block) for block in differing[:5]) + (" …" if len(differing) > 5 else "")

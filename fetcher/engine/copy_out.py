@@ -4,32 +4,51 @@ there must not reach the cache. A new directory appears as a whole, by rename; w
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fetcher.errors import CacheError, UsageError
+from fetcher.errors import CacheError, InterruptedByUser, NoSpaceError, UsageError
 
 if TYPE_CHECKING:
     from fetcher.cache.records import Snapshot, SnapshotFile
 
 
-def copy_out(snapshot: Snapshot, files: list[SnapshotFile], directory: Path, *, merge: bool) -> int:
+COPY_STEP_BYTES = 64 << 20
+"""Copied between two looks at ``stopped``."""
+
+
+def copy_out(
+    snapshot: Snapshot,
+    files: list[SnapshotFile],
+    directory: Path,
+    *,
+    merge: bool,
+    stopped: Callable[[], bool] = lambda: False,
+) -> int:
     """Copy the Snapshot's files below ``directory``; returns their number. A worker call.
 
+    ``stopped`` is looked at now and then; once it is true, the copy is given up with InterruptedByUser.
     Raises UsageError if the directory is there and not empty (unless ``merge``), CacheError for what the disk says.
     """
     try:
-        _copy_out(snapshot, files, Path(os.path.realpath(directory)), merge=merge)
+        _copy_out(snapshot, files, Path(os.path.realpath(directory)), merge, stopped)
     except OSError as error:
-        raise CacheError(f"can't copy to {str(directory)[:200]}: {error.strerror or error}") from error
+        message = f"can't copy to {str(directory)[:200]}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoSpaceError(message, hint="free some space there, or choose another directory") from error
+        raise CacheError(message, hint="choose another directory") from error
     return len(files)
 
 
-def _copy_out(snapshot: Snapshot, files: list[SnapshotFile], directory: Path, *, merge: bool) -> None:
+def _copy_out(
+    snapshot: Snapshot, files: list[SnapshotFile], directory: Path, merge: bool, stopped: Callable[[], bool]
+) -> None:
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file", hint="--to takes a directory")
     occupied = directory.is_dir() and any(directory.iterdir())
@@ -37,12 +56,12 @@ def _copy_out(snapshot: Snapshot, files: list[SnapshotFile], directory: Path, *,
         raise UsageError(f"{directory} is not empty", hint="add --merge to put the files among what is there")
     directory.parent.mkdir(parents=True, exist_ok=True)
     if occupied:
-        _fill(snapshot, files, directory)
+        _fill(snapshot, files, directory, stopped)
         return
     staging = directory.parent / f".{directory.name[:200]}.fetcher-{secrets.token_hex(4)}"
     try:
         staging.mkdir()
-        _fill(snapshot, files, staging)
+        _fill(snapshot, files, staging, stopped)
         if directory.is_dir():
             directory.rmdir()
         staging.rename(directory)
@@ -51,13 +70,13 @@ def _copy_out(snapshot: Snapshot, files: list[SnapshotFile], directory: Path, *,
         raise
 
 
-def _fill(snapshot: Snapshot, files: list[SnapshotFile], directory: Path) -> None:
+def _fill(snapshot: Snapshot, files: list[SnapshotFile], directory: Path, stopped: Callable[[], bool]) -> None:
     for file in files:
         target = directory / file.path
         _make_folders(directory, target.parent)
         arriving = target.with_name(f".fetcher-{secrets.token_hex(8)}")
         try:
-            _copy(snapshot.path / file.path, arriving)
+            _copy(snapshot.path / file.path, arriving, stopped)
             arriving.replace(target)
         except BaseException:
             arriving.unlink(missing_ok=True)
@@ -78,15 +97,19 @@ def _make_folders(directory: Path, folder: Path) -> None:
             ) from None
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise InterruptedByUser("stopped")
     with source.open("rb") as reader, target.open("xb") as writer:
         if not _reflink(writer.fileno(), reader.fileno()):
             remaining = os.fstat(reader.fileno()).st_size
             while remaining:
-                count = os.sendfile(writer.fileno(), reader.fileno(), None, min(remaining, 1 << 30))
+                count = os.sendfile(writer.fileno(), reader.fileno(), None, min(remaining, COPY_STEP_BYTES))
                 if count == 0:
                     raise OSError(f"{source} ended early")
                 remaining -= count
+                if remaining and stopped():
+                    raise InterruptedByUser("stopped")
 
 
 def _reflink(target: int, source: int) -> bool:

@@ -6,10 +6,12 @@ An Engine belongs to one event loop and one cache; all calls on it share its con
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from fetcher.config import Settings
 from fetcher.engine.admission import Admission
 from fetcher.engine.asks import Ask, Outcome
 from fetcher.engine.buffers import SlabPool
+from fetcher.engine.copy_out import copy_out
 from fetcher.engine.flights import Flights
 from fetcher.engine.jobs import FileJob
 from fetcher.engine.limit import RateLimit
@@ -30,6 +33,7 @@ from fetcher.engine.workers import Workers, finish
 from fetcher.errors import FetcherError, InternalError, NoSpaceError, OfflineError, TransportError
 from fetcher.model.events import Event
 from fetcher.model.manifest import Manifest
+from fetcher.model.quantities import format_size
 from fetcher.model.resource import Resource
 from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
     from fetcher.cache.space import Reservation
     from fetcher.cache.store import Cache
 
+API_CONNECTIONS_MAX = 8
+"""Resources of one call that are asked for at once; each takes one connection at a time."""
 SPACE_EVERY_S = 0.5
 GONE_TRIES = 3
 """How often a plan is made again because something it relied on was cleaned away meanwhile."""
@@ -83,6 +89,7 @@ class Engine:
             dice=dice,
         )
         self._flights = Flights(cache, workers)
+        self._api_gate = asyncio.Semaphore(min(API_CONNECTIONS_MAX, settings.connections_max))
         api = ApiClient(transport, settings)
         self._pacer = api.pacer
         self._origin: Origin = HfOrigin(api, settings)
@@ -92,6 +99,14 @@ class Engine:
         await self._tools.transport.close()
         self._tools.workers.close()
         self._tools.slabs.close()
+
+    async def copy_out(self, snapshot: Snapshot, directory: Path, *, merge: bool) -> int:
+        """See ``engine.copy_out``. Cancelled, it leaves no half of a new directory behind."""
+        stop = threading.Event()
+        files = await self._tools.workers.slow(self._cache.files, snapshot.id)
+        return await self._tools.workers.slow_until(
+            stop, copy_out, snapshot, files, directory, merge=merge, stopped=stop.is_set
+        )
 
     # -- hops 3 to 5: what has to be done ----------------------------------------------------------------------------
 
@@ -136,7 +151,8 @@ class Engine:
         A refusal is returned: all of a call's resources are asked for, so that all refusals are told at once.
         """
         try:
-            return await self._prepare_one(ask)
+            async with self._api_gate:
+                return await self._prepare_one(ask)
         except FetcherError as error:
             return error.about(resource=ask.resource.uri(), at=ask.at)
 
@@ -159,12 +175,20 @@ class Engine:
                     current = await slow(self._cache.revalidate, known.id, settings.fresh_for_s, settings.keep_for_s)
                     return replace(hit, snapshot=current)
             manifest = await self._origin.resolve(ask.resource, ask.asker)
-        except TransportError:
-            stale_until = (known.fresh_until or now) + settings.stale_if_error_s if known is not None else 0.0
-            if known is not None and now < stale_until:
-                return hit
-            raise
+        except TransportError as error:
+            if known is None or not self._may_be_stale(known, now):
+                raise
+            self._notice(ask, f"the origin can't be reached, an older copy is used: {error.message}")
+            return hit
         return Prepared(ask, key, principal, None, manifest)
+
+    def _may_be_stale(self, known: Snapshot, now: float) -> bool:
+        """Whether ``stale_if_error_s`` lets this Snapshot serve although its origin can't say that it is current."""
+        allowed_s = self._settings.stale_if_error_s
+        return allowed_s > 0 and now < max(known.fresh_until or 0.0, known.validated_at) + allowed_s
+
+    def _notice(self, ask: Ask, message: str) -> None:
+        Observer(self._emit, ask.resource.uri(), time.monotonic).notice(message)
 
     # -- hops 5 to 10: doing it --------------------------------------------------------------------------------------
 
@@ -182,6 +206,10 @@ class Engine:
         observer = self._observe(asks)
         unique = list(dict.fromkeys(asks))
         prepared, plan = await self._plan(unique, observer)
+        if not plan.fits or plan.evictions:
+            # Garbage goes before anybody's good copy does.
+            await self._tools.workers.slow(self._cache.gc)
+            plan = await self._tools.workers.slow(self._plan_rows, prepared)
         if not plan.fits:
             plan = await self._wait_for_space(prepared, plan, observer)
         jobs = self._jobs(prepared, plan)
@@ -333,8 +361,15 @@ def describe_resource(resource: Resource) -> dict[str, Any]:
 
 def out_of_space(plan: FetchPlan) -> NoSpaceError:
     """The refusal of a plan that does not fit, with its numbers."""
+    parts = [f"{format_size(plan.bytes_to_fetch)} are to be fetched, {format_size(plan.bytes_free)} can be used"]
+    kept = []
+    if plan.bytes_floor:
+        kept.append(f"{format_size(plan.bytes_floor)} stay free (space_floor_bytes)")
+    if plan.bytes_reserved:
+        kept.append(f"{format_size(plan.bytes_reserved)} are reserved by other downloads")
+    if kept:
+        parts.append(f"of what the file system has, {' and '.join(kept)}")
+    parts.append("removing all that is neither leased nor pinned would not make up for it")
     return NoSpaceError(
-        f"{plan.bytes_to_fetch} bytes are to be fetched, {plan.bytes_free} are free, "
-        "and removing every Snapshot that is neither leased nor pinned would not make up for it",
-        hint="free space on the disk, release leases, or use a cache directory on a larger disk",
+        "; ".join(parts), hint="free space on the disk, release leases, or use a cache directory on a larger disk"
     )

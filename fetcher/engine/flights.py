@@ -57,13 +57,15 @@ class Flights:
     async def release(self, jobs: Sequence[FileJob]) -> None:
         """The contents are published, or we give them up: whoever waits goes on."""
         held = [job for job in jobs if self._held.get(job.content_id) is job]
-        for job in held:
-            del self._held[job.content_id]
         mine = [job.content_id for job in held if job.mine]
-        for job in held:
-            job.mine = False
-        if mine:
-            await self._workers.index(self._cache.flight_release_many, mine)
+        try:
+            if mine:
+                # The rows first: another run of ours that takes the flight meanwhile would lose its row with ours.
+                await self._workers.index(self._cache.flight_release_many, mine)
+        finally:
+            for job in held:
+                del self._held[job.content_id]
+                job.mine = False
 
     async def progress(self, jobs: Sequence[FileJob]) -> None:
         """Tell the waiters of other processes how far our flights are."""

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from fetcher import hashing
 from fetcher.errors import InterruptedByUser
 
 R = TypeVar("R")
@@ -24,6 +25,15 @@ def run(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(_guarded(main))
+
+
+def running() -> bool:
+    """Whether this thread is inside an event loop already (a notebook, a server)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _guarded(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
@@ -47,9 +57,8 @@ async def _guarded(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
     except asyncio.CancelledError:
         if not stopped_by:
             raise
-        raise InterruptedByUser(
-            "stopped", hint="what was fetched is kept; run the same command again to go on from there"
-        ) from None
+        kept = "whole blocks are kept" if hashing.HAS_TREE else "whole files are kept"
+        raise InterruptedByUser("stopped", hint=f"{kept}; run the same command again to go on from there") from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

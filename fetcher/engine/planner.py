@@ -48,13 +48,20 @@ def plan_manifest(cache: Cache, manifest: Manifest, principal: str | None, resou
 
 def plan_hit(snapshot: Snapshot) -> PlannedResource:
     """Nothing to do."""
-    return PlannedResource(snapshot.uri, None, (), snapshot.id, snapshot.bytes)
+    return PlannedResource(
+        snapshot.uri, None, (), snapshot.id, snapshot.bytes, hit_revision=snapshot.revision, hit_files=snapshot.files
+    )
 
 
 def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
     """The whole plan: do the bytes fit, and if not, which Snapshots make room."""
     space = cache.space()
-    plan = FetchPlan(tuple(resources), bytes_free=space.available_bytes, bytes_reserved=space.reserved_bytes)
+    plan = FetchPlan(
+        tuple(resources),
+        bytes_free=space.available_bytes,
+        bytes_floor=space.floor_bytes,
+        bytes_reserved=space.reserved_bytes,
+    )
     missing = plan.bytes_to_fetch - space.available_bytes
     if missing <= 0:
         return plan

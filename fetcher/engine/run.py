@@ -204,6 +204,12 @@ class Run:
         job.transfer.on(Event.BEGIN)
         self.progressed()
 
+    def told_to_wait(self, now: float) -> bool:
+        """Whether an origin has named the time before which it wants no request of ours."""
+        waiting = [*self.begun, *list(self.small)[:1]]
+        admission = self.tools.admission
+        return any(admission.host(job.source.host).not_before > now or job.source.pause_s() > 0 for job in waiting)
+
     # -- endings -----------------------------------------------------------------------------------------------------
 
     async def _attend(self, job: FileJob) -> None:

@@ -58,7 +58,7 @@ class Source:
     @property
     def known(self) -> bool:
         """Where the bytes are and that ranges of them can be had: any number of parts may ask."""
-        return self._answered and (self._entry.inline or self._signed is not None)
+        return self._answered
 
     def pause_s(self) -> float:
         """How long the origin's announced rate asks us to wait before the next request; 0.0 on a signed URL."""
@@ -146,6 +146,7 @@ class Source:
         if verdict.kind == "expired":
             if self._signed is request:  # of all parts that used this URL, the first one drops it
                 self._signed = None
+                self._answered = False
                 self._refused += 1
             if self._refused > REFRESHES_MAX:
                 raise DeniedError(

@@ -23,6 +23,9 @@ class Watchdog:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._settings = run.settings
+        self._looked_at = self._ordered_from = run.progressed_at
+        self._ordered_s = 0.0
+        """Of waiting that was ordered since the last block."""
         settings = run.settings
         self._limits = Limits(
             idle_timeout_s=settings.part_idle_timeout_s,
@@ -39,6 +42,7 @@ class Watchdog:
             await asyncio.sleep(TICK_S)
             now = run.tools.clock()
             self._judge(now)
+            self._stand_still(now)
             self._shed(now)
             run.observer.connections = len(run.actives)
             run.observer.tick()
@@ -56,6 +60,18 @@ class Watchdog:
         by_pulse = {active.pulse: active for active in self._run.actives}
         for pulse, outcome in judge(by_pulse, now, self._limits, self._run.finished_rates):
             by_pulse[pulse].end_with(outcome, asyncio.get_running_loop().time())
+
+    def _stand_still(self, now: float) -> None:
+        """While an origin has told us to wait, the clock of progress stands still; at most as long as we may wait."""
+        run = self._run
+        elapsed_s, self._looked_at = now - self._looked_at, now
+        if run.progressed_at > self._ordered_from:
+            self._ordered_from, self._ordered_s = run.progressed_at, 0.0
+        if run.actives or not run.told_to_wait(now) or self._ordered_s >= self._settings.retry_after_max_s:
+            return
+        self._ordered_s += elapsed_s
+        run.progressed_at += elapsed_s
+        self._ordered_from = run.progressed_at
 
     async def _look_elsewhere(self) -> None:
         """Ask again for the contents that others fetch."""

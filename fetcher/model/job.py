@@ -24,6 +24,8 @@ from fetcher.model.targets import normalise_target, outermost_first, target_faul
 from fetcher.model.text import nearest, shown, unencodable, without_tokens
 
 DOCUMENT: Final = "the Job Definition"
+RESOURCES_MAX: Final = 1000
+"""Each costs requests to its origin before anything is fetched; real jobs have a handful."""
 REMOVE_IF_EMPTY: Final = "__remove-if-empty__"
 """Sentinel in a list: whoever expands the literals drops the list if nothing else is left in it."""
 SPREAD: Final = "__spread__"
@@ -99,6 +101,7 @@ class _Reader:
     def job(self, document: object) -> JobResources:
         mounts: list[MountRequest] = []
         deferred: list[Deferred] = []
+        resources_left = RESOURCES_MAX
         ops = self._ops(document)
         places: dict[str, str] = {}
         for index, op in enumerate(ops):
@@ -107,6 +110,10 @@ class _Reader:
                 self.fault(at, f"an op must be an object, not {_kind(op)}")
                 continue
             items = self._resources(op, at)
+            resources_left -= len(items)
+            if resources_left < 0:
+                self.fault(f"{at}.args.resources", f"more than {RESOURCES_MAX} resources in one document")
+                break
             op_id = self._op_id(op, at, places, needed=bool(items))
             self._op(op_id, items, f"{at}.args.resources", mounts, deferred)
         return JobResources(tuple(mounts), tuple(deferred))

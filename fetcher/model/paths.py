@@ -55,7 +55,7 @@ def safe_path(path: str) -> str:
     return path
 
 
-def check_tree(paths: Iterable[str]) -> None:
+def check_tree(paths: Iterable[str], folders_max: int = 1_000_000) -> None:
     """Refuse a list of safe paths that can't live in one directory: doubles, a file where a folder is, names that
     differ only in case or in Unicode form (they collide on some file systems, and invite confusion on all).
 
@@ -73,6 +73,8 @@ def check_tree(paths: Iterable[str]) -> None:
         end = path.rfind("/")
         while end > 0:
             folder = path[:end]
+            if len(folders) > folders_max:
+                raise ForbiddenError(f"the origin's files lie in more than {folders_max} folders")
             folded_folder = unicodedata.normalize("NFC", folder).casefold()
             known = folders.setdefault(folded_folder, folder)
             if known != folder:

@@ -22,6 +22,8 @@ FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?|[A-Za-z0-9]"
 _REPO = re.compile(rf"(?:(?:{_REPO_PART})/)?(?:{_REPO_PART})")
 REVISION_BYTES_MAX = 255
+LIKE_A_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+"""Somebody pasted a Hub token into the wrong place; a revision goes into URLs, file names and messages."""
 FILES_MAX = 10_000
 """Names or globs in one resource; a Job Definition with more is a mistake or an attack."""
 
@@ -55,6 +57,8 @@ def revision_fault(revision: str) -> str | None:
     """What is wrong with a git revision, or None (after git-check-ref-format)."""
     if not revision:
         return "revision is empty"
+    if LIKE_A_TOKEN.search(revision):
+        return "a token is no revision"
     if len(revision.encode()) > REVISION_BYTES_MAX:
         return f"revision is longer than {REVISION_BYTES_MAX} bytes"
     if re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//", revision) or revision.startswith(("/", "-", ".")):

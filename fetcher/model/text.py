@@ -7,8 +7,13 @@ from collections.abc import Iterable
 
 SHOWN_CHARACTERS_MAX = 120
 
-_USERINFO = re.compile(r"((?:https?|s3|ollama|docker)://)[^/@]*@", re.IGNORECASE)
-_QUERY = re.compile(r"^((?:https?|s3)://[^?#]*)[?#].*", re.IGNORECASE | re.DOTALL)
+_USERINFO = re.compile(
+    r"([a-z][a-z0-9+.-]*://)?[^\s?#:/@]*:(?!//|[0-9]{1,5}/)[^\s?#]*@|((?:https?|s3|ollama|docker)://)[^/@\s]*@",
+    re.IGNORECASE,
+)
+"""``user:password@`` with any scheme or none, up to the last ``@`` (a password may hold ``/`` and ``@``; a port is not
+one); and a user alone in a URL."""
+_QUERY = re.compile(r"((?:https?|s3)://[^\s?#]*)[?#]\S*", re.IGNORECASE)
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 
 
@@ -25,10 +30,14 @@ def shown(text: str) -> str:
     """``text`` for a message: at most 120 characters, control characters escaped, and hidden what may be secret: user
     info, queries (signatures live there) and Hub tokens.
     """
-    text = without_tokens(_QUERY.sub(r"\1?[hidden]", _USERINFO.sub(r"\1[hidden]@", text)))
+    text = without_tokens(_QUERY.sub(r"\1?[hidden]", _USERINFO.sub(_hide_userinfo, text)))
     if len(text) > SHOWN_CHARACTERS_MAX:
         text = text[: SHOWN_CHARACTERS_MAX - 1] + "…"
     return printable(text)
+
+
+def _hide_userinfo(match: re.Match[str]) -> str:
+    return f"{match[1] or match[2] or ''}[hidden]@"
 
 
 def without_tokens(text: str) -> str:

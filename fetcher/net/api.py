@@ -25,6 +25,8 @@ from fetcher.plan.retry import Dice, RetryPolicy, Wait, retried_status
 Shape = TypeVar("Shape")
 
 REDIRECTS_MAX = 5
+QUESTIONS_MAX = 16
+"""Under way at once; a job may name tens of thousands of resources, and each connection costs a descriptor."""
 REFUSAL_BYTES_MAX = 64 << 10
 """Of the text that comes with an error."""
 ANSWER_BYTES_MAX = 256 << 20
@@ -55,6 +57,13 @@ class Found(Generic[Shape]):
 Refusal = Callable[[Refused], FetcherError]
 """What an origin's dialect calls a refusal."""
 
+Undecided = Callable[[str], bool]
+"""Whether a URL at another origin is, in an origin's dialect, the same question there and not yet the answer."""
+
+
+def _never(asked: Request, following: Request) -> bool:
+    return False
+
 
 class ApiClient:
     """Asks through ``transport``; one for all origins of a run. ``pacer`` is shared with whoever fetches bodies."""
@@ -77,6 +86,7 @@ class ApiClient:
         self._dice: Dice = dice if dice is not None else random.Random()
         self._sleep = sleep
         self._unix_clock = unix_clock
+        self._gate = asyncio.Semaphore(QUESTIONS_MAX)
         self.pacer = pacer if pacer is not None else Pacer(clock)
 
     async def get_json(
@@ -99,18 +109,24 @@ class ApiClient:
                 raise TransportError(f"{where}: the answer is not the JSON that was expected") from None
             return Found(value, response.headers, response.url)
 
-        return await self._persist(request, read, refusal, follow=True)
+        return await self._persist(request, read, refusal)
 
-    async def may(self, request: Request, *, refusal: Refusal) -> None:
-        """Return if ``request`` would be served: the answer is a success or a redirect, which is not followed.
+    async def may(self, request: Request, *, refusal: Refusal, undecided: Undecided) -> None:
+        """Return if ``request`` would be served: the answer, maybe after redirects, is a success or leads away.
 
-        The body is not read. Errors as for ``get_json``.
+        A redirect within an origin decides nothing: renamed repos and normalised addresses are redirected before
+        anybody looks at the token, so it is followed. One to another origin is a yes (a signed URL is only given to
+        who may have it) and is not followed, except where ``undecided`` says that its URL asks the question anew.
+        No body is read. Errors as for ``get_json``.
         """
 
         async def accept(response: Response) -> None:
             return None
 
-        await self._persist(request, accept, refusal, follow=False)
+        def is_yes(asked: Request, following: Request) -> bool:
+            return following.origin != asked.origin and not undecided(following.url)
+
+        await self._persist(request, accept, refusal, enough=is_yes)
 
     async def _persist(
         self,
@@ -118,21 +134,26 @@ class ApiClient:
         read: Callable[[Response], Awaitable[Shape]],
         refusal: Refusal,
         *,
-        follow: bool,
+        enough: Callable[[Request, Request], bool] = _never,
     ) -> Shape:
-        """Try until there is an answer that counts, or the policy gives up."""
+        """Try until there is an answer that counts, or the policy gives up. ``enough``: as for ``_once``."""
         began = self._clock()
         ordered_s = 0.0
         attempt = 0
         while True:
             attempt += 1
-            ordered_s += await self._pace(request, ordered_s)
+            paced_s, queued_s = await self._enter(request, ordered_s)
+            ordered_s += paced_s
+            began += queued_s
             asked_s: float | None = None
             outcome: int | FetcherError
             left_s = self._policy.time_max_s - (self._clock() - began - ordered_s)
             try:
                 async with asyncio.timeout(max(left_s, self._policy.backoff_min_s)):
-                    answer = await self._once(request, read, follow=follow)
+                    try:
+                        answer = await self._once(request, read, enough)
+                    finally:
+                        self._gate.release()
             except TimeoutError:
                 outcome = TransportError(f"{display_url(request.url)}: no complete answer in time")
             except TransportError as error:
@@ -151,8 +172,24 @@ class ApiClient:
             ordered_s += decision.ordered_s
             await self._sleep(decision.seconds)
 
+    async def _enter(self, request: Request, ordered_s: float) -> tuple[float, float]:
+        """Pass the gate, to be released by the caller, at a time when the request may be sent without a 429.
+
+        Returns the seconds waited for the origin, and those waited for other questions, which are nobody's fault.
+        """
+        paced_s = queued_s = 0.0
+        while True:
+            paced_s += await self._pace(request, ordered_s + paced_s)
+            queued_at = self._clock()
+            await self._gate.acquire()
+            queued_s += self._clock() - queued_at
+            if self.pacer.delay_s(request) <= 0.0:
+                self.pacer.sent(request)
+                return paced_s, queued_s
+            self._gate.release()  # the answers awaited meanwhile used up the quota
+
     async def _pace(self, request: Request, ordered_s: float) -> float:
-        """Wait until the request may be sent without a 429; returns the seconds waited."""
+        """Wait until the origin allows a request; returns the seconds waited."""
         waited_s = 0.0
         while (delay_s := self.pacer.delay_s(request)) > 0.0:
             if ordered_s + waited_s + delay_s > self._policy.retry_after_max_s:
@@ -162,13 +199,16 @@ class ApiClient:
                 )
             await self._sleep(delay_s)
             waited_s += delay_s
-        self.pacer.sent(request)
         return waited_s
 
     async def _once(
-        self, request: Request, read: Callable[[Response], Awaitable[Shape]], *, follow: bool
+        self,
+        request: Request,
+        read: Callable[[Response], Awaitable[Shape]],
+        enough: Callable[[Request, Request], bool],
     ) -> Shape | Refused:
-        """One try: ask, follow redirects, read."""
+        """One try: ask, follow redirects, read. ``enough``: of a request and the one that its redirect leads to,
+        whether the redirect itself is the answer."""
         asked = request
         for hop in range(REDIRECTS_MAX + 1):
             if hop:
@@ -181,7 +221,7 @@ class ApiClient:
             try:
                 self.pacer.observe(asked, response)
                 following = redirected(asked, response)
-                if following is None or not follow:
+                if following is None or enough(asked, following):
                     if following is not None or 200 <= response.status <= 299:
                         result = await read(response)
                     else:

@@ -8,6 +8,9 @@ The rule, for requests that come out of a Job Definition and for redirects of an
   not call global unicast) may not be reached at all.
 - An address inside ``FETCHER_ALLOW_NET`` may be reached on any port, over plain http too.
 
+Requests to an origin that an operator named are not judged, with one exception: a token goes over plain http only to
+an address inside ``FETCHER_ALLOW_NET``, a loopback or a private one. On the way to others, strangers could read it.
+
 Every address that a name resolves to is judged, and one that is refused condemns the name: a name that mixes public and
 special addresses is an attack or a mistake, and trying its good half would hide both. Judged again are: the socket
 address at the moment of connecting (so a name that changes its mind between look-up and connection gains nothing), and
@@ -178,6 +181,16 @@ class Guard:
             if reason is not None:
                 raise refusal(host, ip, port, reason)
 
+    def check_token(self, host: str, addresses: Iterable[str], port: int) -> None:
+        """Return if a token may go to all ``addresses`` of ``host`` in clear text; raises ForbiddenError else."""
+        for ip in addresses:
+            if not self.allows(ip) and not _is_near(ip):
+                where = ip if host == ip else f"{host} ({ip})"
+                raise ForbiddenError(
+                    f"the token is not sent to {where}, port {port}: over plain http others could read it on the way",
+                    hint=f"use https, or allow it with FETCHER_ALLOW_NET={ip}",
+                )
+
 
 class Barred(OSError):
     """A refusal on its way through a library that only expects OSErrors of connecting; ``refusal`` is what it means.
@@ -225,6 +238,17 @@ def embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return None
+
+
+_NEAR = tuple(
+    ipaddress.ip_network(network)
+    for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
+)
+
+
+def _is_near(ip: str) -> bool:
+    """Whether ``ip`` is this machine's or of a private network (in its IPv6-mapped form too)."""
+    return any(candidate in network for candidate in _forms(ip) for network in _NEAR)
 
 
 def _forms(ip: str) -> tuple[IPAddress, ...]:

@@ -44,12 +44,18 @@ class Pacer:
 
     def unanswered(self, request: Request) -> None:
         """No answer came to ``request``, and none will."""
-        self._in_flight[_key(request)] -= 1
+        self._landed(_key(request))
+
+    def _landed(self, key: _Key) -> None:
+        if self._in_flight[key] > 1:
+            self._in_flight[key] -= 1
+        else:
+            del self._in_flight[key]
 
     def observe(self, request: Request, answer: Answer) -> None:
         """Take note of what ``answer`` announces."""
         key = _key(request)
-        self._in_flight[key] -= 1
+        self._landed(key)
         announced = answer.headers.get("RateLimit")
         if announced is None:
             return
@@ -58,7 +64,7 @@ class Pacer:
         for seen in parse_rate_limit(announced, answer.headers.get("RateLimit-Policy")):
             if seen.bucket not in budgets and len(budgets) >= BUCKETS_MAX:
                 continue
-            budgets.setdefault(seen.bucket, RateBudget()).observe(seen, now, in_flight=max(0, self._in_flight[key]))
+            budgets.setdefault(seen.bucket, RateBudget()).observe(seen, now, in_flight=self._in_flight[key])
 
 
 _Key: TypeAlias = tuple[str, str, Secret | None]

@@ -11,14 +11,16 @@ Sources: huggingface.co/docs/hub (API endpoints, rate limits), huggingface_hub 2
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections.abc import Iterable
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
 
 from fetcher.config import Settings
-from fetcher.errors import DeniedError, FetcherError, TransportError
+from fetcher.errors import DeniedError, FetcherError, NotFoundError, TransportError
 from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.resource import FULL_COMMIT, HF
@@ -54,6 +56,11 @@ class Info(msgspec.Struct, frozen=True):
     disabled: bool | None = None
 
     @property
+    def maybe_gated(self) -> bool:
+        """The Hub, or a mirror that leaves the field out, does not deny it."""
+        return self.gated is not False
+
+    @property
     def public(self) -> bool:
         """The Hub says that anyone may read it."""
         return self.private is False and self.gated is False
@@ -83,9 +90,10 @@ class HfOrigin:
         url: str | None = self._tree_url(resource, info.sha)
         while url is not None:
             url = await self._page(resource, asker, url, listing)
-        files = select(listing.entries, resource.files, what)
-        if info.gated:
-            await self._prove_access(resource, asker, info.sha, files[0].path)
+        # Minutes are out of bounds, seconds are not: what else goes on meanwhile must go on.
+        files = await asyncio.to_thread(select, listing.entries, resource.files, what)
+        if info.maybe_gated:
+            await self._prove_access(resource, asker, info.sha, files)
         return Manifest(
             origin=self.name,
             endpoint=self._origin,
@@ -97,12 +105,17 @@ class HfOrigin:
 
     async def revision(self, resource: HF, asker: Asker) -> Pinned:
         info = await self._info(resource, asker)
-        if info.gated:
-            # Info and listing of a gated repo are open to all; only a file proves access. Any will do.
-            listing = Listing(self._settings, _what(resource))
-            await self._page(resource, asker, self._tree_url(resource, info.sha), listing)
-            for path in list(listing.entries)[:1]:
-                await self._prove_access(resource, asker, info.sha, path)
+        if info.maybe_gated:
+            # Info and listing of a gated repo are open to all; only a file proves access. Any will do, but one has to
+            # be found first: a page may hold nothing but folders.
+            what = _what(resource)
+            listing = Listing(self._settings, what)
+            url: str | None = self._tree_url(resource, info.sha)
+            while url is not None and not listing.entries:
+                url = await self._page(resource, asker, url, listing)
+            if not listing.entries:
+                raise NotFoundError(f"{what} has no files")
+            await self._prove_access(resource, asker, info.sha, listing.entries.values())
         return Pinned(info.sha, _private(info, asker))
 
     async def _info(self, resource: HF, asker: Asker) -> Info:
@@ -129,10 +142,16 @@ class HfOrigin:
         listing.add(found.value, last=following is None)
         return None if following is None else self._at_endpoint(resolve_location(found.url, following))
 
-    async def _prove_access(self, resource: HF, asker: Asker, commit: str, path: str) -> None:
-        """Raise what the Hub answers this asker to a request for a file, if it is a refusal."""
+    async def _prove_access(self, resource: HF, asker: Asker, commit: str, files: Iterable[FileEntry]) -> None:
+        """Raise what the Hub answers this asker to a request for one of ``files``, if it is a refusal."""
+        # A large file is answered with a signed URL elsewhere, a regular one at the second address, with its body.
+        path = min(files, key=lambda file: (file.inline, file.size)).path
         request = self._request(self._resolve_url(resource.kind, resource.repo, commit, path), asker, "body")
-        await self._api.may(request, refusal=lambda refused: self._error(refused, resource, asker, path))
+        await self._api.may(
+            request,
+            refusal=lambda refused: self._error(refused, resource, asker, path),
+            undecided=lambda url: _REPO_OF_FILE.search(urlsplit(url).path) is not None,
+        )
 
     # -- where the bytes are -----------------------------------------------------------------------------------------
 

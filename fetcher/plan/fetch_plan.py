@@ -42,6 +42,17 @@ class PlannedResource:
     snapshot_id: str | None = None
     """The Snapshot of a hit."""
     bytes_total: int = 0
+    hit_revision: str | None = None
+    hit_files: int = 0
+
+    @property
+    def revision(self) -> str | None:
+        """Commit that it is pinned to."""
+        return self.manifest.revision if self.manifest else self.hit_revision
+
+    @property
+    def files_count(self) -> int:
+        return len(self.files) if self.manifest else self.hit_files
 
     @property
     def hit(self) -> bool:
@@ -74,6 +85,8 @@ class FetchPlan:
     """On the file system, minus what others have reserved."""
     evictions: tuple[Eviction, ...] = ()
     fits: bool = True
+    bytes_floor: int = 0
+    """Must stay free."""
     bytes_reserved: int = 0
     """Promised to other downloads that are under way, and not yet written."""
 
@@ -102,9 +115,9 @@ class FetchPlan:
             "resources": [
                 {
                     "resource": item.resource,
-                    "revision": item.manifest.revision if item.manifest else None,
+                    "revision": item.revision,
                     "hit": item.hit,
-                    "files": len(item.files),
+                    "files": item.files_count,
                     "files_to_fetch": len(item.transfers()),
                     "bytes": item.bytes_total,
                     "bytes_to_fetch": item.bytes_to_fetch,

@@ -235,6 +235,8 @@ class Transfer:
                 self._blocks[block] = EMPTY
                 if outcome is Outcome.SLOW:
                     self._moves[block] = part.moves + 1
+        if outcome is Outcome.COMPLETE and not part.stream:
+            self._unranged_answers = 0
         if outcome is Outcome.UNRANGED:
             # One such answer may be a proxy's hiccup; from the second on the file comes in one stream.
             self._unranged_answers += 1

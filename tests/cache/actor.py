@@ -11,6 +11,7 @@ from typing import Any
 
 from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
+from fetcher.errors import FetcherError
 from tests.cache.world import block_of, head_of, key_of, paint, publish, settings
 
 CRASH_CALLS = (
@@ -154,6 +155,41 @@ def limited(cache: Cache, size: str) -> None:
     partial.close()
 
 
+def full(cache: Cache, action: str) -> None:
+    """Do one thing on a disk on which nothing else has left a byte."""
+    snapshot = publish(cache, "m", {"f": paint(8 << 20)})
+    cache.close()
+    place = cache.layout.cache_dir
+
+    def free_bytes() -> int:
+        room = os.statvfs(place)
+        return room.f_bavail * room.f_frsize
+
+    if action == "spent":
+        cache.layout.spare.unlink()
+    with open(place.parent / "filler", "wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, free_bytes())
+    free_before = free_bytes()
+    try:
+        with Cache.open(cache.settings, read_only=action in ("ls", "df")) as again:
+            if action == "hit":
+                found = again.lookup(key_of("m"), None)
+                assert found is not None
+                again.touch(found.id)
+                done = again.lease_process([found.id]).snapshot_ids == (snapshot.id,)
+            elif action == "ls":
+                done = [found.id for found in again.snapshots()] == [snapshot.id] and again.leases() == []
+            elif action == "df":
+                done = again.usage().snapshots == 1
+            elif action == "prune":
+                done = again.prune_plan(max_bytes=0).execute().snapshots == (snapshot.id,)
+            else:
+                done = again.remove([snapshot.id]).snapshots == (snapshot.id,)
+        say(free_before=free_before, done=done, free_after=free_bytes())
+    except FetcherError as error:
+        say(free_before=free_before, done=False, error=type(error).__name__, message=str(error), hint=error.hint)
+
+
 def main() -> None:
     command, cache_dir, *arguments = sys.argv[1:]
     actions: dict[str, Callable[..., None]] = {
@@ -167,6 +203,7 @@ def main() -> None:
         "publish-same": publish_same,
         "publish-again": publish_again,
         "limited": limited,
+        "full": full,
     }
     with Cache.open(settings(Path(cache_dir), heartbeat_s=0.1)) as cache:
         actions[command](cache, *arguments)

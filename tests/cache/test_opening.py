@@ -59,7 +59,7 @@ def test_no_umask_has_a_say(place: Path, umask: int) -> None:
 
 def test_a_group_may_be_let_in(place: Path) -> None:
     with Cache.open(settings(place, cache_group=os.getegid())):
-        assert {mode(path) for path in (place, *place.glob("*-v1"))} == {0o750}
+        assert {mode(path) for path in (place, *place.glob("*s-v1"))} == {0o750}
         assert place.stat().st_gid == os.getegid()
 
 
@@ -108,6 +108,7 @@ def test_state_may_live_elsewhere(place: Path, tmp_path: Path) -> None:
             "index-v1.lock",
             "index-v1.sqlite",
             "principal-key-v1",
+            "spare-v1",
         ]
         assert not list(place.glob("index*"))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +13,10 @@ from pathlib import Path
 import blake3
 import pytest
 
-from fetcher.cache import journal
+from fetcher.cache import journal, takeover
 from fetcher.cache.records import PartialHead
 from fetcher.cache.store import Cache
+from fetcher.errors import CacheError, InternalError
 from tests.cache.world import MIB, Clock, block_of, child, head_of, paint, put_large, settings, tell, told
 
 pytestmark = pytest.mark.needs("native")  # plain mode resumes nothing, see test_plain.py
@@ -296,3 +299,125 @@ def test_a_partial_that_shares_its_body_with_a_blob_is_not_written_to(
     heir.write_block(0, paint(MIB, 99))
     assert blake3.blake3(blob.path.read_bytes()).hexdigest() == blob.root
     heir.close()
+
+
+# --- news while re-hashing, and closing too early --------------------------------------------------------------------
+
+
+def test_rehashing_tells_that_it_goes_on_and_may_be_given_up(open_cache: Callable[..., Cache]) -> None:
+    data = paint(SIZE)
+    first = open_cache()
+    begun(first, data, 0, 2, 5)
+    first.close()
+    second = open_cache()
+    calls = 0
+
+    def step() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        second.partial_open(head_of(data), step=step)
+    assert calls == 2, "once for each run of blocks"
+    partial = second.partial_open(head_of(data))
+    assert sorted(partial.proven) == [0, 2, 5], "nothing was lost"
+    partial.close()
+
+
+def test_copying_tells_that_it_goes_on_and_may_be_given_up(place: Path) -> None:
+    data = paint(SIZE, 7)
+    with (
+        child("write", place, str(SIZE), "7", "4") as writer,
+        Cache.open(settings(place, owner_lost_after_s=0.5)) as cache,
+    ):
+        told(writer)
+        writer.send_signal(signal.SIGSTOP)
+        time.sleep(0.7)
+        calls = 0
+
+        def step() -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            cache.partial_open(head_of(data), step=step)
+        partial = cache.partial_open(head_of(data))
+        assert len(partial.proven) >= 2, "what was copied stays"
+        partial.close()
+
+
+def test_a_closed_cache_writes_to_no_partial(open_cache: Callable[..., Cache]) -> None:
+    """Its heir takes the file by rename: who could still write to it could change a Blob."""
+    data = paint(SIZE)
+    first, second = open_cache(), open_cache()
+    partial = first.partial_open(head_of(data))
+    partial.write_block(0, block_of(data, 0))
+    inode = os.fstat(partial.fd).st_ino
+    first.close()
+    assert partial.closed
+    with pytest.raises(InternalError, match="after its end"):
+        partial.write_block(1, block_of(data, 1))
+    heir = second.partial_open(head_of(data))
+    assert sorted(heir.proven) == [0] and os.fstat(heir.fd).st_ino == inode
+    heir.close()
+
+
+def test_closing_waits_for_a_call_in_flight(open_cache: Callable[..., Cache]) -> None:
+    first, second = open_cache(), open_cache()
+    data = paint(SIZE)
+    partial = first.partial_open(head_of(data))
+    at_work = partial._call()
+    at_work.__enter__()
+    closing = threading.Thread(target=first.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive() and not partial.closed
+    at_work.__exit__(None, None, None)
+    closing.join()
+    assert partial.closed
+    assert second._owners.state(first.owner.id) == "dead"
+
+
+@pytest.mark.parametrize("busy", ["writing", "publishing"])
+def test_who_can_not_stop_keeps_its_lock(
+    open_cache: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch, busy: str
+) -> None:
+    monkeypatch.setattr(takeover, "CLOSE_WAIT_S", 0.0)
+    first, second = open_cache(), open_cache()
+    data = paint(SIZE)
+    partial = first.partial_open(head_of(data))
+    partial.write_block(0, block_of(data, 0))
+    owner = first.owner
+    reader = partial.give_up_writing() if busy == "publishing" else None
+    with contextlib.ExitStack() as work:
+        if reader is None:
+            work.enter_context(partial._call())
+        else:
+            work.callback(os.close, reader)
+        first.close()
+        assert second._owners.state(owner.id) == "alive"
+        heir = second.partial_open(head_of(data))
+        assert heir.path != partial.path and partial.path.is_dir(), "not taken"
+        heir.close()
+    partial.close()
+    os.close(owner._descriptor)  # what the end of the process does
+
+
+def test_a_closed_cache_opens_no_partial(open_cache: Callable[..., Cache]) -> None:
+    cache = open_cache()
+    data = paint(SIZE)
+    begun(cache, data, 0)
+    room = cache._partials
+
+    def closed_meanwhile() -> None:
+        room._closed = True
+
+    with pytest.raises(CacheError, match="was closed"):
+        room.open(head_of(data), step=closed_meanwhile)
+    assert room._open == {}
+    with pytest.raises(CacheError, match="was closed"):
+        room.open(head_of(data))

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from fetcher.cache import gc
 from fetcher.cache.records import GoneError
+from fetcher.cache.snapshots import HANDED_OUT_S
 from fetcher.cache.store import Cache
 from fetcher.errors import LeaseError, NoSpaceError
 from tests.cache.world import (
@@ -197,6 +199,46 @@ def test_a_row_without_a_directory_is_dropped(cache: Cache) -> None:
     os.rename(snapshot.path, cache.layout.cache_dir / "away")
     cache.gc()
     assert cache.snapshots() == []
+
+
+# --- at the end of a command -----------------------------------------------------------------------------------------
+
+
+def test_a_command_removes_what_has_expired(cache: Cache, clock: Clock) -> None:
+    expired = publish(cache, "expired", {"f": b"1"}, keep_for_s=100.0)
+    told = publish(cache, "told", {"f": b"2"}, keep_for_s=100.0)
+    assert cache.tidy() is not None, "never collected before"
+    clock.turn(101)
+    with cache.index.write(durable=False) as rows:  # a hit that was slow to say so
+        rows.execute("UPDATE snapshots SET last_used_at = ? WHERE id = ?", (clock(), told.id))
+    report = cache.tidy()
+    assert report is not None and report.snapshots == (expired.id,)
+    assert told.path.is_dir(), "its path was handed out a moment ago"
+    clock.turn(gc.JUST_USED_S)
+    report = cache.tidy()
+    assert report is not None and report.snapshots == (told.id,)
+
+
+def test_without_anything_expired_commands_share_the_work(cache: Cache, clock: Clock) -> None:
+    leftover = cache.layout.snapshots / ".trash-1"
+    assert cache.tidy() is not None
+    leftover.mkdir()
+    clock.turn(gc.COLLECT_EVERY_S - 1)
+    assert cache.tidy() is None and leftover.exists()
+    clock.turn(1)
+    assert cache.tidy() is not None and not leftover.exists()
+    clock.turn(-3600)
+    assert cache.tidy() is not None, "the clock was set back"
+
+
+def test_what_was_told_stays_for_an_hour(cache: Cache, clock: Clock) -> None:
+    snapshot = publish(cache, "m", {"f": b"x"}, keep_for_s=10.0)
+    clock.turn(20)
+    cache.touch(snapshot.id)
+    clock.turn(HANDED_OUT_S - 1)
+    assert cache.gc().snapshots == ()
+    clock.turn(1)
+    assert cache.gc().snapshots == (snapshot.id,)
 
 
 # --- making room -----------------------------------------------------------------------------------------------------

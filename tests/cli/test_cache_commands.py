@@ -164,7 +164,8 @@ def test_a_lease_is_taken_shown_renewed_and_released(program: Program, tiny: Sna
     assert renewed["expires_at"] == pytest.approx(time.time() + 2 * DAY_S, abs=60)
     (renewed,) = program("renew", lease["id"], "--json").json
     assert renewed["expires_at"] == pytest.approx(time.time() + DAY_S, abs=60)
-    assert program("renew", lease["id"], "--dry-run").exit_code == 2
+    assert program("renew", lease["id"], "--dry-run").exit_code == 0
+    assert program("renew", "nope", "--dry-run").exit_code == program("release", "nope", "--dry-run").exit_code == 60
 
     program("release", lease["id"], "--dry-run")
     assert program("ls", "--json").json[0]["leases"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fetcher import ForbiddenError
+from fetcher import ForbiddenError, UsageError
 from fetcher.testing import Hub, hub_in_thread
 from fetcher.testing.faults import RedirectTo
 from tests.e2e.support import REPO, assert_whole, fetch, mixed_files, nothing_visible
@@ -88,3 +88,12 @@ def test_redirects_into_the_hosts_own_network(hub: Hub, cache_dir: Path, url: st
         assert caught.value.exit_code == 25
     assert hub.faults.fired
     nothing_visible(cache_dir)
+
+
+@pytest.mark.parametrize("asker", ["Operator", "root", "", None, 5, "job "])
+def test_an_unknown_asker_is_nobody(hub: Hub, cache_dir: Path, asker: object) -> None:
+    """A slip of the pen must not ask with the host's credentials."""
+    hub.add_repo(REPO, files=mixed_files())
+    with pytest.raises(UsageError, match="asker"):
+        fetch(hub, cache_dir, asker=asker, allow_net="", environ={"HF_TOKEN": "hf_canary"})
+    assert len(hub.requests) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from fetcher.cache.records import Snapshot, SnapshotFile
 from fetcher.engine.copy_out import copy_out
-from fetcher.errors import CacheError, FetcherError, UsageError
+from fetcher.errors import CacheError, FetcherError, InterruptedByUser, UsageError
 
 TREE = {"config.json": b"{}", "empty": b"", "sub/deep/model.bin": b"weights" * 50_000, "sub/vocab.txt": b"a\nb\n"}
 
@@ -214,3 +214,31 @@ def test_odd_directories_end_in_a_typed_error(source: Source, place: Path, what:
         target.symlink_to(target)
     with pytest.raises(FetcherError):
         copy_out(*source, target, merge=merge)
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2])
+def test_a_copy_that_is_given_up_leaves_nothing(
+    source: tuple[Snapshot, list[SnapshotFile]], place: Path, looks: int
+) -> None:
+    seen: list[int] = []
+
+    def stopped() -> bool:
+        seen.append(1)
+        return len(seen) > looks
+
+    with pytest.raises(InterruptedByUser):
+        copy_out(*source, place / "out", merge=False, stopped=stopped)
+    assert names_in(place) == []
+
+
+def test_a_large_file_is_given_up_in_its_middle(
+    source: tuple[Snapshot, list[SnapshotFile]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fetcher.engine import copy_out as room
+
+    monkeypatch.setattr(room, "COPY_STEP_BYTES", 1000)
+    monkeypatch.setattr(room, "_reflink", lambda target, source: False)
+    looks = iter([False] * 20 + [True] * 1000)
+    with pytest.raises(InterruptedByUser):
+        copy_out(*source, place / "out", merge=False, stopped=lambda: next(looks))
+    assert names_in(place) == []

@@ -78,7 +78,7 @@ def test_once_stops_cleanly(number: signal.Signals) -> None:
         code, stdout, stderr = program.end()
     assert code == 130
     assert stdout.splitlines()[:2] == ["cleaning up", "cleaned up"]
-    assert stdout.splitlines()[2].startswith("InterruptedByUser: what was fetched is kept")
+    assert stdout.splitlines()[2].startswith("InterruptedByUser: whole blocks are kept")
     assert stderr == ""
 
 

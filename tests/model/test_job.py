@@ -205,7 +205,7 @@ def test_all_faults_at_once_each_at_its_place() -> None:
 
 def test_a_flood_of_faults_is_bounded() -> None:
     with pytest.raises(ResourceError) as caught:
-        parse_job(job(*[hf(repo="", target=f"/{number}") for number in range(FAULTS_MAX + 10)]))
+        parse_job(job(*[hf(repo="", target="/proc", revision=" ") for _ in range(FAULTS_MAX - 10)]))
     assert len(caught.value.faults) == FAULTS_MAX
 
 
@@ -391,3 +391,11 @@ def test_a_wrong_single_resource(document: Mapping[str, object], place: str) -> 
     with pytest.raises(ResourceError) as caught:
         parse_resource(document)
     assert caught.value.at == place
+
+
+def test_a_document_with_a_thousand_and_one_resources_is_refused() -> None:
+    resources = [{"type": "HF", "repo": "acme/tiny", "target": f"/d/{number}"} for number in range(1001)]
+    ops = [{"id": "a", "args": {"resources": resources[:600]}}, {"id": "b", "args": {"resources": resources[600:]}}]
+    with pytest.raises(ResourceError, match="more than 1000 resources"):
+        parse_job({"ops": ops})
+    assert len(parse_job({"ops": [{"id": "a", "args": {"resources": resources[:1000]}}]}).mounts) == 1000

@@ -226,20 +226,137 @@ def test_five_redirects_are_followed_and_six_are_not() -> None:
     assert len(transport.asked) == 60
 
 
-def test_asking_for_permission_follows_nothing_and_reads_nothing() -> None:
-    for status, allowed in ((200, True), (302, True), (307, True), (403, False), (404, False)):
-        transport, clock = FakeTransport(answer(status, b"x" * 100, Location="https://cdn.example/")), FakeTime()
+def is_question(url: str) -> bool:
+    return "/resolve/" in url
 
-        async def main(transport: FakeTransport = transport, clock: FakeTime = clock, allowed: bool = allowed) -> None:
-            made = client(transport, clock)
-            if allowed:
-                await made.may(REQUEST, refusal=refusal)
-            else:
-                with pytest.raises(DeniedError):
-                    await made.may(REQUEST, refusal=refusal)
 
-        asyncio.run(main())
-        assert len(transport.asked) == 1 and transport.answers[0].ended
+def permission(*script: Any) -> tuple[FetcherError | None, list[str]]:
+    """The refusal, or None for a yes, and the URLs that were asked for it."""
+    transport, clock = FakeTransport(*script), FakeTime()
+
+    async def main() -> FetcherError | None:
+        try:
+            await client(transport, clock).may(REQUEST, refusal=refusal, undecided=is_question)
+        except FetcherError as error:
+            return error
+        return None
+
+    error = asyncio.run(main())
+    assert all(response.ended for response in transport.answers), "an answer was left open"
+    return error, [request.url for request in transport.asked]
+
+
+UNREADABLE = TransportError("the body was read although nobody needs it")
+AWAY = answer(302, fails=UNREADABLE, Location="https://cdn.example/signed")
+
+
+@pytest.mark.parametrize("yes", [answer(200, fails=UNREADABLE), answer(206, fails=UNREADABLE), AWAY], ids=repr)
+def test_permission_is_a_success_or_a_redirect_to_another_origin(yes: Any) -> None:
+    assert permission(yes) == (None, [URL])
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_is_no_permission(status: int) -> None:
+    error, asked = permission(answer(status, b"why"))
+    assert isinstance(error, DeniedError) and asked == [URL]
+
+
+def test_a_redirect_within_the_origin_is_no_permission_yet() -> None:
+    """A renamed repo is redirected before anybody looks at the token."""
+    here = answer(307, b"", Location="/new")
+    for last, allowed in ((answer(403), False), (answer(401), False), (answer(200), True), (AWAY, True)):
+        error, asked = permission(here, last)
+        assert isinstance(error, DeniedError) is not allowed and (error is None) is allowed
+        assert asked == [URL, "https://hub.example/new"]
+
+
+def test_a_question_passed_on_to_another_origin_is_no_permission_yet() -> None:
+    """Such as from plain http to https, or from a mirror to the Hub: there the token is not sent."""
+    there = answer(308, b"", Location="https://twin.example/resolve/x")
+    transport = FakeTransport(there, answer(401))
+
+    async def main() -> None:
+        with pytest.raises(DeniedError):
+            await client(transport, FakeTime()).may(REQUEST, refusal=refusal, undecided=is_question)
+
+    asyncio.run(main())
+    assert [request.carried_token is not None for request in transport.asked] == [True, False]
+    assert permission(there, answer(200))[0] is None
+
+
+def test_redirects_without_end_are_no_permission() -> None:
+    error, _ = permission(answer(307, b"", Location="/x"))
+    assert isinstance(error, TransportError) and "redirects in a row" in error.message
+
+
+# --- many questions at once
+
+
+@pytest.mark.parametrize("ends", ["answered", "fails", "cancelled"])
+def test_no_more_than_sixteen_questions_are_under_way(ends: str) -> None:
+    class Slow(FakeTransport):
+        now = most = 0
+
+        async def send(self, request: Request, **more: Any) -> Any:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            try:
+                await asyncio.sleep(0.001)
+                return await super().send(request, **more)
+            finally:
+                self.now -= 1
+
+    transport = Slow(*[answer(404)] * (40 if ends == "fails" else 0), GOOD)
+
+    async def main() -> None:
+        made = client(transport, FakeTime())
+
+        async def ask_all(count: int) -> list[Any]:
+            questions = (made.get_json(REQUEST, Shape, refusal=refusal) for _ in range(count))
+            return await asyncio.gather(*questions, return_exceptions=True)
+
+        if ends == "cancelled":
+            task = asyncio.create_task(ask_all(40))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            results = await ask_all(40)
+            assert all(isinstance(result, DeniedError if ends == "fails" else Found) for result in results)
+        # No place is lost: as many as before go at once, and all end.
+        transport.most = 0
+        assert all(isinstance(result, Found) for result in await asyncio.wait_for(ask_all(40), 5))
+        assert transport.most == 16
+        assert not made.pacer._in_flight
+
+    asyncio.run(main())
+
+
+def test_whoever_waits_for_a_place_is_asked_again_whether_the_quota_allows_it() -> None:
+    """Sixteen are under way when the first answer says that nothing is left: nobody else may go after them."""
+
+    class Slow(FakeTransport):
+        async def send(self, request: Request, **more: Any) -> Any:
+            await asyncio.sleep(0.001)
+            return await super().send(request, **more)
+
+    transport, clock = Slow(answer(200, b'{"name":"a"}', RateLimit='"api";r=0;t=20')), FakeTime()
+    asked_by: list[int] = []
+
+    async def main() -> None:
+        async def sleep(seconds: float) -> None:
+            asked_by.append(len(transport.asked))
+            await clock.sleep(seconds)
+
+        settings = Settings(cache_dir=Path("/unused"), state_dir=Path("/unused"))
+        made = ApiClient(transport, settings, clock, random.Random(1), sleep, unix_clock=lambda: 0.0)
+        await asyncio.gather(*(made.get_json(REQUEST, Shape, refusal=refusal) for _ in range(17)))
+
+    asyncio.run(main())
+    assert len(transport.asked) == 17
+    assert asked_by and asked_by[0] <= 16 and clock.slept[0] == pytest.approx(21)
 
 
 def test_cancelled_in_the_middle_the_answer_is_closed() -> None:

@@ -129,6 +129,21 @@ def test_an_origin_that_counts_never_has_to_answer_429(
     assert asked >= 2 * quota
 
 
+def test_the_first_answer_of_a_window_does_not_count_who_is_still_under_way() -> None:
+    budget = RateBudget()
+    budget.observe(seen(20, 60.0), 0.0, in_flight=15)
+    for _ in range(5):
+        budget.take(0.0)
+    assert budget.delay_s(0.0) == 61.0
+    # In a later window again, and only there: a falling number within one has the others in it by and by.
+    budget.observe(seen(20, 60.0), 70.0, in_flight=20)
+    assert budget.delay_s(70.0) == 61.0
+    budget = RateBudget()
+    budget.observe(seen(20, 60.0), 0.0)
+    budget.observe(seen(19, 60.0), 0.0, in_flight=19)
+    assert budget.delay_s(0.0) == 0.0
+
+
 # --- many budgets
 
 
@@ -156,6 +171,72 @@ def test_a_budget_is_of_one_origin_purpose_and_principal() -> None:
         assert pacer.delay_s(other) == 0.0
     pacer.observe(api, Answered())
     assert pacer.delay_s(api) == 11.0
+
+
+BODY = Request("GET", "https://hub.example/x")
+FOUR_LEFT = Answered(RateLimit='"resolvers";r=4;t=60')
+
+
+def pacer_after(*, sent: int, unanswered: int = 0, answered: int = 0) -> Pacer:
+    """One that has heard the origin announce four more requests for the next minute, in the last answer."""
+    pacer = Pacer(clock=lambda: 0.0)
+    for _ in range(sent):
+        pacer.sent(BODY)
+    for _ in range(unanswered):
+        pacer.unanswered(BODY)
+    for _ in range(answered - 1):
+        pacer.observe(BODY, Answered())
+    pacer.observe(BODY, FOUR_LEFT)
+    return pacer
+
+
+@pytest.mark.parametrize(
+    ("case", "free"),
+    [
+        ({"sent": 1, "answered": 1}, 4),
+        ({"sent": 4, "answered": 1}, 1),
+        ({"sent": 5, "answered": 1}, 0),
+        ({"sent": 9, "answered": 1}, 0),
+        ({"sent": 5, "answered": 1, "unanswered": 1}, 1),
+        ({"sent": 5, "answered": 1, "unanswered": 4}, 4),
+        ({"sent": 5, "answered": 3}, 2),
+        ({"sent": 5, "answered": 5}, 4),
+    ],
+    ids=str,
+)
+def test_requests_under_way_are_taken_off_the_first_announcement(case: dict[str, int], free: int) -> None:
+    pacer = pacer_after(**case)
+    for _ in range(free):
+        assert pacer.delay_s(BODY) < 61.0
+        pacer.sent(BODY)
+    assert pacer.delay_s(BODY) == 61.0
+
+
+def test_requests_under_way_elsewhere_do_not_count() -> None:
+    pacer = Pacer(clock=lambda: 0.0)
+    for other in (Request("GET", "https://other.example/x"), Request("GET", BODY.url, purpose="api")):
+        for _ in range(10):
+            pacer.sent(other)
+    pacer.sent(BODY)
+    pacer.observe(BODY, FOUR_LEFT)
+    assert pacer.delay_s(BODY) == 0.0
+
+
+def test_who_is_gone_leaves_nothing_behind() -> None:
+    pacer = Pacer(clock=lambda: 0.0)
+    for number in range(100):
+        request = Request("GET", f"https://{number}.example/")
+        for _ in range(2):
+            pacer.sent(request)
+        pacer.unanswered(request)
+        pacer.observe(request, Answered())
+    # An answer that nobody announced as sent makes no credit.
+    pacer.observe(BODY, Answered())
+    assert not pacer._in_flight
+    pacer.sent(BODY)
+    pacer.sent(BODY)
+    pacer.observe(BODY, Answered(RateLimit='"resolvers";r=1;t=60'))
+    assert pacer.delay_s(BODY) == 61.0
 
 
 def test_an_origin_can_not_fill_memory_with_buckets() -> None:

@@ -314,3 +314,23 @@ def test_a_closed_transport_says_so() -> None:
                 await made.send(get(server), idle_timeout_s=IDLE_S)
 
     run(main)
+
+
+@pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+def test_little_is_read_ahead_of_whoever_reads(uv: bool) -> None:
+    """What lies here unread is fetched again after a kill."""
+    body = bytes(16 << 20)
+
+    async def main() -> None:
+        async with serving(body_reply(body)) as server, transport() as made:
+            response = await made.send(get(server), idle_timeout_s=5.0)
+            content = response._response.content
+            total = -1
+            while content.total_bytes != total or not total:
+                total = content.total_bytes
+                await asyncio.sleep(0.05)
+            assert 0 < total <= 512 << 10
+            assert len(await response.read_all(len(body))) == len(body)
+            await response.release()
+
+    run(main, uv=uv)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from fetcher.errors import ForbiddenError
+from fetcher.model.secret import Secret
+from fetcher.net.guard import Guard
 from fetcher.net.request import Request, origin_of, redirected
 from tests.net.raw_server import body_reply, serving
 from tests.net.wiring import IDLE_S, body_of, get, run, transport
@@ -215,3 +217,98 @@ def test_what_is_no_plain_url_is_refused(url: str) -> None:
                 await made.send(Request("GET", url), idle_timeout_s=IDLE_S)
 
     run(main)
+
+
+# --- tokens in clear text
+
+
+def with_token(url: str, *, trusted: bool = True) -> Request:
+    origin = origin_of(url)
+    trusted_origins = frozenset({origin}) if trusted else frozenset()
+    return Request("GET", url, token=Secret("hf_x"), token_origin=origin, trusted_origins=trusted_origins)
+
+
+@pytest.mark.parametrize("ip", ["93.184.216.34", "2606:2800::1", "169.254.1.1", "100.64.0.1", "64:ff9b::5db8:d822"])
+def test_a_token_is_not_sent_over_plain_http_to_strangers(ip: str) -> None:
+    async def lookup(host: str, port: int) -> list[str]:
+        return ["127.0.0.1", ip]
+
+    async def main() -> None:
+        async with transport(allow_net=(), lookup=lookup) as made:
+            literal = f"[{ip}]" if ":" in ip else ip
+            for host in ("hub.example", literal):
+                with pytest.raises(ForbiddenError, match="token is not sent") as caught:
+                    await made.send(with_token(f"http://{host}:1/"), idle_timeout_s=IDLE_S)
+                assert caught.value.hint is not None and ip in caught.value.hint and "hf_x" not in str(caught.value)
+
+    run(main)
+
+
+@pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+def test_a_name_that_changes_its_mind_does_not_get_the_token(uv: bool) -> None:
+    """Without a token an operator's origin is asked; the connection that was made for that is not used for a token."""
+    answers = ["127.0.0.1"]
+
+    async def lookup(host: str, port: int) -> list[str]:
+        return list(answers)
+
+    async def main() -> None:
+        async with serving(body_reply(b"ok")) as server, transport(allow_net=(), lookup=lookup) as made:
+            url = f"http://hub.example:{server.port}/"
+            plain = Request("GET", url, trusted_origins=frozenset({origin_of(url)}))
+            assert await body_of(made, plain) == b"ok"
+            answers[:] = ["93.184.216.34"]
+            with pytest.raises(ForbiddenError, match="token is not sent"):
+                await made.send(with_token(url), idle_timeout_s=IDLE_S)
+            assert len(server.heads) == 1
+
+    run(main, uv=uv)
+
+
+@pytest.mark.parametrize(
+    ("allow_net", "host"), [((), "127.0.0.1"), ((), "hub.example"), (("127.0.0.0/8",), "hub.example")]
+)
+@pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+def test_a_token_is_sent_over_plain_http_to_near_and_allowed_addresses(
+    allow_net: tuple[str, ...], host: str, uv: bool
+) -> None:
+    async def lookup(name: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async def main() -> None:
+        async with serving(body_reply(b"ok")) as server, transport(allow_net=allow_net, lookup=lookup) as made:
+            assert await body_of(made, with_token(f"http://{host}:{server.port}/")) == b"ok"
+            assert server.header("Authorization") == "Bearer hf_x"
+
+    run(main, uv=uv)
+
+
+@pytest.mark.parametrize(
+    ("ip", "allowed"),
+    [
+        ("127.0.0.9", True),
+        ("10.1.2.3", True),
+        ("172.31.0.1", True),
+        ("192.168.1.1", True),
+        ("::1", True),
+        ("fd12::1", True),
+        ("::ffff:10.1.2.3", True),
+        ("203.0.113.7", True),
+        ("::ffff:203.0.113.7", True),
+        ("203.0.113.8", False),
+        ("1.1.1.1", False),
+        ("172.32.0.1", False),
+        ("2606:4700::1111", False),
+        ("fe80::1", False),
+        ("2002:7f00:1::", False),
+        ("::ffff:1.1.1.1", False),
+        ("nonsense", False),
+    ],
+)
+def test_where_a_token_may_go_in_clear_text(ip: str, allowed: bool) -> None:
+    guard = Guard(("203.0.113.7/32",))
+    if allowed:
+        guard.check_token("h", [ip], 80)
+    else:
+        with pytest.raises(ForbiddenError):
+            guard.check_token("h", ["127.0.0.1", ip], 80)

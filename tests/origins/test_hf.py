@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
 
-from fetcher.errors import DeniedError, ForbiddenError, TransportError
+from fetcher.errors import DeniedError, ForbiddenError, NotFoundError, TransportError
 from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.resource import HF
@@ -18,6 +19,7 @@ from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
 from fetcher.net.request import origin_of
 from fetcher.origins.hf import HfOrigin, _next_link
+from fetcher.origins.hf_tree import select
 from fetcher.testing import FaultPlan, Hub, Token
 from fetcher.testing.faults import OnRequest, RedirectTo
 from tests.net.fakes import FakeTransport, answer
@@ -203,6 +205,104 @@ def test_what_is_public(info: str, token: str | None, private: bool) -> None:
     origin, _ = scripted(*script, answer(302, b"", Location="https://cdn.example/x"))
     asker = Asker("job", Secret(token) if token else None)
     assert asyncio.run(origin.resolve(HF("a/b"), asker)).private is private
+
+
+GATED = b'{"sha":"%s","private":false,"gated":"auto"}' % SHA.encode()
+FOLDERS = b'[{"type":"directory","path":"%s"}]'
+ROWS = b"""[{"type":"file","path":"large.bin","size":9,"lfs":{"oid":"%s","size":9}},
+{"type":"file","path":"tiny","oid":"%s","size":1}]""" % (b"c" * 64, b"b" * 40)
+ASKERS = (NOBODY, Asker("job", Secret("hf_x")))
+
+
+def proof(question: str, asker: Asker, *script: Any) -> tuple[bool, list[str]]:
+    """Whether access counts as proven, and the paths of all that was asked for it."""
+    origin, transport = scripted(*script)
+
+    async def main() -> bool:
+        try:
+            await getattr(origin, question)(HF("a/b"), asker)
+        except DeniedError:
+            return False
+        return True
+
+    return asyncio.run(main()), [request.url.removeprefix("https://huggingface.co") for request in transport.asked]
+
+
+REFUSED = answer(403, X_Error_Code="GatedRepo")
+SIGNED = answer(302, b"", Location="https://cdn.example/xet-bridge/x?sig=1")
+
+
+@pytest.mark.parametrize("asker", ASKERS, ids=["anonymous", "token"])
+@pytest.mark.parametrize("question", ["resolve", "revision"])
+@pytest.mark.parametrize(
+    ("last", "granted"),
+    [
+        ([REFUSED], False),
+        ([SIGNED], True),
+        ([answer(200)], True),
+        ([answer(307, b"", Location="/new/name/resolve/x/large.bin"), REFUSED], False),
+        ([answer(307, b"", Location="/new/name/resolve/x/large.bin"), SIGNED], True),
+        ([answer(307, b"", Location="/api/resolve-cache/models/a/b/x/tiny?a=&etag=b"), REFUSED], False),
+        ([answer(307, b"", Location="/api/resolve-cache/models/a/b/x/tiny?a=&etag=b"), answer(200)], True),
+        ([answer(308, b"", Location="https://hub.example/a/b/resolve/x/large.bin"), REFUSED], False),
+        ([answer(308, b"", Location="https://hub.example/a/b/resolve/x/large.bin"), SIGNED], True),
+    ],
+)
+def test_only_an_answer_about_a_file_proves_access(question: str, asker: Asker, last: list[Any], granted: bool) -> None:
+    """A renamed repo is redirected before anybody looks at the token, as is an endpoint that only passes on."""
+    proven, asked = proof(question, asker, answer(200, GATED), answer(200, ROWS), *last)
+    assert proven is granted
+    assert len(asked) == 2 + len(last)
+    assert asked[2] == f"/a/b/resolve/{SHA}/large.bin"
+
+
+@pytest.mark.parametrize("asker", ASKERS, ids=["anonymous", "token"])
+@pytest.mark.parametrize(("last", "granted"), [(REFUSED, False), (SIGNED, True)], ids=["refused", "granted"])
+def test_a_file_to_prove_access_with_is_searched_beyond_pages_of_folders(
+    asker: Asker, last: Any, granted: bool
+) -> None:
+    pages = [answer(200, FOLDERS % name, Link='</api/next>; rel="next"') for name in (b"d1", b"d2")]
+    rest = answer(200, ROWS, Link='</api/never>; rel="next"')
+    proven, asked = proof("revision", asker, answer(200, GATED), *pages, rest, last)
+    assert proven is granted
+    assert asked[2:] == ["/api/next", "/api/next", f"/a/b/resolve/{SHA}/large.bin"]
+
+
+@pytest.mark.parametrize("question", ["resolve", "revision"])
+@pytest.mark.parametrize("page", [b"[]", FOLDERS % b"d"])
+def test_a_gated_repo_without_files_proves_nothing(question: str, page: bytes) -> None:
+    origin, _ = scripted(answer(200, GATED), answer(200, page))
+    with pytest.raises(NotFoundError, match="no files"):
+        asyncio.run(getattr(origin, question)(HF("a/b"), NOBODY))
+
+
+def test_selecting_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million paths against many globs take seconds; other transfers go on meanwhile."""
+    seen: list[threading.Thread] = []
+
+    def spy(*arguments: Any) -> Any:
+        seen.append(threading.current_thread())
+        return select(*arguments)
+
+    monkeypatch.setattr("fetcher.origins.hf.select", spy)
+    origin, _ = scripted(answer(200, INFO), answer(200, PAGE))
+    assert asyncio.run(origin.resolve(HF("a/b"), NOBODY)).files
+    assert len(seen) == 1 and seen[0] is not threading.main_thread()
+
+
+def test_files_that_nobody_asked_for_do_not_spoil_the_proof() -> None:
+    """Twins that differ in case do not fit into one tree; whoever selects one of them may have it."""
+    rows = ROWS.replace(b'"tiny"', b'"LARGE.bin"')
+    origin, _ = scripted(answer(200, GATED), answer(200, rows), SIGNED)
+    assert asyncio.run(origin.revision(HF("a/b", files=("large.bin",)), NOBODY)).commit == SHA
+
+
+@pytest.mark.parametrize("question", ["resolve", "revision"])
+@pytest.mark.parametrize("info", [b'{"sha":"%s"}', b'{"sha":"%s","private":false,"gated":null}'])
+def test_an_endpoint_that_does_not_say_whether_it_is_gated_is_asked_for_a_file(question: str, info: bytes) -> None:
+    script = (answer(200, info % SHA.encode()), answer(200, ROWS))
+    assert proof(question, NOBODY, *script, REFUSED)[0] is False
+    assert proof(question, NOBODY, *script, SIGNED)[0] is True
 
 
 @pytest.mark.parametrize(

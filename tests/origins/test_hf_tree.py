@@ -115,6 +115,18 @@ def test_a_selection_beyond_bounds_is_refused() -> None:
         select(tree, [f"{number}*" for number in range(10_000)], "hf://acme/tiny")
 
 
+def test_long_globs_against_long_paths_are_bounded_by_their_characters() -> None:
+    """A match takes a nanosecond for each pair of characters: counted as one each, these would take minutes."""
+    tree = entries(*(f"{number}/{'a' * 200}/{'b' * 200}/{'c' * 200}" for number in range(1000)))
+    glob = "*" + "c" * 1000 + "d"
+    began = time.monotonic()
+    with pytest.raises(ForbiddenError, match="beyond bounds"):
+        select(tree, [f"{glob}{number}" for number in range(20)], "hf://a/b")
+    assert time.monotonic() - began < 1
+    # Plain names and few globs are no work.
+    assert len(select(tree, [*tree, "*c"], "hf://a/b")) == 1000
+
+
 def test_a_glob_does_not_hang_on_a_hostile_name() -> None:
     began = time.perf_counter()
     with pytest.raises(NotFoundError):
