@@ -22,7 +22,7 @@ from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout, disk_errors, make_directory
 from fetcher.cache.partials import DATA, Partial
 from fetcher.cache.records import Blob, SmallFile
-from fetcher.cache.tree_file import tree_of
+from fetcher.cache.tree_file import TreeFile, tree_of
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import Digest
 
@@ -121,7 +121,8 @@ class Blobs:
                     tree = tree_of(root, partial.size, block_bytes, cvs, digests, verified_by)
                     durable.remove_file(staged)
                     durable.write_file(staged, [tree], BODY_MODE, sync=True)
-                    self._link(staged, self._layout.tree(root))
+                    while not self._link(staged, self._layout.tree(root)) and not self._tree_serves(tree, root):
+                        self._out_of_the_way(self._layout.tree(root))
                 self._name(made, b"".join(cvs))
                 durable.sync_directory(place.parent)
                 durable.sync_directory(self._layout.blobs)
@@ -160,12 +161,16 @@ class Blobs:
     def _name(self, made: _Made, cvs: bytes) -> None:
         """Give a body its Blob's name."""
         while not self._link(made.body, made.place) and not self._sound(made, cvs):
-            # No row speaks of what is there and its bytes are wrong: a leftover. Out of the way, then ours. Or it was
-            # removed by now: then ours at once.
+            # What is there has the wrong bytes: a leftover, or the disk lost them. Snapshots that link it keep what
+            # they have; the name is for ours.
+            self._out_of_the_way(made.place)
+
+    def _out_of_the_way(self, place: Path) -> None:
+        with self._index.write(durable=False):
             try:
-                os.rename(made.place, self._layout.trash(self._layout.blobs))
+                os.rename(place, self._layout.trash(self._layout.blobs))
             except FileNotFoundError:
-                continue
+                pass  # removed by now
 
     def _link(self, source: Path, target: Path) -> bool:
         """Give a file its final name; False if somebody else's copy has it. Never replaces anything."""
@@ -190,15 +195,11 @@ class Blobs:
         return True
 
     def _sound(self, made: _Made, cvs: bytes) -> bool:
-        """Whether a body that was there before us is right. One with a row was verified when it came; one without is
-        hashed again."""
+        """Whether a body that was there before us is right, by hashing it: ours was verified a moment ago, and is never
+        dropped for one that was long ago."""
         root, size = made.root, made.size
-        with self._index.read() as rows:
-            known = rows.execute("SELECT 1 FROM blobs WHERE root = ? AND size = ?", (root, size)).fetchone()
         if self._proven(root, size) is None:
             return False
-        if known:
-            return True
         try:
             descriptor = os.open(made.place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -206,11 +207,21 @@ class Blobs:
         try:
             if size <= hashing.BLOCK_BYTES:
                 return hashing.root_of(os.pread(descriptor, size, 0)).hex() == root
-            if not cvs:
+            if not cvs:  # plain mode can't tell; ours is right
                 return False
             return not hashing.scan_file(descriptor, 0, size, cvs, block=hashing.BLOCK_BYTES)
         finally:
             os.close(descriptor)
+
+    def _tree_serves(self, ours: bytes, root: str) -> bool:
+        """Whether a tree that was there before us says the same of the bytes as ours, or more."""
+        mine = TreeFile.decode(ours)
+        try:
+            theirs = TreeFile.decode(self._layout.tree(root).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False
+        same = (theirs.root, theirs.size) == (mine.root, mine.size)
+        return same and (not mine.block_bytes or theirs.chaining_values == mine.chaining_values)
 
     # --- making: many small contents
 

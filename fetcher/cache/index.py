@@ -162,7 +162,11 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
     message = f"the index {place} can't be used: {error}"
     full = code == sqlite3.SQLITE_IOERR and isinstance(place, Path) and is_full(place.parent)
     if code == sqlite3.SQLITE_FULL or full:
-        return NoSpaceError(message, hint="free some space there: fetcher prune --max-size, or remove something else")
+        # The spare is gone by now, so prune alone would meet the same wall.
+        return NoSpaceError(
+            message,
+            hint="remove something else from that file system, a megabyte will do; then `fetcher prune` can free more",
+        )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return CacheError(message, hint="another process is frozen while it writes to the index; find and end it")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):

@@ -61,8 +61,15 @@ def run(context: Context) -> int:
     options = context.options
     job = parse_job(_document(options.file))
     if options.format == "docker" and not context.output.json_lines:
+        places: dict[str, str] = {}
         for request in job.mounts:
             _plain(request.target, f"the target at {request.at}")
+            other = places.setdefault(request.target, request.op)
+            if other != request.op:
+                raise UsageError(
+                    f"ops {shown(other)} and {shown(request.op)} both mount {shown(request.target)}",
+                    hint="--format docker prints the mounts of one container; use --json, and choose by op",
+                )
     _mention_token(context, job)
     if not options.hold and not context.dry_run and _answer_from_cache(context, job):
         return 0

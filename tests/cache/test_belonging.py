@@ -234,7 +234,7 @@ def test_where_nothing_can_be_given_up_it_is_said(tmp_path: Path) -> None:
     with child("full", tmp_path / "disk" / "cache", "spent", prefix=(*mount, str(tmp_path / "disk"))) as actor:
         answer = told(actor)
     assert answer["free_before"] == 0
-    assert answer["error"] == "NoSpaceError" and "free some space" in answer["hint"]
+    assert answer["error"] == "NoSpaceError" and "remove something else" in answer["hint"]
 
 
 def test_the_spare_is_taken_back_when_there_is_room(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

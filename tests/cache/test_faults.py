@@ -14,6 +14,7 @@ import pytest
 from fetcher.cache import durable
 from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
+from fetcher.cache.tree_file import TreeFile, tree_of
 from fetcher.errors import CacheError, NoSpaceError
 from tests.cache.world import (
     MIB,
@@ -248,3 +249,36 @@ def test_a_disk_too_full_to_publish(small_disk: Path) -> None:
         ballast.unlink()
         assert tree_on_disk(publish(cache, "n", {"f": b"f"}).path) == {"f": b"f"}
         assert_sound(cache)
+
+
+# --- what the disk lost ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+def test_fetched_bytes_are_not_dropped_for_damaged_ones(cache: Cache, size: int) -> None:
+    data = paint(size)
+    old = publish(cache, "old", {"f": data})
+    body = next(path for path in cache.layout.blobs.glob("??/*") if path.suffix != ".tree")
+    body.chmod(0o644)
+    with body.open("r+b") as file:
+        file.write(b"\xff" * 100)
+    body.chmod(0o444)
+    new = publish(cache, "new", {"f": data}, private=True, principal="p" * 32)
+    assert (new.path / "f").read_bytes() == data == body.read_bytes()
+    assert (old.path / "f").stat().st_ino != body.stat().st_ino
+
+
+@pytest.mark.needs("native")
+@pytest.mark.parametrize("kind", ["rubbish", "another's"])
+def test_a_wrong_tree_does_not_stay(cache: Cache, kind: str) -> None:
+    data = paint(3 * MIB)
+    place = cache.layout.tree(blake3.blake3(data).hexdigest())
+    place.parent.mkdir(mode=0o700)
+    other = tree_of("0" * 64, 3 * MIB, MIB, [bytes(32)] * 3, [], "sha256")
+    place.write_bytes(b"left over" if kind == "rubbish" else other)
+    blob = put_large(cache, data)
+    tree = TreeFile.decode(place.read_bytes())
+    assert tree.root == blob.root and tree.block_bytes == MIB
+    before = place.stat().st_ino
+    put_large(cache, data, private=True, principal="p" * 32)
+    assert place.stat().st_ino == before, "one that says the same stays"

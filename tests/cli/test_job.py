@@ -206,3 +206,17 @@ def test_every_resource_that_is_refused_is_told(stocked: Hub, run_cli: CommandLi
         ("error", "hf://acme/absent@main", "$.ops[0].args.resources[2]"),
     ]
     assert stocked.count("bodies") == 0, "nothing is fetched for a job that can't start"
+
+
+def test_docker_arguments_are_of_one_container(stocked: Hub, run_cli: CommandLine) -> None:
+    ops = [
+        {"id": name, "type": "container/run", "args": {"resources": [{**TINY, "repo": f"acme/{repo}"}]}}
+        for name, repo in (("first", "tiny"), ("second", "other"))
+    ]
+    text = json.dumps({"ops": ops})
+    refused = run_cli("job", "-", "--format", "docker", input=text)
+    assert refused.exit_code == 2
+    assert "first" in refused.stderr
+    assert "second" in refused.stderr
+    assert stocked.count("*") == 0
+    assert len(lines(run_cli("job", "-", "--json", "--quiet", input=text))[-1]["mounts"]) == 2

@@ -10,7 +10,7 @@ import pytest
 import fetcher
 from fetcher import Notice, TransportError, UsageError
 from fetcher.testing import Hub, Synthetic
-from fetcher.testing.faults import HangUp, IgnoreRange, Status
+from fetcher.testing.faults import IgnoreRange, Status
 from tests.e2e.support import MIB, REPO, assert_whole, fetch, fetcher_of, mixed_files, options, tree_of
 from tests.support.cli import CommandLine
 
@@ -18,7 +18,7 @@ from tests.support.cli import CommandLine
 def test_refresh_of_an_unreachable_origin_is_no_answer(hub: Hub, cache_dir: Path) -> None:
     hub.add_repo(REPO, files=mixed_files())
     first = fetch(hub, cache_dir)
-    hub.faults.add(HangUp().on())
+    hub.faults.add(Status(503).on("*"))
     assert fetch(hub, cache_dir).hit, "fresh: nobody is asked"
     with pytest.raises(TransportError):
         fetch(hub, cache_dir, refresh=True, api_time_max_s=0.5)
