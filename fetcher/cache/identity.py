@@ -159,8 +159,10 @@ def principal_key(path: Path, *, create: bool) -> bytes:
         return os.urandom(32)  # nothing is stored under any principal yet
     key, status = found
     exposed = stat.S_IMODE(status.st_mode) & 0o077
-    # An administrator may look at anybody's cache; what is written is written under a key of one's own.
-    foreign = create and status.st_uid not in (os.geteuid(), 0)
+    trusted = {0, os.geteuid()}
+    if os.geteuid() == 0:
+        trusted.add(os.stat(path.parent).st_uid)  # root may be told to use anybody's cache
+    foreign = create and status.st_uid not in trusted
     if len(key) != 32 or exposed or foreign:
         raise CacheError(
             f"{path} is not the 32 secret bytes of this user that it should be",

@@ -185,7 +185,8 @@ class Layout:
             status = os.stat(directory)  # a symlink will do: whoever could change it could name another directory
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
-        _refuse_other_users(directory, status)
+        if os.geteuid() != 0:  # root may be told to use anybody's directory (a volume made by the host's user)
+            _refuse_other_users(directory, status)
         with disk_errors("read", directory):
             with os.scandir(directory) as entries:
                 empty = all(entry.name == "lost+found" for entry in entries)
@@ -232,7 +233,10 @@ def refuse_foreign_file(path: Path | str) -> None:
 
 
 def _refuse_other_users(path: Path | str, status: os.stat_result) -> None:
-    if status.st_uid not in (os.geteuid(), 0):
+    trusted = {0, os.geteuid()}
+    if os.geteuid() == 0:
+        trusted.add(os.stat(Path(path).parent).st_uid)  # who owns the directory around it could replace it anyway
+    if status.st_uid not in trusted:
         raise CacheError(
             f"{path} was made by another user (uid {status.st_uid})",
             hint="the cache belongs to another user; use another one with --cache-dir or FETCHER_CACHE_DIR",

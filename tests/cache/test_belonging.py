@@ -142,13 +142,27 @@ def test_a_strangers_database_is_kept(place: Path) -> None:
 
 
 @pytest.mark.needs("root")
-@pytest.mark.parametrize("name", ["", "blobs-v1", "snapshots-v1", "index-v1.sqlite", "index-v1.sqlite-wal"])
+@pytest.mark.parametrize("name", ["blobs-v1", "snapshots-v1", "index-v1.sqlite", "index-v1.sqlite-wal"])
 def test_what_another_user_made_is_refused(place: Path, name: str) -> None:
     with Cache.open(settings(place)) as cache:
         publish(cache, "m", {"f": b"x"})
     if name.endswith("-wal"):
         (place / name).touch(0o600)
     os.chown(place / name, NOBODY, NOBODY)
+    with pytest.raises(CacheError, match="another user"):
+        Cache.open(settings(place))
+
+
+@pytest.mark.needs("root")
+def test_root_may_be_told_to_use_the_directory_of_another_user(place: Path) -> None:
+    """A volume that the host's user made; what a third one planted in it is still refused."""
+    place.mkdir(mode=0o755)
+    os.chown(place, 1000, 1000)
+    with Cache.open(settings(place)) as cache:
+        publish(cache, "m", {"f": b"x"})
+    os.chown(place / "blobs-v1", 1000, 1000)
+    Cache.open(settings(place)).close()
+    os.chown(place / "blobs-v1", NOBODY, NOBODY)
     with pytest.raises(CacheError, match="another user"):
         Cache.open(settings(place))
 
