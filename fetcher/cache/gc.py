@@ -98,12 +98,13 @@ class Collector:
         return row is None or not 0 <= self._clock() - float(row[0]) < COLLECT_EVERY_S
 
     def _expired(self, rows: Rows, spare_s: float = 0.0) -> list[str]:
-        protected = self._removal.protected(rows)
         found = rows.execute(
             "SELECT id FROM snapshots WHERE keep_until <= ? AND (? <= 0 OR last_used_at <= ?) ORDER BY keep_until",
             (self._clock(), spare_s, self._clock() - spare_s),
         )
-        return [snapshot_id for (snapshot_id,) in found.fetchall() if snapshot_id not in protected]
+        expired = [snapshot_id for (snapshot_id,) in found]
+        protected = self._removal.protected(rows) if expired else ()
+        return [snapshot_id for snapshot_id in expired if snapshot_id not in protected]
 
     def _would_collect(self) -> GcReport:
         with self._index.read() as rows:

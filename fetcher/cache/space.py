@@ -78,10 +78,11 @@ class Room:
         self._clock = clock
         self._floor_bytes = floor_bytes
 
-    def look(self) -> Space:
+    def look(self, *, candidates: bool = True) -> Space:
         """The present state. Changes nothing."""
         with self._index.read() as rows:
-            return Space(self._free(), self._reserved(rows), self._floor_bytes, self._evictable(rows))
+            evictable = self._evictable(rows) if candidates else ()
+            return Space(self._free(), self._reserved(rows), self._floor_bytes, evictable)
 
     def reserve(
         self, bytes_needed: int, owner_id: str, *, evict: Sequence[str] = (), hold: Sequence[str] = ()
@@ -100,13 +101,15 @@ class Room:
                     raise GoneError("a file of the plan was removed from the cache meanwhile", ids=(root,))
             rows.executemany("INSERT OR IGNORE INTO blob_holds VALUES (?, ?)", [(root, owner_id) for root in hold])
             self._forget_dead(rows)
-            going = {candidate.snapshot_id: candidate for candidate in self._evictable(rows)}
+            # Looking at every Snapshot costs; most plans fit without.
+            going = {candidate.snapshot_id for candidate in self._evictable(rows)} if evict else set()
             chosen = [snapshot_id for snapshot_id in dict.fromkeys(evict) if snapshot_id in going]
             to_come = self._freed_by(rows, chosen)
             free, reserved = self._free(), self._reserved(rows)
             missing = bytes_needed + reserved + self._floor_bytes - free - to_come
             if bytes_needed > 0 and missing > 0:
-                possible = self._freed_by(rows, list(going)) - to_come
+                everything = [candidate.snapshot_id for candidate in self._evictable(rows)]
+                possible = self._freed_by(rows, everything) - to_come
                 raise self._no_space(bytes_needed, free + to_come, reserved, possible)
             self._removal.snapshots(rows, chosen, removed)
             reservation_id = random_id()

@@ -186,9 +186,9 @@ class Cache:
         """The Blob that a flight of this content has published, or one with the stated sha256 (as ``find_blob``)."""
         return self._blobs.of_content(content_id, digest, size, principal=principal)
 
-    def space(self) -> Space:
-        """What is free, promised, and could be evicted."""
-        return self._room.look()
+    def space(self, *, candidates: bool = True) -> Space:
+        """What is free, promised, and (with ``candidates``, which looks at every Snapshot) could be evicted."""
+        return self._room.look(candidates=candidates)
 
     def reserve(self, bytes_needed: int, *, evict: Sequence[str] = (), hold: Sequence[str] = ()) -> Reservation:
         """Promise bytes to us, evicting and holding as the plan says; all in one transaction or nothing."""

@@ -55,7 +55,7 @@ def plan_hit(snapshot: Snapshot) -> PlannedResource:
 
 def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
     """The whole plan: do the bytes fit, and if not, which Snapshots make room."""
-    space = cache.space()
+    space = cache.space(candidates=False)
     plan = FetchPlan(
         tuple(resources),
         bytes_free=space.available_bytes,
@@ -65,6 +65,7 @@ def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
     missing = plan.bytes_to_fetch - space.available_bytes
     if missing <= 0:
         return plan
+    space = cache.space()
     linked = {item.snapshot_id for item in resources if item.snapshot_id}
     chosen = choose([candidate for candidate in space.evictable if candidate.snapshot_id not in linked], missing)
     if chosen is None:
