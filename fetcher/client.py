@@ -224,13 +224,6 @@ class Fetcher:
                 with suppress(LeaseError):  # somebody ended it by hand
                     self._cache.lease_release(record.id)
 
-    async def lease_all(
-        self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]], lease_s: float
-    ) -> tuple[LeaseRecord, list[Outcome]]:
-        """Several resources in one run, under one timed lease of ``lease_s`` seconds that outlives this process."""
-        asks = [self._ask(resource, role) for resource, role in items]
-        return await self._fetch_and_lease(asks, self._taker(lease_s, None))
-
     async def _fetch_and_lease(
         self, asks: Sequence[Ask], take: Callable[[Sequence[str]], LeaseRecord]
     ) -> tuple[LeaseRecord, list[Outcome]]:

@@ -154,8 +154,15 @@ class Collector:
 
     # --- by a user or a planner
 
-    def remove(self, ids: Sequence[str], *, force: bool = False) -> GcReport:
-        """Remove these Snapshots now. Raises LeaseError if one is leased or pinned, unless ``force``."""
+    def remove(self, ids: Sequence[str], *, force: bool = False, dry_run: bool = False) -> GcReport:
+        """Remove these Snapshots now. Raises LeaseError if one is leased or pinned, unless ``force``; ``dry_run`` says
+        what would come of it."""
+        if dry_run:
+            if not force:
+                with self._index.read() as rows:
+                    self._removal.refuse_protected(rows, ids)
+            plan = self._plan(tuple(ids))
+            return GcReport(plan.snapshots, bytes_freed=plan.bytes_expected, dry_run=True)
         removed = Removed()
         with self._index.write(durable=True) as rows:
             present = [
@@ -180,13 +187,8 @@ class Collector:
         freed = self._removal.finish(removed)
         return GcReport(tuple(removed.snapshots), len(removed.blobs), bytes_freed=freed)
 
-    def plan(self, *, max_bytes: int | None, ids: Sequence[str] | None = None) -> PrunePlan:
-        """Which Snapshots to remove so that Blobs take at most ``max_bytes``; None: those whose time is over.
-
-        With ``ids``: these, if nobody holds them.
-        """
-        if ids is not None:
-            return self._plan(tuple(ids))
+    def plan(self, *, max_bytes: int | None) -> PrunePlan:
+        """Which Snapshots to remove so that Blobs take at most ``max_bytes``; None: those whose time is over."""
         if max_bytes is None:
             with self._index.read() as rows:
                 chosen = self._expired(rows)

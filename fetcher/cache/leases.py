@@ -107,6 +107,13 @@ class Leases:
             rows.execute("UPDATE leases SET expires_at = ? WHERE id = ?", (self._clock() + duration_s, lease_id))
             return self._select(rows, "WHERE id = ?", (lease_id,))[0][0]
 
+    def get(self, lease_id: str) -> Lease:
+        """Raises LeaseError for one that is unknown or has ended."""
+        for lease in self.all():
+            if lease.id == lease_id:
+                return lease
+        raise _unknown(lease_id)
+
     def all(self) -> list[Lease]:
         """Leases that have not ended, oldest first."""
         states: dict[str, bool] = {}

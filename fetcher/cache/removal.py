@@ -60,15 +60,17 @@ class Removal:
         leased = self._leases.leased(rows, wanted)
         for wanted_id, lease_id in leased.items():
             raise LeaseError(
-                f"snapshot {wanted_id[:12]} is in use by lease {lease_id}",
+                f"in use by lease {lease_id}",
                 hint=f"end the lease with `fetcher release {lease_id}`, or wait until it ends",
+                resource=_uri(rows, wanted_id),
             )
         pins = pinned(rows)
         for wanted_id in wanted:
             if wanted_id in pins:
                 raise LeaseError(
-                    f"snapshot {wanted_id[:12]} is pinned as {pins[wanted_id]}",
+                    f"pinned as {pins[wanted_id]}",
                     hint=f"end the pin with `fetcher unpin {pins[wanted_id]}`",
+                    resource=_uri(rows, wanted_id),
                 )
 
     def snapshots(self, rows: Rows, ids: Iterable[str], removed: Removed) -> None:
@@ -126,3 +128,8 @@ def to_trash(place: Path, target: Path) -> list[Path]:
         except FileNotFoundError:
             return []
     return [target]
+
+
+def _uri(rows: Rows, snapshot_id: str) -> str | None:
+    row = rows.execute("SELECT uri FROM snapshots WHERE id = ?", (snapshot_id,)).fetchone()
+    return None if row is None else str(row[0])

@@ -158,6 +158,10 @@ class Cache:
         """Let a timed lease end ``duration_s`` from now. Raises LeaseError if it has ended."""
         return self._leases.renew(lease_id, duration_s)
 
+    def lease(self, lease_id: str) -> Lease:
+        """Raises LeaseError for one that is unknown or has ended."""
+        return self._leases.get(lease_id)
+
     def leases(self) -> list[Lease]:
         """Those that have not ended, oldest first."""
         return self._leases.all()
@@ -270,13 +274,14 @@ class Cache:
         """``gc`` if it is due: for the end of a command that did something else. None: it was not."""
         return self._collector.tidy()
 
-    def remove(self, snapshot_ids: Sequence[str], *, force: bool = False) -> GcReport:
-        """Remove Snapshots now. Raises LeaseError for leased or pinned ones, unless ``force``."""
-        return self._collector.remove(snapshot_ids, force=force)
+    def remove(self, snapshot_ids: Sequence[str], *, force: bool = False, dry_run: bool = False) -> GcReport:
+        """Remove Snapshots now, or say what would come of it. Raises LeaseError for leased or pinned ones, unless
+        ``force``."""
+        return self._collector.remove(snapshot_ids, force=force, dry_run=dry_run)
 
-    def prune_plan(self, *, max_bytes: int | None = None, ids: Sequence[str] | None = None) -> PrunePlan:
-        """What pruning would remove: until Blobs take at most ``max_bytes``, ``ids``, or what has had its time."""
-        return self._collector.plan(max_bytes=max_bytes, ids=ids)
+    def prune_plan(self, *, max_bytes: int | None = None) -> PrunePlan:
+        """What pruning would remove: until Blobs take at most ``max_bytes``; None: what has had its time."""
+        return self._collector.plan(max_bytes=max_bytes)
 
     def usage(self) -> Usage:
         """Where the space went. Walks the whole cache."""

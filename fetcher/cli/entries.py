@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fetcher.errors import LeaseError, NotFoundError
+from fetcher.errors import NotFoundError
 from fetcher.model.uri import parse_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from fetcher.cache.records import Lease, Pin, Snapshot
@@ -25,28 +25,6 @@ def snapshots_of(cache: Cache, uri: str) -> list[Snapshot]:
     if not found:
         raise NotFoundError("not in the cache", hint="fetcher ls lists what is there", resource=wanted)
     return found
-
-
-def known_lease(cache: Cache, lease_id: str) -> Lease:
-    """The lease of this id. Raises LeaseError if there is none, or it has ended: what a dry run has to say too."""
-    for lease in cache.leases():
-        if lease.id == lease_id:
-            return lease
-    raise LeaseError(
-        f"there is no lease {lease_id[:80]}, or it has ended", hint="`fetcher ls --json` shows the leases there are"
-    )
-
-
-def refuse_leased(cache: Cache, snapshots: Sequence[Snapshot]) -> None:
-    """Raise LeaseError where removing these would be refused."""
-    pins = {pin.resource_key: pin.name for pin in cache.pins()}
-    for snapshot in snapshots:
-        for lease in cache.leases():
-            if snapshot.id in lease.snapshot_ids:
-                hint = f"end the lease with `fetcher release {lease.id}`, or wait until it ends"
-                raise LeaseError(f"in use by lease {lease.id}", hint=hint, resource=snapshot.uri)
-        if snapshot.key in pins:
-            raise LeaseError(f"pinned as {pins[snapshot.key]}", resource=snapshot.uri)
 
 
 def snapshot_at(cache: Cache, path: Path) -> Snapshot:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from fetcher.cli.context import Context
-from fetcher.cli.entries import known_lease
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +15,7 @@ def run(context: Context) -> int:
     lease_id: str = context.options.id
     if context.dry_run:
         with context.cache(looking=True) as cache:
-            known_lease(cache, lease_id)
+            cache.lease(lease_id)
     else:
         with context.cache() as cache:
             cache.lease_release(lease_id)

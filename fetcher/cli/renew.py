@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 
 from fetcher.cli.context import Context, lease_s
-from fetcher.cli.entries import known_lease
 from fetcher.cli.inspect import when
 
 
@@ -19,9 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context) -> int:
     if context.dry_run:
         with context.cache(looking=True) as cache:
-            lease = replace(
-                known_lease(cache, context.options.id), expires_at=time.time() + float(context.options.lease)
-            )
+            lease = replace(cache.lease(context.options.id), expires_at=time.time() + float(context.options.lease))
     else:
         with context.cache() as cache:
             lease = cache.lease_renew(context.options.id, context.options.lease)

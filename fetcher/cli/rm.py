@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fetcher.cli.context import Context
-from fetcher.cli.entries import refuse_leased, snapshots_of
+from fetcher.cli.entries import snapshots_of
 from fetcher.cli.prune import tell_removed
 
 
@@ -17,11 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context) -> int:
     with context.cache(looking=context.dry_run) as cache:
         found = snapshots_of(cache, context.options.uri)
-        bytes_freed = 0
-        refuse_leased(cache, found)
-        if context.dry_run:
-            bytes_freed = cache.prune_plan(ids=[snapshot.id for snapshot in found]).bytes_expected
-        else:
-            bytes_freed = cache.remove([snapshot.id for snapshot in found]).bytes_freed
-    tell_removed(context, [(snapshot.uri, snapshot.id, snapshot.bytes) for snapshot in found], bytes_freed)
+        report = cache.remove([snapshot.id for snapshot in found], dry_run=context.dry_run)
+    tell_removed(context, [(snapshot.uri, snapshot.id, snapshot.bytes) for snapshot in found], report.bytes_freed)
     return 0

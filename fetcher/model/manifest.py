@@ -41,8 +41,6 @@ class Manifest:
     private: bool
     """False only if fetched without a credential, or the origin says that anyone may read it."""
     files: tuple[FileEntry, ...]
-    strong: bool = True
-    """Whether revision or per-file digests are a strong validator: parts, resume and adoption are allowed."""
     bytes_total: int = field(init=False)
 
     def __post_init__(self) -> None:
