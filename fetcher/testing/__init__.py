@@ -7,8 +7,10 @@ from fetcher.testing.contents import Content, Synthetic
 from fetcher.testing.faultplan import Exchange, Fault, FaultPlan, Rule
 from fetcher.testing.hub import Hub, Quotas, Token, hub_in_thread
 from fetcher.testing.records import RequestLog, RequestRecord
+from fetcher.testing.s3 import S3, s3_in_thread
 
 __all__ = [
+    "S3",
     "Content",
     "Exchange",
     "Fault",
@@ -21,4 +23,5 @@ __all__ = [
     "Synthetic",
     "Token",
     "hub_in_thread",
+    "s3_in_thread",
 ]

@@ -26,7 +26,7 @@ class Request:
     method: str
     target: str
     headers: dict[str, str]
-    """Names in lower case; of a repeated header the last one counts."""
+    """Names in lower case; of a repeated header the last one counts, but lines of Accept are joined."""
     body: bytes = b""
     peer: str = ""
     """Address of the client, without port."""

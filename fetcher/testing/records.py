@@ -9,11 +9,18 @@ import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+_HUB_API = frozenset({"info", "tree", "paths-info", "refs", "whoami"})
+_HUB_FILES = frozenset({"resolve", "resolve-cache", "raw"})
+_S3_API = frozenset({"list", "bucket"})
+_REGISTRY_API = frozenset({"ping", "token", "tags", "manifest"})
+
 PLACES: dict[str, frozenset[str]] = {
-    "*": frozenset({"info", "tree", "paths-info", "refs", "whoami", "resolve", "resolve-cache", "raw", "cdn", "other"}),
-    "hub": frozenset({"info", "tree", "paths-info", "refs", "whoami", "resolve", "resolve-cache", "raw", "other"}),
-    "api": frozenset({"info", "tree", "paths-info", "refs", "whoami"}),
-    "bodies": frozenset({"resolve-cache", "cdn"}),
+    "*": _HUB_API | _HUB_FILES | _S3_API | _REGISTRY_API | {"cdn", "object", "blob", "market", "other"},
+    "hub": _HUB_API | _HUB_FILES | {"other"},
+    "s3": _S3_API | {"object", "other"},
+    "registry": _REGISTRY_API | {"blob", "other"},
+    "api": _HUB_API | _S3_API | _REGISTRY_API | {"market"},
+    "bodies": frozenset({"resolve-cache", "cdn", "object", "blob"}),
 }
 """Names for groups of routes; every single route is a place of its own as well."""
 

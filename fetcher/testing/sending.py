@@ -52,6 +52,8 @@ class Sender:
         start, stop = reply.span
         if request.method == "HEAD" or reply.content is None or start >= stop:
             await self.send(head)
+            if reply.chunked and request.method != "HEAD":
+                await self.send(b"0\r\n\r\n")  # an empty body has an end too
             if pace.cut_after is not None:
                 await self._end(pace.cut_how)
         elif stop - start <= BLOCK_BYTES and pace == _PLAIN and not reply.chunked:

@@ -17,6 +17,7 @@ from fetcher.testing.sending import Closed, Sender
 
 _HEAD_BYTES_MAX = 64 << 10
 _REQUEST_BODY_BYTES_MAX = 16 << 20
+_TLS_HANDSHAKE = 0x16
 
 Handler = Callable[[Request], Awaitable[Reply]]
 
@@ -98,6 +99,9 @@ class _Connection:
     async def _receive_request(self) -> Request:
         while (end := self._received.find(b"\r\n\r\n")) < 0 and len(self._received) <= _HEAD_BYTES_MAX:
             await self._receive_more()
+            # Container engines try TLS first: whoever says nothing to that keeps them waiting for ten seconds.
+            if self._received[0] == _TLS_HANDSHAKE:
+                await self._refuse(400)
         if not 0 <= end <= _HEAD_BYTES_MAX:
             await self._refuse(431)
         lines = self._received[:end].decode("latin-1").split("\r\n")
@@ -110,7 +114,9 @@ class _Connection:
             name, colon, value = line.partition(":")
             if not colon or name != name.strip():
                 await self._refuse(400)
-            headers[name.lower()] = value.strip()
+            name, value = name.lower(), value.strip()
+            # Container engines send each type they take in an Accept line of its own.
+            headers[name] = f"{headers[name]}, {value}" if name == "accept" and name in headers else value
         if "host" not in headers:
             await self._refuse(400)
         if words[2] == "HTTP/1.0":
