@@ -17,7 +17,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 .PHONY: help demo test check bench sanitize clean
 
 help:
-	@echo "make demo      set up, then run a job against an embedded hub, and again as a cache hit (about 300 MB in $(DEMO_DIR))"
+	@echo "make demo      set up, then a market's list and a job from embedded origins, and again as a hit (450 MB in $(DEMO_DIR))"
 	@echo "make test      all tests this machine allows; lists by name what was not run (FETCHER_TEST_ALL=1: that fails)"
 	@echo "make check     formatting, ruff, mypy, import floors"
 	@echo "make bench     numbers against curl and huggingface_hub (BENCH_ARGS='--help' for choices)"
@@ -77,7 +77,7 @@ $(VENV)/.test-dependencies: pyproject.toml $(VENV)/.made
 # --- actions ---------------------------------------------------------------------------------------------------------
 
 demo: $(VENV)/.installed
-	@echo "demo: a job of a few hundred MB from an embedded hub, then the same again as a hit; all files in $(DEMO_DIR)"
+	@echo "demo: a market's list and a job, a few hundred MB from embedded origins, then a hit; all files in $(DEMO_DIR)"
 	@$(PY) -m fetcher.testing.demo_run --directory $(DEMO_DIR)
 
 test: $(VENV)/.installed $(VENV)/.test-dependencies

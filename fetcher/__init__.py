@@ -32,16 +32,19 @@ if TYPE_CHECKING:
     from fetcher.cache.records import Snapshot
     from fetcher.client import Fetcher, Lease, Mount, MountSet, get
     from fetcher.config import Settings
+    from fetcher.engine.prefetch import PrefetchItem, PrefetchReport
     from fetcher.model.asker import Asker
     from fetcher.model.events import Event, Notice, Progress
     from fetcher.model.job import parse_job
-    from fetcher.model.resource import HF
+    from fetcher.model.market import parse_market
+    from fetcher.model.resource import HF, S3, Ollama
     from fetcher.model.uri import parse_uri
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HF",
+    "S3",
     "Asker",
     "CacheError",
     "DeniedError",
@@ -61,7 +64,10 @@ __all__ = [
     "NotFoundError",
     "Notice",
     "OfflineError",
+    "Ollama",
     "PartialError",
+    "PrefetchItem",
+    "PrefetchReport",
     "Progress",
     "RateLimitedError",
     "ResourceError",
@@ -72,6 +78,7 @@ __all__ = [
     "__version__",
     "get",
     "parse_job",
+    "parse_market",
     "parse_uri",
 ]
 
@@ -84,11 +91,16 @@ _HOMES = {
     "Mount": "fetcher.client",
     "MountSet": "fetcher.client",
     "Notice": "fetcher.model.events",
+    "Ollama": "fetcher.model.resource",
+    "PrefetchItem": "fetcher.engine.prefetch",
+    "PrefetchReport": "fetcher.engine.prefetch",
     "Progress": "fetcher.model.events",
+    "S3": "fetcher.model.resource",
     "Settings": "fetcher.config",
     "Snapshot": "fetcher.cache.records",
     "get": "fetcher.client",
     "parse_job": "fetcher.model.job",
+    "parse_market": "fetcher.model.market",
     "parse_uri": "fetcher.model.uri",
 }
 

@@ -2,14 +2,15 @@
 
 Units are in the names. Defaults of times and tries are promises (docs/SEMANTICS.md).
 
-A variable is ``FETCHER_`` and the field's name in capitals (``FETCHER_CONNECT_TIMEOUT_S=5s``), except ``HF_ENDPOINT``,
-which belongs to others too; a key of the TOML file is the field's name. Sizes, rates and durations may carry units
-(``model/quantities.py``); what each value may be is said in ``model/setting_values.py``.
+A variable is ``FETCHER_`` and the field's name in capitals (``FETCHER_CONNECT_TIMEOUT_S=5s``), except ``HF_ENDPOINT``
+and ``AWS_ENDPOINT_URL``, which belong to others too; a key of the TOML file is the field's name. Sizes, rates and
+durations may carry units (``model/quantities.py``); what each value may be is said in ``model/setting_values.py``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from fetcher.errors import UsageError
 from fetcher.model import setting_values as values
+from fetcher.model.resource import HF, S3, Resource
 from fetcher.model.text import nearest, shown
 
 KIB = 1 << 10
@@ -24,6 +26,15 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 DEFAULT_HF_ENDPOINT = "https://huggingface.co"
+DEFAULT_OLLAMA_URL = "https://registry.ollama.ai"
+DEFAULT_S3_ENDPOINT = "https://s3.amazonaws.com"
+DEFAULT_MARKET_URLS = (
+    "https://host-manager.k8s.prd.nos.ci/markets/{market}/required-resources",
+    "https://host-manager.k8s.prd.nosana.com/markets/{market}/required-resources",
+    "https://api.nosana.com/markets/{market}/required-resources",
+    "https://dashboard.k8s.prd.nos.ci/api/markets/{market}/required-resources",
+)
+"""Published for nodes and in the network's documentation between 2024 and 2026, the nodes' own first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +53,12 @@ class Settings:
     """CIDRs that guarded requests may reach besides public addresses: any port, plain http too."""
     hf_endpoint: str = DEFAULT_HF_ENDPOINT
     """``scheme://host[:port]``, no trailing slash."""
+    ollama_url: str = DEFAULT_OLLAMA_URL
+    """Where models without a host of their own are asked for; ``scheme://host[:port]``."""
+    s3_endpoint: str = DEFAULT_S3_ENDPOINT
+    """Where ``s3://`` URLs lead; ``scheme://host[:port]``."""
+    market_url: tuple[str, ...] = DEFAULT_MARKET_URLS
+    """Templates with ``{market}``, tried in order."""
     fresh_for_s: float = 86_400.0
     keep_for_s: float = 86_400.0
     keep_from: Literal["download", "use"] = "download"
@@ -92,6 +109,25 @@ class Settings:
     partial_keep_s: float = 86_400.0
 
 
+def endpoint_of(resource: Resource, settings: Settings) -> str:
+    """Where ``resource`` is asked for, unless it names a host itself; ``scheme://host[:port]``."""
+    if isinstance(resource, HF):
+        return settings.hf_endpoint
+    return settings.s3_endpoint if isinstance(resource, S3) else settings.ollama_url
+
+
+def resource_key(resource: Resource, settings: Settings) -> str:
+    """Identity of ``resource`` as it is asked for with these settings, 64 hex digits."""
+    return resource.key(endpoint_origin(endpoint_of(resource, settings)))
+
+
+def endpoint_origin(endpoint: str) -> str:
+    """``scheme://host:port`` of an endpoint, the port always written out, as ``net.request.origin_of`` has it."""
+    scheme, _, netloc = endpoint.partition("://")
+    has_port = re.search(r":[0-9]+$", netloc)
+    return endpoint if has_port else f"{endpoint}:{443 if scheme == 'https' else 80}"
+
+
 # --- where values come from
 
 
@@ -113,9 +149,11 @@ def load(
         environ = os.environ
     found = _from_file(file, environ)
     for name in _READERS:
-        text = environ.get(variable(name))
-        if text or (text is not None and name == "allow_net"):
-            found[name] = _read(name, text, f"{variable(name)}={shown(text)}", environ)
+        for place in variables(name):
+            text = environ.get(place)
+            if text or (text is not None and name == "allow_net"):
+                found[name] = _read(name, text, f"{place}={shown(text)}", environ)
+                break
     found |= _from_arguments(arguments or {}, environ)
     if "cache_dir" not in found:
         found["cache_dir"] = _user_directory(environ, "XDG_CACHE_HOME", ".cache") / "fetcher"
@@ -145,9 +183,21 @@ def _from_arguments(arguments: Mapping[str, object], environ: Mapping[str, str])
     return found
 
 
+_SHARED_VARIABLES = {
+    "hf_endpoint": ("HF_ENDPOINT",),
+    "s3_endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+}
+"""Settings whose variables belong to other programs too, the first that is set counts."""
+
+
+def variables(name: str) -> tuple[str, ...]:
+    """The environment variables that set a field of Settings, the one that wins first."""
+    return _SHARED_VARIABLES.get(name, (f"FETCHER_{name.upper()}",))
+
+
 def variable(name: str) -> str:
-    """The environment variable that sets a field of Settings."""
-    return "HF_ENDPOINT" if name == "hf_endpoint" else f"FETCHER_{name.upper()}"
+    """The environment variable that sets a field of Settings; of several, the first."""
+    return variables(name)[0]
 
 
 def config_file(environ: Mapping[str, str]) -> tuple[Path, bool]:
@@ -259,6 +309,9 @@ _READERS: dict[str, Callable[[object], object]] = {
     "cache_group": _group_id,
     "allow_net": values.networks,
     "hf_endpoint": values.endpoint,
+    "ollama_url": values.endpoint,
+    "s3_endpoint": values.endpoint,
+    "market_url": values.market_templates,
     "fresh_for_s": values.duration_s,
     "keep_for_s": values.duration_s,
     "keep_from": values.keep_from,

@@ -3,8 +3,11 @@
 import fetcher
 from fetcher import errors
 
-FACE = ["Fetcher", "Lease", "Mount", "MountSet", "Snapshot", "Settings", "get"]
-VALUES = ["HF", "Asker", "Event", "Notice", "Progress", "parse_job", "parse_uri", "__version__"]
+FACE = ["Fetcher", "Lease", "Mount", "MountSet", "PrefetchItem", "PrefetchReport", "Snapshot", "Settings", "get"]
+VALUES = [
+    *("HF", "S3", "Ollama", "Asker", "Event", "Notice", "Progress"),
+    *("parse_job", "parse_market", "parse_uri", "__version__"),
+]
 ERRORS = ["FetcherError", *(error.__name__ for error in errors.ERROR_CLASSES)]
 
 

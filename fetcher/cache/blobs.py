@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fetcher import hashing
 from fetcher.cache import durable
+from fetcher.cache.clearing import remove_tree
 from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout, disk_errors, make_directory
 from fetcher.cache.partials import DATA, Partial
@@ -48,7 +49,7 @@ class Blobs:
 
     def find(self, digest: Digest, size: int, *, principal: str | None) -> Blob | None:
         """A Blob that has this sha256 and that this principal may have."""
-        if digest.algorithm != "sha256":
+        if digest.algorithm != "sha256" or not digest.whole:
             return None
         with self._index.read() as rows:
             row = rows.execute(
@@ -71,6 +72,12 @@ class Blobs:
         if found is None and digest is not None:
             found = self.find(digest, size, principal=principal)
         return found
+
+    def digests(self, root: str) -> tuple[Digest, ...]:
+        """What we computed over this Blob and found to be what an origin claimed."""
+        with self._index.read() as rows:
+            found = rows.execute("SELECT algorithm, hex FROM blob_digests WHERE root = ?", (root,)).fetchall()
+        return tuple(Digest.parse(f"{name}:{digits}") for name, digits in found)
 
     def _proven(self, root: str, size: int) -> Blob | None:
         """A row's Blob if its body is there with the right size."""
@@ -252,7 +259,7 @@ class Blobs:
                     self._name(blob, b"")
                 self._insert(made, private, principal)
             finally:
-                durable.remove_tree(staging)
+                remove_tree(staging)
         return [Blob(blob.root, blob.size, blob.place) for blob in made]
 
     # --- rows
@@ -309,5 +316,5 @@ def insert_blob(
         (root, size, now),
     )
     for digest in digests:
-        rows.execute("INSERT OR IGNORE INTO blob_digests VALUES (?, ?, ?)", (digest.algorithm, digest.hex, root))
+        rows.execute("INSERT OR IGNORE INTO blob_digests VALUES (?, ?, ?)", (digest.name, digest.hex, root))
     rows.execute("INSERT OR IGNORE INTO blob_access VALUES (?, ?)", (root, scope))

@@ -66,7 +66,7 @@ class PartialHead:
     """Without query: signatures are secrets."""
     size: int
     validator: str
-    """Strong validator or stated sha256 that the bytes belong to."""
+    """Strong validator or stated digest that the bytes belong to; empty: to one run alone, nobody goes on from them."""
     manifest_digest: str
     private: bool
     principal: str | None
@@ -137,7 +137,9 @@ class Usage:
     blob_bytes: int
     partial_bytes: int
     snapshot_bytes: int
-    """Directories, sidecars, and bodies that are no Blob's (second bodies, copies)."""
+    """Directories, sidecars, and bodies that are no Blob's (second bodies)."""
+    copy_bytes: int
+    """Private copies of Snapshots, with what jobs wrote into them."""
     index_bytes: int
     total_bytes: int
     """Of the file system."""
@@ -146,9 +148,11 @@ class Usage:
     snapshots: int
     blobs: int
     partials: int
+    copies: int
     leases: int
     pins: int
 
     @property
     def cache_bytes(self) -> int:
-        return self.blob_bytes + self.partial_bytes + self.snapshot_bytes + self.index_bytes
+        """All of it."""
+        return self.blob_bytes + self.partial_bytes + self.snapshot_bytes + self.copy_bytes + self.index_bytes

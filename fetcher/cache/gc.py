@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fetcher.cache import durable
+from fetcher.cache import durable, writable
+from fetcher.cache.clearing import remove_any
 from fetcher.cache.index import Index, Rows
+from fetcher.cache.journal import belongs_to_one_run
 from fetcher.cache.layout import HEX_64, STAGING, TRASH, Layout, disk_errors
 from fetcher.cache.leases import Leases
 from fetcher.cache.owners import UNBORN, Owners
-from fetcher.cache.publish import remove_any
 from fetcher.cache.records import Candidate, GcReport
 from fetcher.cache.removal import BATCH, Removal, Removed, to_trash
+from fetcher.cache.usage import allocated
 from fetcher.config import Settings
 
 UNBORN_GRACE_S = 60.0
@@ -92,7 +94,7 @@ class Collector:
     def due(self) -> bool:
         """Whether a command that has done its own work should collect: something's time is over, or it is long ago."""
         with self._index.read() as rows:
-            if self._expired(rows, JUST_USED_S):
+            if self._expired(rows, JUST_USED_S) or self._ending_copies(rows):
                 return True
             row = rows.execute("SELECT value FROM meta WHERE name = 'collected_at'").fetchone()
         return row is None or not 0 <= self._clock() - float(row[0]) < COLLECT_EVERY_S
@@ -106,10 +108,20 @@ class Collector:
         protected = self._removal.protected(rows) if expired else ()
         return [snapshot_id for snapshot_id in expired if snapshot_id not in protected]
 
+    def _ending_copies(self, rows: Rows) -> list[Path]:
+        """Private copies of leases that have ended, whether or not their rows are gone."""
+        found = writable.copies(self._layout)
+        if not found:
+            return []
+        ended = {*self._leases.ended(rows)}
+        gone = {*writable.ownerless(rows, found)}
+        return [path for path in found if path in gone or writable.lease_of(path) in ended]
+
     def _would_collect(self) -> GcReport:
         with self._index.read() as rows:
             expired = self._expired(rows)
             ended = len(self._leases.ended(rows))
+            copies = self._ending_copies(rows)
             roots = set(
                 self._removal.unreferenced(rows, self._clock() - self._settings.gc_grace_s, limit=1 << 62)
             )  # fmt: skip
@@ -121,7 +133,8 @@ class Collector:
             snapshots=tuple(expired),
             blobs=len(roots),
             leases_ended=ended,
-            bytes_freed=plan.bytes_expected + size,
+            copies=len(copies),
+            bytes_freed=plan.bytes_expected + size + sum(allocated(path, set()) for path in copies),
             dry_run=True,
         )
 
@@ -234,6 +247,8 @@ class Collector:
                 self._sweep_staging(self._layout.snapshots)
                 + self._sweep_staging(self._layout.partials)
                 + self._sweep_staging(self._layout.blobs)
+                + self._sweep_copies()
+                + self._sweep_staging(self._layout.writable)
                 + self._sweep_snapshots()
                 + self._sweep_blobs()
                 + self._sweep_partials()
@@ -247,8 +262,13 @@ class Collector:
             staged = _STAGED.fullmatch(entry.name)
             if entry.name.startswith(TRASH) or (staged and self._owners.state(staged[1]) == "dead"):
                 freed += remove_any(Path(entry.path))
-                count += 1
+                count += not os.path.lexists(entry.path)
         return GcReport(leftovers=count, bytes_freed=freed)
+
+    def _sweep_copies(self) -> GcReport:
+        """Private copies whose lease is gone; its row went before."""
+        count, freed = writable.sweep(self._index, self._layout)
+        return GcReport(copies=count, bytes_freed=freed)
 
     def _sweep_snapshots(self) -> GcReport:
         """Directories and sidecars without a row (a crash between renames and commit), rows without a directory."""
@@ -294,7 +314,7 @@ class Collector:
         return report
 
     def _sweep_partials(self) -> GcReport:
-        """Partials of dead owners that nobody has resumed for ``partial_keep_s``."""
+        """Partials of dead owners that nobody has resumed for ``partial_keep_s``, or that nobody can resume."""
         count = freed = 0
         for entry in _entries(self._layout.partials):
             match = _PARTIAL.fullmatch(entry.name)
@@ -307,6 +327,8 @@ class Collector:
         return GcReport(partials=count, bytes_freed=freed)
 
     def _partial_is_old(self, path: Path) -> bool:
+        if belongs_to_one_run(path / "journal"):
+            return True
         newest = max((entry.stat(follow_symlinks=False).st_mtime for entry in _entries(path)), default=0.0)
         return newest + self._settings.partial_keep_s <= self._clock()
 

@@ -50,6 +50,16 @@ def append(descriptor: int, record: bytes) -> None:
     write_all(descriptor, record)
 
 
+def belongs_to_one_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a journal is of bytes that no other run can go on from: they belong to nothing that could be named."""
+    try:
+        with open(path, "rb") as file:
+            head = _head(file.read(_HEAD.size + _HEAD_BYTES_MAX))
+    except OSError:
+        return False
+    return head is not None and not head[0].validator
+
+
 def read(path: str | os.PathLike[str]) -> tuple[PartialHead, dict[int, bytes], int] | None:
     """Head, block → chaining value, and the length of the whole records; None for anything that is not a journal."""
     try:
@@ -57,6 +67,19 @@ def read(path: str | os.PathLike[str]) -> tuple[PartialHead, dict[int, bytes], i
             raw = file.read()
     except OSError:
         return None
+    if (found := _head(raw)) is None:
+        return None
+    head, start = found
+    whole = start + (len(raw) - start) // RECORD.size * RECORD.size
+    blocks: dict[int, bytes] = {}
+    for kind, check, index, value in RECORD.iter_unpack(memoryview(raw)[start:whole]):
+        if kind == KIND_BLOCK and check == zlib.crc32(_REST.pack(kind, index, value)):
+            blocks[index] = value
+    return head, blocks, whole
+
+
+def _head(raw: bytes) -> tuple[PartialHead, int] | None:
+    """Head, and where the records start."""
     if len(raw) < _HEAD.size:
         return None
     magic, length, check = _HEAD.unpack_from(raw)
@@ -64,13 +87,6 @@ def read(path: str | os.PathLike[str]) -> tuple[PartialHead, dict[int, bytes], i
     if magic != MAGIC or length > _HEAD_BYTES_MAX or len(text) != length or zlib.crc32(text) != check:
         return None
     try:
-        head = PartialHead(**json.loads(text))
+        return PartialHead(**json.loads(text)), _HEAD.size + length
     except (ValueError, TypeError):
         return None
-    start = _HEAD.size + length
-    whole = start + (len(raw) - start) // RECORD.size * RECORD.size
-    blocks: dict[int, bytes] = {}
-    for kind, check, index, value in RECORD.iter_unpack(memoryview(raw)[start:whole]):
-        if kind == KIND_BLOCK and check == zlib.crc32(_REST.pack(kind, index, value)):
-            blocks[index] = value
-    return head, blocks, whole

@@ -12,6 +12,7 @@
         blobs-v1/ab/<root>.tree     chaining values and digests of a Blob of more than one block
         snapshots-v1/<id>/          0755, hard links to Blobs
         snapshots-v1/<id>.json      its sidecar
+        writable-v1/<lease>.<number>/   0777, private copies of Snapshots: what jobs may write to
     <state>/                        the cache directory by default
         index-v1.sqlite  index-v1.lock  principal-key-v1       0600
         spare-v1                    given up when the disk is full, so that the index can still be written
@@ -53,12 +54,16 @@ def content_id(
 ) -> str:
     """Identity of one file content in one scope: what a flight, a Partial and a journal are named by.
 
-    A stated sha256 names the content wherever it comes from; otherwise the URL (without query) and its strong validator
-    do. Private content has its principal in the name, so that strangers never meet in one Partial.
+    A sha256 that an origin states names the content wherever it lies there; otherwise the URL (without query) and its
+    strong validator do. Not at other origins: whoever states the sha256 of what others want, and sends something else,
+    or at a crawl, would keep them waiting for his flight and fill their Partial. What has been *found* to have a sha256
+    is linked wherever it came from (``Blobs.find``). Private content has its principal in the name, so that strangers
+    never meet in one Partial.
     """
     scope = ("private", principal or "") if private else ("public", "")
-    if digest is not None and digest.algorithm == "sha256":
-        return fields_digest("fetcher-content-v1", "sha256", digest.hex, str(size), *scope)
+    if digest is not None and digest.algorithm == "sha256" and digest.whole:
+        origin = "/".join(url.split("/", 3)[:3])
+        return fields_digest("fetcher-content-v1", "sha256", digest.hex, origin, str(size), *scope)
     return fields_digest("fetcher-content-v1", "url", url, validator, str(size), *scope)
 
 
@@ -119,10 +124,12 @@ class Layout:
         self.partials = self.cache_dir / "partials-v1"
         self.blobs = self.cache_dir / "blobs-v1"
         self.snapshots = self.cache_dir / "snapshots-v1"
+        self.writable = self.cache_dir / "writable-v1"
         self.index = self.state_dir / "index-v1.sqlite"
         self.spare = self.state_dir / "spare-v1"
         self.index_lock = self.state_dir / "index-v1.lock"
         self.principal_key = self.state_dir / "principal-key-v1"
+        self.markets = self.state_dir / "markets-v1"
 
     def blob(self, root: str) -> Path:
         return self.blobs / _checked(root)[:2] / root
@@ -138,6 +145,15 @@ class Layout:
 
     def partial(self, content: str, owner_id: str) -> Path:
         return self.partials / f"{_checked(content)}.{owner_id}"
+
+    def market(self, name: str) -> Path:
+        return self.markets / f"{_checked(name)}.json"
+
+    def copy(self, lease_id: str, number: int) -> Path:
+        """The ``number``-th private copy of a lease, counted from 0."""
+        if not HEX_32.fullmatch(lease_id) or not 0 <= number < 10**9:
+            raise CacheError(f"not a lease of this cache: {lease_id[:80]!r}")
+        return self.writable / f"{lease_id}.{number}"
 
     def owner(self, owner_id: str) -> Path:
         return self.owners / owner_id
@@ -164,6 +180,8 @@ class Layout:
             self._prepare_root(self.state_dir, sticky_will_do=False)
         for directory in (self.owners, self.partials, self.blobs, self.snapshots):
             make_directory(directory, self.directory_mode, self.group)
+        # Closed to the group as well: a container's root may leave files there that run as root for who reaches them.
+        make_directory(self.writable, 0o700)
         tag = self.cache_dir / "CACHEDIR.TAG"
         if not tag.exists():
             with disk_errors("write", tag):

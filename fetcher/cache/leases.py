@@ -159,10 +159,22 @@ class Leases:
 
     # --- pins
 
-    def pin(self, name: str, resource_key: str) -> None:
-        """Keep the Snapshots of a Resource until unpinned. The same pin again changes nothing."""
+    def pin(self, name: str, *resource_keys: str) -> None:
+        """Keep the Snapshots of these Resources until unpinned. The same pin again changes nothing."""
         with self._index.write(durable=True) as rows:
-            rows.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", (name, resource_key, self._clock()))
+            pins = [(name, key, self._clock()) for key in resource_keys]
+            rows.executemany("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", pins)
+
+    def pin_exactly(self, name: str, resource_keys: Sequence[str]) -> int:
+        """Let ``name`` pin these Resources and no others; how many it pinned before and does no longer."""
+        wanted = set(resource_keys)
+        with self._index.write(durable=True) as rows:
+            known = {key for (key,) in rows.execute("SELECT resource_key FROM pins WHERE name = ?", (name,))}
+            now = self._clock()
+            rows.executemany("INSERT INTO pins VALUES (?, ?, ?)", [(name, key, now) for key in sorted(wanted - known)])
+            dropped = [(name, key) for key in sorted(known - wanted)]
+            rows.executemany("DELETE FROM pins WHERE name = ? AND resource_key = ?", dropped)
+        return len(dropped)
 
     def unpin(self, name: str) -> int:
         """Drop all pins of this name; how many there were."""

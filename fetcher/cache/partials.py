@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fetcher import hashing
 from fetcher.cache import durable, journal
+from fetcher.cache.clearing import remove_tree
 from fetcher.cache.layout import disk_error, disk_errors
 from fetcher.cache.records import PartialHead
 from fetcher.errors import CacheError, FetcherError, InternalError
@@ -149,7 +150,7 @@ class Partial:
         """Remove it. May be called again."""
         with self._quiet(), self._renamed("remove"):
             self._close_files()
-            durable.remove_tree(self.path)
+            remove_tree(self.path)
             self._on_end()
 
     def give_up_writing(self) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fetcher.cache import durable
+from fetcher.cache.clearing import remove_any
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
@@ -299,18 +300,3 @@ def insert_snapshot(
         "INSERT OR IGNORE INTO snapshot_blobs VALUES (?, ?)",
         [(wanted, root) for _, root, _ in files if root is not None],
     )
-
-
-def remove_any(path: Path) -> int:
-    """Delete a file or a directory under a staging or trash name; bytes freed.
-
-    An error is not the caller's: what matters is that the real name is free, and gc comes by again.
-    """
-    try:
-        status = os.lstat(path)
-        if stat.S_ISDIR(status.st_mode):
-            return durable.remove_tree(path)
-        os.unlink(path)
-    except OSError:
-        return 0
-    return status.st_blocks * 512 if status.st_nlink <= 1 else 0

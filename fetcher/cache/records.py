@@ -156,6 +156,8 @@ class GcReport:
     leftovers: int = 0
     """Staging, trash and owner files of crashed processes."""
     leases_ended: int = 0
+    copies: int = 0
+    """Private copies of leases that have ended."""
     bytes_freed: int = 0
     """Of bodies whose last name went away."""
     dry_run: bool = False
@@ -167,6 +169,7 @@ class GcReport:
             self.partials + other.partials,
             self.leftovers + other.leftovers,
             self.leases_ended + other.leases_ended,
+            self.copies + other.copies,
             self.bytes_freed + other.bytes_freed,
             self.dry_run or other.dry_run,
         )

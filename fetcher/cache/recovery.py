@@ -2,7 +2,8 @@
 
 Only Snapshots are adopted whose sidecar is whole and whose every file is there with its size: their directory was
 renamed after all of it was durable. Blobs are adopted as far as such a Snapshot refers to them. Times of use, leases,
-pins and revalidations are lost; so ``keep_for`` starts anew, because somebody may be using what is there.
+pins and revalidations are lost; so ``keep_for`` starts anew, because somebody may be using what is there. For the same
+reason a private copy gets a lease of the id that it is named by, until it would have ended by default.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ from fetcher.cache.layout import HEX_64, Layout
 from fetcher.cache.publish import insert_snapshot
 from fetcher.cache.records import NewSnapshot, Recovery, SnapshotFile
 from fetcher.cache.snapshots import files_of, read_sidecar, snapshot_id
+from fetcher.cache.writable import copies, lease_of
 from fetcher.errors import FetcherError
 from fetcher.model.manifest import FileEntry
 from fetcher.model.paths import path_fault
+
+COPY_LEASE_S = 86_400.0
+"""What a job's lease lasts by default: longer than this, most of those that were lost would not have lasted."""
 
 
 def adopt_all(index: Index, layout: Layout, now: float) -> Recovery:
     """Fill an empty index. Nothing on disk is changed; what is not adopted is left for gc."""
     adopted: list[str] = []
     refused: list[str] = []
+    _lease_copies(index, layout, now)
     try:
         names = sorted(os.listdir(layout.snapshots))
     except FileNotFoundError:
@@ -41,6 +47,17 @@ def adopt_all(index: Index, layout: Layout, now: float) -> Recovery:
             whole = False
         (adopted if whole else refused).append(name)
     return Recovery(tuple(adopted), tuple(refused))
+
+
+def _lease_copies(index: Index, layout: Layout, now: float) -> None:
+    lease_ids = {lease_of(path) for path in copies(layout)}
+    if not lease_ids:
+        return
+    with index.write(durable=True) as rows:
+        rows.executemany(
+            "INSERT INTO leases (id, kind, created_at, expires_at) VALUES (?, 'timed', ?, ?)",
+            [(lease_id, now, now + COPY_LEASE_S) for lease_id in sorted(lease_ids)],
+        )
 
 
 def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: float) -> bool:

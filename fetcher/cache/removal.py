@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fetcher.cache.clearing import remove_any
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.leases import Leases, pinned
 from fetcher.cache.owners import Owners
-from fetcher.cache.publish import remove_any
 from fetcher.cache.snapshots import take_away
 from fetcher.errors import LeaseError
 

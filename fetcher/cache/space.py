@@ -139,8 +139,11 @@ class Room:
         )
 
     def _free(self) -> int:
-        with disk_errors("look at", self._layout.cache_dir):
-            status = os.statvfs(self._layout.cache_dir)
+        place = self._layout.cache_dir
+        while not place.exists() and place != place.parent:  # a plan for a cache that is still to be made
+            place = place.parent
+        with disk_errors("look at", place):
+            status = os.statvfs(place)
         return status.f_bavail * status.f_frsize
 
     def _reserved(self, rows: Rows) -> int:

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from fetcher.cache.blobs import Blobs
     from fetcher.cache.flights import Flights
     from fetcher.cache.gc import Collector, PrunePlan
+    from fetcher.cache.markets import Markets
     from fetcher.cache.partials import Partial
     from fetcher.cache.publish import PublishedFile, Publisher
     from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
     from fetcher.cache.space import Reservation, Room
     from fetcher.cache.takeover import Partials
+    from fetcher.cache.writable import Copies
     from fetcher.model.digest import Digest
 
 
@@ -151,8 +153,9 @@ class Cache:
         return self._leases.take_for_process(snapshot_ids, self.owner.id)
 
     def lease_release(self, lease_id: str) -> None:
-        """Raises LeaseError for one that is unknown."""
+        """End it, and remove its private copies, which may take a moment. Raises LeaseError for one that is unknown."""
         self._leases.release(lease_id)
+        self._copies.discard_of(lease_id)
 
     def lease_renew(self, lease_id: str, duration_s: float) -> Lease:
         """Let a timed lease end ``duration_s`` from now. Raises LeaseError if it has ended."""
@@ -166,8 +169,12 @@ class Cache:
         """Those that have not ended, oldest first."""
         return self._leases.all()
 
-    def pin(self, name: str, resource_key: str) -> None:
-        self._leases.pin(name, resource_key)
+    def pin(self, name: str, *resource_keys: str) -> None:
+        self._leases.pin(name, *resource_keys)
+
+    def pin_exactly(self, name: str, resource_keys: Sequence[str]) -> int:
+        """Let ``name`` pin these Resources and no others; how many it does no longer pin."""
+        return self._leases.pin_exactly(name, resource_keys)
 
     def unpin(self, name: str) -> int:
         """How many pins had this name."""
@@ -175,6 +182,21 @@ class Cache:
 
     def pins(self) -> list[Pin]:
         return self._leases.pins()
+
+    # --- private copies
+
+    def copy_stage(self, snapshot_id: str, *, stopped: Callable[[], bool] = lambda: False) -> Path:
+        """A private copy of a Snapshot that anybody who gets it may write to, under a name of ours; ``copy_adopt`` or
+        ``copy_discard`` it. Raises GoneError, NoSpaceError, CacheError, InterruptedByUser; nothing is left then."""
+        return self._copies.stage(snapshot_id, stopped)
+
+    def copy_adopt(self, staged: Path, lease_id: str, number: int) -> Path:
+        """Its place from now on: as long as this lease. Raises LeaseError if that has ended."""
+        return self._copies.adopt(staged, lease_id, number)
+
+    def copy_discard(self, path: Path) -> None:
+        """Remove a copy, staged or adopted, whatever was written into it."""
+        self._copies.discard(path)
 
     # --- planning
 
@@ -189,6 +211,10 @@ class Cache:
     def content_blob(self, content_id: str, digest: Digest | None, size: int, *, principal: str | None) -> Blob | None:
         """The Blob that a flight of this content has published, or one with the stated sha256 (as ``find_blob``)."""
         return self._blobs.of_content(content_id, digest, size, principal=principal)
+
+    def blob_digests(self, root: str) -> tuple[Digest, ...]:
+        """What we computed over a Blob and found to be what an origin claimed."""
+        return self._blobs.digests(root)
 
     def space(self, *, candidates: bool = True) -> Space:
         """What is free, promised, and (with ``candidates``, which looks at every Snapshot) could be evicted."""
@@ -289,6 +315,13 @@ class Cache:
 
         return measure(self)
 
+    @property
+    def markets(self) -> Markets:
+        """The lists of markets that were good when they came."""
+        from fetcher.cache.markets import Markets
+
+        return Markets(self.layout)
+
     # --- rooms beyond the hit path
 
     @property
@@ -311,6 +344,12 @@ class Cache:
         from fetcher.cache.publish import Publisher
 
         return Publisher(self.index, self.layout, self._clock, self._owner_id)
+
+    @property
+    def _copies(self) -> Copies:
+        from fetcher.cache.writable import Copies
+
+        return Copies(self.index, self.layout, self._snapshots, self._owner_id)
 
     @property
     def _flights(self) -> Flights:

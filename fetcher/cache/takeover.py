@@ -149,7 +149,10 @@ def bytes_present(layout: Layout, contents: Collection[str]) -> dict[str, int]:
     """Content id → bytes that a Partial of it occupies, whoever's it is: what need not be found on the disk again."""
     present: dict[str, int] = {}
     with disk_errors("read", layout.partials):
-        names = os.listdir(layout.partials)
+        try:
+            names = os.listdir(layout.partials)
+        except FileNotFoundError:  # a plan for a cache that is still to be made
+            return present
     for name in names:
         content = name[:64]
         if content in contents:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fetcher.cache.layout import disk_errors
 from fetcher.cache.records import Usage
+from fetcher.cache.writable import copies
 
 if TYPE_CHECKING:
     from fetcher.cache.store import Cache
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def measure(cache: Cache) -> Usage:
     """Walk the cache. What other processes remove meanwhile is simply not counted."""
     layout = cache.layout
     seen: set[tuple[int, int]] = set()
-    blob_bytes = _allocated(layout.blobs, seen)
-    partial_bytes = _allocated(layout.partials, seen)
-    snapshot_bytes = _allocated(layout.snapshots, seen)
+    blob_bytes = allocated(layout.blobs, seen)
+    partial_bytes = allocated(layout.partials, seen)
+    snapshot_bytes = allocated(layout.snapshots, seen)
+    copy_bytes = allocated(layout.writable, seen)
     place = layout.cache_dir
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -42,6 +47,7 @@ def measure(cache: Cache) -> Usage:
         blob_bytes=blob_bytes,
         partial_bytes=partial_bytes,
         snapshot_bytes=snapshot_bytes,
+        copy_bytes=copy_bytes,
         index_bytes=cache.index.bytes_on_disk(),
         total_bytes=status.f_blocks * status.f_frsize,
         free_bytes=status.f_bavail * status.f_frsize,
@@ -49,30 +55,72 @@ def measure(cache: Cache) -> Usage:
         snapshots=snapshots,
         blobs=blobs,
         partials=partials,
+        copies=len(copies(layout)),
         leases=len(cache.leases()),
         pins=len(cache.pins()),
     )
 
 
-def _allocated(top: Path, seen: set[tuple[int, int]]) -> int:
+def allocated(top: Path, seen: set[tuple[int, int]]) -> int:
+    """Bytes below a directory. ``seen`` holds the bodies with several names, so that each counts once.
+
+    Jobs write into private copies, so a folder is opened by its name in its parent, never through a symlink, and may
+    lie deeper than paths and descriptors reach: one is open at a time, and the way back is ``..``, if that is still
+    where we came from. What is gone, closed to us or moved meanwhile is not counted.
+    """
+    try:
+        here = os.open(top, _FOLDER)
+    except OSError:
+        return 0
     total = 0
-    pending = [str(top)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                listed = list(entries)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        for entry in listed:
+    way: list[tuple[tuple[int, int], list[str]]] = []
+    """From the top to where we are: which folder that is, and the names in it still to be entered."""
+    try:
+        total += _enter(here, seen, way)
+        while way:
+            if way[-1][1]:
+                try:
+                    below = os.open(way[-1][1].pop(), _FOLDER, dir_fd=here)
+                except OSError:
+                    continue
+                os.close(here)
+                here = below
+                total += _enter(here, seen, way)
+                continue
+            way.pop()
+            if way:
+                above = os.open("..", _FOLDER, dir_fd=here)
+                os.close(here)
+                here = above
+                if _identity(os.fstat(here)) != way[-1][0]:
+                    break
+    except OSError:
+        pass
+    finally:
+        os.close(here)
+    return total
+
+
+def _enter(here: int, seen: set[tuple[int, int]], way: list[tuple[tuple[int, int], list[str]]]) -> int:
+    """Bytes of what is in a folder; its own folders are left for later."""
+    total = 0
+    folders: list[str] = []
+    way.append((_identity(os.fstat(here)), folders))
+    with os.scandir(here) as entries:
+        for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(entry.path)
-            elif (status.st_dev, status.st_ino) in seen:
-                continue
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(entry.name)
             elif status.st_nlink > 1:
-                seen.add((status.st_dev, status.st_ino))
+                if _identity(status) in seen:
+                    continue
+                seen.add(_identity(status))
             total += status.st_blocks * 512
     return total
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

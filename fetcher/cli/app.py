@@ -20,9 +20,12 @@ from fetcher.model.text import nearest, shown
 COMMANDS: dict[str, str] = {
     "get": "fetch resources and print where they are",
     "job": "fetch what a Job Definition needs and print its mounts",
+    "prefetch": "make this node hold what a market requires",
     "ls": "list what is in the cache",
     "inspect": "show one entry of the cache and its files",
     "df": "show where the space went",
+    "pin": "keep a resource until it is unpinned",
+    "unpin": "let go of what a pin keeps",
     "rm": "remove a resource from the cache",
     "prune": "remove what nobody needs any more",
     "release": "end a lease",
@@ -32,7 +35,7 @@ COMMANDS: dict[str, str] = {
 }
 """Command → its line in ``--help``. Each has a module of its name in this room, imported when it is called."""
 
-LATER = ("prefetch", "verify", "pin", "unpin")
+LATER = ("verify",)
 
 CLOSED_STDOUT_EXIT_CODE = 128 + signal.SIGPIPE
 """As a shell reports a program that SIGPIPE ended: the reader had enough."""

@@ -86,7 +86,7 @@ class Context:
                 "limit_rate_bytes_per_s": getattr(given, "limit_rate", None),
                 "connections_max": getattr(given, "max_connections", None),
                 "connections_per_host_max": getattr(given, "max_connections", None),
-                "hf_endpoint": getattr(given, "endpoint", None),
+                **dict.fromkeys(("hf_endpoint", "s3_endpoint", "ollama_url"), getattr(given, "endpoint", None)),
             },
             environ=os.environ,
         )
@@ -105,10 +105,10 @@ class Context:
         return Cache.open(self.settings, read_only=looking)
 
     def fetcher(self, on_event: Callable[[Event], None] | None = None) -> Fetcher:
-        """The library's object; opens nothing yet."""
+        """The library's object; opens nothing yet. Of a dry run it only looks."""
         from fetcher.client import Fetcher
 
-        return Fetcher(self.settings, on_event=on_event)
+        return Fetcher(self.settings, on_event=on_event, looking=self.dry_run)
 
     def tidy(self, fetcher: Fetcher) -> None:
         """The end of a command: remove what has had its time, if that is due."""

@@ -25,6 +25,7 @@ def run(context: Context) -> int:
         ["verified files", format_size(usage.blob_bytes), str(usage.blobs)],
         ["downloads under way or kept for resume", format_size(usage.partial_bytes), str(usage.partials)],
         ["directories of resources", format_size(usage.snapshot_bytes), str(usage.snapshots)],
+        ["private writable copies", format_size(usage.copy_bytes), str(usage.copies)],
         ["index", format_size(usage.index_bytes), ""],
         ["all of the cache", format_size(usage.cache_bytes), ""],
         ["reserved for downloads under way", format_size(usage.reserved_bytes), ""],

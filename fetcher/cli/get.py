@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", metavar="DIR", type=Path, help="copy the files there; DIR is new or empty")
     parser.add_argument("--merge", action="store_true", help="with --to: put the files among what is in DIR")
     parser.add_argument("--lease", metavar="DURATION", type=lease_s, help="keep it in the cache so long at least: 24h")
-    parser.add_argument("--endpoint", metavar="URL", type=endpoint_url, help="instead of HF_ENDPOINT")
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        type=endpoint_url,
+        help="instead of HF_ENDPOINT, AWS_ENDPOINT_URL_S3 or FETCHER_OLLAMA_URL",
+    )
     parser.epilog = (
         "Prints the directory of each resource. Without --lease or --to it takes no lease: the directory is read-only, "
         "and may be removed when its time is over or when space is needed."
@@ -95,10 +100,9 @@ def _answer_from_cache(context: Context, resources: Sequence[Resource]) -> bool:
 
 
 async def _fetch(context: Context, fetcher: Fetcher, resources: Sequence[Resource]) -> int:
-    from fetcher.cli.fetching import fetch_each
-
     unique = list(dict.fromkeys(resources))
-    results = dict(zip(unique, await fetch_each(fetcher, unique, "operator"), strict=True))
+    asked: list[tuple[str | Resource | Mapping[str, Any], Role]] = [(resource, "operator") for resource in unique]
+    results = dict(zip(unique, await fetcher.fetch_each(asked), strict=True))
     failures: list[FetcherError] = []
     for resource in resources:
         result = results[resource]

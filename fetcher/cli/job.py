@@ -18,6 +18,7 @@ from fetcher.errors import UsageError
 from fetcher.model.job import parse_job
 from fetcher.model.json_text import TEXT_BYTES_MAX
 from fetcher.model.quantities import format_size
+from fetcher.model.resource import HF
 from fetcher.model.text import shown
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def _document(place: str) -> bytes:
 def _mention_token(context: Context, job: JobResources) -> None:
     from fetcher import credentials
 
-    if credentials.job_ignores_token(os.environ) and any(each.resource.token is None for each in job.mounts):
+    if credentials.job_ignores_token(os.environ) and any(
+        isinstance(each.resource, HF) and each.resource.token is None for each in job.mounts
+    ):
         context.output.say("note: HF_TOKEN is set, but a job gets it never: only its own accessToken is used")
 
 

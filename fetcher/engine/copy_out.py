@@ -13,14 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fetcher.cache.durable import COPY_STEP_BYTES, copy_into
+from fetcher.cache.durable import reflink as _reflink
 from fetcher.errors import CacheError, InterruptedByUser, NoSpaceError, UsageError
 
 if TYPE_CHECKING:
     from fetcher.cache.records import Snapshot, SnapshotFile
-
-
-COPY_STEP_BYTES = 64 << 20
-"""Copied between two looks at ``stopped``."""
 
 
 def copy_out(
@@ -98,26 +96,12 @@ def _make_folders(directory: Path, folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path, stopped: Callable[[], bool]) -> None:
-    if stopped():
-        raise InterruptedByUser("stopped")
+    def look() -> None:
+        if stopped():
+            raise InterruptedByUser("stopped")
+
+    look()
     with source.open("rb") as reader, target.open("xb") as writer:
         if not _reflink(writer.fileno(), reader.fileno()):
-            remaining = os.fstat(reader.fileno()).st_size
-            while remaining:
-                count = os.sendfile(writer.fileno(), reader.fileno(), None, min(remaining, COPY_STEP_BYTES))
-                if count == 0:
-                    raise OSError(f"{source} ended early")
-                remaining -= count
-                if remaining and stopped():
-                    raise InterruptedByUser("stopped")
-
-
-def _reflink(target: int, source: int) -> bool:
-    import fcntl
-
-    FICLONE = 0x40049409  # linux/fs.h
-    try:
-        fcntl.ioctl(target, FICLONE, source)
-    except OSError:
-        return False
-    return True
+            size = os.fstat(reader.fileno()).st_size
+            copy_into(reader.fileno(), writer.fileno(), size, step_bytes=COPY_STEP_BYTES, look=look)

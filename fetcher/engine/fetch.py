@@ -9,60 +9,43 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
+from fetcher.cache.records import GoneError, Snapshot
 from fetcher.config import Settings
 from fetcher.engine.admission import Admission
 from fetcher.engine.asks import Ask, Outcome
 from fetcher.engine.buffers import SlabPool
 from fetcher.engine.copy_out import copy_out
 from fetcher.engine.flights import Flights
-from fetcher.engine.jobs import FileJob
+from fetcher.engine.jobs import OriginChangedError
 from fetcher.engine.limit import RateLimit
 from fetcher.engine.observe import Observer
-from fetcher.engine.planner import plan_hit, plan_manifest, plan_space
+from fetcher.engine.planner import plan_hit, plan_manifest, plan_space, without_room
+from fetcher.engine.publish import Publishing
+from fetcher.engine.resolve import Prepared, Resolver
+from fetcher.engine.room import Room, out_of_space
+from fetcher.engine.rounds import CHANGED_TRIES, Round
 from fetcher.engine.run import Run, first_error
-from fetcher.engine.source import Source
 from fetcher.engine.tools import Tools
-from fetcher.engine.workers import Workers, finish
-from fetcher.errors import FetcherError, InternalError, NoSpaceError, OfflineError, TransportError
+from fetcher.engine.workers import Workers
+from fetcher.errors import CacheError, FetcherError, NoSpaceError
 from fetcher.model.events import Event
-from fetcher.model.manifest import Manifest
-from fetcher.model.quantities import format_size
-from fetcher.model.resource import Resource
 from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
-from fetcher.net.request import origin_of
-from fetcher.origins.base import Origin
-from fetcher.origins.hf import HfOrigin
-from fetcher.plan.fetch_plan import FetchPlan, PlannedFile, PlannedResource
-from fetcher.plan.transfer import Transfer
+from fetcher.plan.fetch_plan import FetchPlan, PlannedResource
 
 if TYPE_CHECKING:
-    from fetcher.cache.space import Reservation
     from fetcher.cache.store import Cache
 
-API_CONNECTIONS_MAX = 8
-"""Resources of one call that are asked for at once; each takes one connection at a time."""
-SPACE_EVERY_S = 0.5
+PUBLISH_EVERY_S = 0.5
+"""What is complete is there for others, and for the day after a crash, while larger resources are still coming."""
 GONE_TRIES = 3
 """How often a plan is made again because something it relied on was cleaned away meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """An Ask whose answer is known: a Snapshot that is current, or a Manifest to make true."""
-
-    ask: Ask
-    key: str
-    principal: str | None
-    snapshot: Snapshot | None
-    manifest: Manifest | None
+PlanShown = Callable[[FetchPlan], None]
 
 
 class Engine:
@@ -73,7 +56,7 @@ class Engine:
         self._cache = cache
         self._emit = on_event
         dice = Random()
-        transport = AiohttpTransport(settings)
+        self.transport = transport = AiohttpTransport(settings)
         workers = Workers()
         self._tools = Tools(
             settings=settings,
@@ -89,10 +72,11 @@ class Engine:
             dice=dice,
         )
         self._flights = Flights(cache, workers)
-        self._api_gate = asyncio.Semaphore(min(API_CONNECTIONS_MAX, settings.connections_max))
-        api = ApiClient(transport, settings)
-        self._pacer = api.pacer
-        self._origin: Origin = HfOrigin(api, settings)
+        self.api = ApiClient(transport, settings)
+        """For questions beside the resources: lists of markets, sizes of images."""
+        self._resolver = Resolver(settings, cache, workers, self.api, self._notice)
+        self._room = Room(self._tools, self._plan_rows)
+        self._publishing = Publishing(self._tools)
 
     async def close(self) -> None:
         """Close connections, then threads, then buffers. No call may be under way."""
@@ -108,163 +92,188 @@ class Engine:
             stop, copy_out, snapshot, files, directory, merge=merge, stopped=stop.is_set
         )
 
+    def _notice(self, ask: Ask, message: str) -> None:
+        Observer(self._emit, ask.resource.uri(), time.monotonic).notice(message)
+
+    def observe(self, asks: Sequence[Ask]) -> Observer:
+        """The numbers of one call, told to whoever listens."""
+        return Observer(self._emit, asks[0].resource.uri() if asks else "", time.monotonic)
+
     # -- hops 3 to 5: what has to be done ----------------------------------------------------------------------------
 
     async def plan(self, asks: Sequence[Ask]) -> FetchPlan:
         """All that ``fetch`` would do. Asks the origins; reserves and changes nothing."""
-        observer = self._observe(asks)
-        return (await self._plan(asks, observer))[1]
+        observer = self.observe(asks)
+        prepared = _all_or_raise(await self._resolve(asks, observer, looking=True))
+        return await self._plan(prepared, observer)
 
-    def _observe(self, asks: Sequence[Ask]) -> Observer:
-        return Observer(self._emit, asks[0].resource.uri() if asks else "", time.monotonic)
+    async def plan_each(self, asks: Sequence[Ask]) -> tuple[FetchPlan, list[PlannedResource | FetcherError]]:
+        """All that ``fetch_each`` would do if it had the room, and what it would do with each of ``asks``."""
+        observer = self.observe(asks)
+        answers = await self._resolve(asks, observer, looking=True)
+        plan = await self._plan([answer for answer in answers if isinstance(answer, Prepared)], observer)
+        lacking: dict[int, FetchPlan] = {}
+        if not plan.fits:
+            lacking = await self._tools.workers.slow(without_room, self._cache, plan.resources)
+        planned = iter(
+            out_of_space(lacking[index]) if index in lacking else item for index, item in enumerate(plan.resources)
+        )
+        return plan, [answer if isinstance(answer, FetcherError) else next(planned) for answer in answers]
 
-    async def _plan(self, asks: Sequence[Ask], observer: Observer) -> tuple[list[Prepared], FetchPlan]:
+    async def _resolve(
+        self, asks: Sequence[Ask], observer: Observer, *, looking: bool = False
+    ) -> list[Prepared | FetcherError]:
         observer.enter("resolve")
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._prepare(ask)) for ask in asks]
-        except BaseExceptionGroup as errors:
-            raise first_error(errors) from None
-        answers = [task.result() for task in tasks]
-        refusals = [answer for answer in answers if isinstance(answer, FetcherError)]
-        if refusals:
-            refusals[0].also = tuple(refusals[1:])
-            raise refusals[0]
-        prepared = [answer for answer in answers if isinstance(answer, Prepared)]
+        return await self._resolver.prepare_all(asks, looking=looking)
+
+    async def _plan(self, prepared: Sequence[Prepared], observer: Observer) -> FetchPlan:
         observer.enter("plan")
-        return prepared, await self._tools.workers.slow(self._plan_rows, prepared)
+        return await self._tools.workers.slow(self._plan_rows, prepared)
 
     def _plan_rows(self, prepared: Sequence[Prepared]) -> FetchPlan:
         resources: list[PlannedResource] = []
         for item in prepared:
             if item.manifest is None:
                 assert item.snapshot is not None
-                resources.append(plan_hit(item.snapshot))
+                resources.append(plan_hit(item.snapshot, copies=item.ask.copies))
             else:
                 uri = item.ask.resource.uri()
-                resources.append(plan_manifest(self._cache, item.manifest, item.principal, uri))
+                resources.append(plan_manifest(self._cache, item.manifest, item.principal, uri, copies=item.ask.copies))
         return plan_space(self._cache, resources)
-
-    async def _prepare(self, ask: Ask) -> Prepared | FetcherError:
-        """Is a Snapshot here that this asker may have and that is current? Otherwise, what does the origin say?
-
-        A refusal is returned: all of a call's resources are asked for, so that all refusals are told at once.
-        """
-        try:
-            async with self._api_gate:
-                return await self._prepare_one(ask)
-        except FetcherError as error:
-            return error.about(resource=ask.resource.uri(), at=ask.at)
-
-    async def _prepare_one(self, ask: Ask) -> Prepared:
-        settings = self._settings
-        slow = self._tools.workers.slow
-        key = ask.resource.key(origin_of(settings.hf_endpoint))
-        principal = ask.asker.principal(self._cache.principal_key)
-        known = await slow(self._cache.lookup, key, principal)
-        now = time.time()
-        hit = Prepared(ask, key, principal, known, None)
-        if known is not None and (settings.offline or (known.fresh(now) and not settings.refresh)):
-            return hit
-        if settings.offline:
-            raise OfflineError("not in the cache for this asker", hint="run it once without --offline")
-        try:
-            if known is not None:
-                pinned = await self._origin.revision(ask.resource, ask.asker)
-                if (pinned.commit, pinned.private) == (known.revision, known.private):
-                    current = await slow(self._cache.revalidate, known.id, settings.fresh_for_s, settings.keep_for_s)
-                    return replace(hit, snapshot=current)
-            manifest = await self._origin.resolve(ask.resource, ask.asker)
-        except TransportError as error:
-            if known is None or not self._may_be_stale(known, now):
-                raise
-            self._notice(ask, f"the origin can't be reached, an older copy is used: {error.message}")
-            return hit
-        return Prepared(ask, key, principal, None, manifest)
-
-    def _may_be_stale(self, known: Snapshot, now: float) -> bool:
-        """Whether ``stale_if_error_s`` lets this Snapshot serve although its origin can't say that it is current."""
-        allowed_s = self._settings.stale_if_error_s
-        return allowed_s > 0 and now < max(known.fresh_until or 0.0, known.validated_at) + allowed_s
-
-    def _notice(self, ask: Ask, message: str) -> None:
-        Observer(self._emit, ask.resource.uri(), time.monotonic).notice(message)
 
     # -- hops 5 to 10: doing it --------------------------------------------------------------------------------------
 
-    async def fetch(self, asks: Sequence[Ask]) -> list[Outcome]:
+    async def fetch(self, asks: Sequence[Ask], on_plan: PlanShown | None = None) -> list[Outcome]:
         """Make every Ask true, all or none of them returned; in the order of ``asks``."""
-        for attempt in range(GONE_TRIES):
+        gone = changed = 0
+        while True:
             try:
-                return await self._fetch(asks)
+                return await self._fetch(asks, on_plan)
             except GoneError:
-                if attempt == GONE_TRIES - 1:
+                gone += 1
+                if gone == GONE_TRIES:
                     raise
-        raise InternalError("unreachable")
+            except OriginChangedError as error:
+                changed += 1
+                if changed == CHANGED_TRIES:
+                    raise
+                self.observe(asks).notice(f"{error.message}; asking it once more")
 
-    async def _fetch(self, asks: Sequence[Ask]) -> list[Outcome]:
-        observer = self._observe(asks)
+    async def _fetch(self, asks: Sequence[Ask], on_plan: PlanShown | None) -> list[Outcome]:
+        observer = self.observe(asks)
         unique = list(dict.fromkeys(asks))
-        prepared, plan = await self._plan(unique, observer)
-        if not plan.fits or plan.evictions:
-            # Garbage goes before anybody's good copy does.
-            await self._tools.workers.slow(self._cache.gc)
-            plan = await self._tools.workers.slow(self._plan_rows, prepared)
-        if not plan.fits:
-            plan = await self._wait_for_space(prepared, plan, observer)
-        jobs = self._jobs(prepared, plan)
-        observer.bytes_total = sum(job.size for job in jobs.values())
-        observer.files_total = len(jobs)
-        if jobs or plan.linked_roots:
-            async with self._reserved(plan) as reservation:
-                observer.enter("fetch")
-                await Run(self._tools, self._flights, observer, list(jobs.values()), reservation).execute()
-                observer.enter("publish")
-                outcomes = await self._publish_all(prepared, plan, jobs)
-        else:
-            outcomes = await self._publish_all(prepared, plan, jobs)
+        prepared = _all_or_raise(await self._resolve(unique, observer))
+        plan = await self._room.for_plan(prepared, await self._plan(prepared, observer), observer)
+        if on_plan is not None:
+            on_plan(plan)
+        made = Round(prepared, plan)
+        async with self._carried_out(made, observer):
+            outcomes = [await self._publishing.one(made, index) for index in range(len(prepared))]
+            outcomes = await self._publishing.with_copies(unique, outcomes)
         await self._tidy(observer)
         observer.enter("done")
         by_ask = dict(zip(unique, outcomes, strict=True))
         return [by_ask[ask] for ask in asks]
 
-    @asynccontextmanager
-    async def _reserved(self, plan: FetchPlan) -> AsyncIterator[Reservation]:
-        """The plan's bytes promised to us, its evictions carried out, its linked Blobs held."""
-        slow = self._tools.workers.slow
-        made: list[Reservation] = []
+    async def fetch_each(
+        self, asks: Sequence[Ask], on_plan: PlanShown | None = None, *, observer: Observer | None = None
+    ) -> list[Outcome | FetcherError]:
+        """Make as many of the Asks true as can be: one plan and one run, and none fails because of another.
 
-        def reserve() -> None:
-            # Booked in the worker: what is promised is given back, also if we are cancelled meanwhile.
-            evict = [item.snapshot_id for item in plan.evictions]
-            made.append(self._cache.reserve(plan.bytes_to_fetch, evict=evict, hold=plan.linked_roots))
+        ``observer``: whose numbers are shown, where more goes on than this; whoever gives it says when all is done.
+        """
+        whole, observer = observer is None, observer or self.observe(asks)
+        if not asks and on_plan is not None:
+            on_plan(await self._plan([], observer))
+            observer.bytes_total = observer.files_total = 0
+        results: dict[Ask, Outcome | FetcherError] = {}
+        pending = list(dict.fromkeys(asks))
+        tries: dict[Ask, int] = {}
+        while pending:
+            answers = await self._resolve(pending, observer)
+            prepared = [answer for answer in answers if isinstance(answer, Prepared)]
+            refused = zip(pending, answers, strict=True)
+            results |= {ask: answer for ask, answer in refused if isinstance(answer, FetcherError)}
+            prepared, plan, too_large = await self._room.that_fit(prepared, observer)
+            results |= too_large
+            if on_plan is not None:
+                on_plan(plan)
+                on_plan = None
+            made = Round(prepared, plan)
+            try:
+                async with self._carried_out(made, observer, results=results):
+                    await self._publishing.each(made, made.had, results)
+            except (CacheError, NoSpaceError) as error:  # no reservation: what needs none is had all the same
+                made.fail_missing(error)
+                await self._publishing.each(made, made.had, results)
+            pending = made.once_more(tries)
+            results |= {prepared[index].ask: error for index, error in made.failed.items()}
+        await self._tidy(observer)
+        if whole:
+            observer.enter("done")
+        return [results[ask] for ask in asks]
+
+    @asynccontextmanager
+    async def _carried_out(
+        self, made: Round, observer: Observer, *, results: dict[Ask, Outcome | FetcherError] | None = None
+    ) -> AsyncIterator[None]:
+        """Inside, all that the plan fetches is here, and stays until the block ends.
+
+        ``results``: asks are independent. Gets what is complete before the others; ``made`` says what failed.
+        """
+        made.make_jobs(self._settings, self.api.pacer)
+        jobs = list(made.jobs.values())
+        observer.bytes_total = sum(job.size for job in jobs)
+        observer.bytes_done = observer.files_done = 0
+        observer.files_total = len(jobs)
+        if not jobs and not made.plan.linked_roots and not made.plan.bytes_to_copy:
+            yield
+            return
+        async with self._room.reserved(made.plan) as reservation:
+            observer.enter("fetch")
+            failed = None if results is None else made.failing()
+            run = Run(self._tools, self._flights, observer, jobs, reservation, failed=failed)
+            try:
+                if results is None:
+                    await run.execute()
+                else:
+                    await self._execute_publishing(run, made, results)
+            except FetcherError as error:
+                # Nothing came for too long, or the disk is in trouble: that ends all that is missing.
+                if results is None:
+                    raise
+                made.fail_missing(error)
+                for job in jobs:
+                    if not job.ended:
+                        observer.without(job.size, job.transfer.bytes_written)
+            observer.enter("publish")
+            yield
+
+    async def _execute_publishing(self, run: Run, made: Round, results: dict[Ask, Outcome | FetcherError]) -> None:
+        """The run, and what is complete published meanwhile."""
+        over, failure = asyncio.Event(), None
+
+        async def publish() -> None:
+            files_done = -1
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), PUBLISH_EVERY_S)
+                if run.observer.files_done != files_done and not over.is_set():
+                    files_done = run.observer.files_done
+                    await self._publishing.each(made, made.complete, results)
 
         try:
-            await slow(reserve)
-            yield made[0]
-        finally:
-            for reservation in made:
-                await finish(asyncio.ensure_future(slow(reservation.release)))
-
-    async def _wait_for_space(self, prepared: Sequence[Prepared], plan: FetchPlan, observer: Observer) -> FetchPlan:
-        """Others under way have the space, perhaps for the very same files: look again until they are through.
-
-        Holds neither connection nor slab nor worker. Raises NoSpaceError if nothing is under way, or gets nowhere.
-        """
-        changed_at = self._tools.clock()
-        if plan.bytes_reserved:
-            observer.notice("waiting for space: other downloads have reserved it")
-        while not plan.fits:
-            if not plan.bytes_reserved:
-                raise out_of_space(plan)
-            if self._tools.clock() - changed_at >= self._settings.no_progress_timeout_s:
-                raise out_of_space(plan)
-            await asyncio.sleep(SPACE_EVERY_S)
-            before = (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free)
-            plan = await self._tools.workers.slow(self._plan_rows, prepared)
-            if (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free) != before:
-                changed_at = self._tools.clock()
-        return plan
+            async with asyncio.TaskGroup() as group:
+                group.create_task(publish())
+                try:
+                    await run.execute()
+                except FetcherError as error:
+                    failure = error  # what is being published is published to its end
+                over.set()
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+        if failure is not None:
+            raise failure
 
     async def _tidy(self, observer: Observer) -> None:
         """What has had its time goes after the new is here: it may have given the new one its Blobs."""
@@ -273,103 +282,10 @@ class Engine:
         except FetcherError as error:  # the resources are here; that something else could not be removed is a remark
             observer.notice(f"can't tidy the cache: {error.message}")
 
-    def _jobs(self, prepared: Sequence[Prepared], plan: FetchPlan) -> dict[str, FileJob]:
-        """One job per content to fetch; large ones first, largest first: they are the longest way."""
-        jobs: dict[str, FileJob] = {}
-        for item, planned in zip(prepared, plan.resources, strict=True):
-            if item.manifest is None:
-                continue
-            digest = item.manifest.digest()
-            for content, file in planned.transfers().items():
-                if content not in jobs:
-                    jobs[content] = self._job(item, item.manifest, digest, content, file)
-        return dict(sorted(jobs.items(), key=lambda pair: -pair[1].size))
 
-    def _job(
-        self, item: Prepared, manifest: Manifest, manifest_digest: str, content: str, file: PlannedFile
-    ) -> FileJob:
-        settings = self._settings
-        return FileJob(
-            content_id=content,
-            entry=file.entry,
-            manifest=manifest,
-            asker=item.ask.asker,
-            manifest_digest=manifest_digest,
-            principal=item.principal,
-            resource=item.ask.resource.uri(),
-            at=item.ask.at,
-            source=Source(self._origin, self._pacer, manifest, file.entry, item.ask.asker),
-            transfer=Transfer(
-                file.entry.size,
-                part_bytes=settings.part_bytes,
-                window_bytes=max(settings.window_bytes, settings.part_bytes) if file.entry.digest else None,
-            ),
-        )
-
-    async def _publish_all(
-        self, prepared: Sequence[Prepared], plan: FetchPlan, jobs: dict[str, FileJob]
-    ) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for item, planned in zip(prepared, plan.resources, strict=True):
-            if item.manifest is None:
-                assert item.snapshot is not None
-                outcomes.append(Outcome(item.snapshot, 0, hit=True))
-                continue
-            snapshot = await self._tools.workers.slow(self._publish, item, item.manifest, planned, jobs)
-            contents = planned.transfers()
-            downloaded = sum(jobs[content].bytes_fetched for content in contents)
-            outcomes.append(Outcome(snapshot, downloaded, hit=False))
-        return outcomes
-
-    def _publish(
-        self, item: Prepared, manifest: Manifest, planned: PlannedResource, jobs: dict[str, FileJob]
-    ) -> Snapshot:
-        settings = self._settings
-        rows = []
-        for file in planned.files:
-            blob = jobs[file.content_id].blob if file.action == "fetch" else None
-            root = blob.root if blob is not None else file.root
-            # A file of no bytes is its own proof: its size says all there is to say.
-            rows.append((file.entry, root, file.entry.digest.algorithm if file.entry.digest else "size"))
-        record = NewSnapshot(
-            key=item.key,
-            uri=item.ask.resource.uri(),
-            resource=describe_resource(item.ask.resource),
-            endpoint=manifest.endpoint,
-            manifest_digest=manifest.digest(),
-            revision=manifest.revision,
-            private=manifest.private,
-            principal=item.principal if manifest.private else None,
-            immutable=item.ask.resource.immutable,
-            downloaded_at=time.time(),
-            fresh_for_s=settings.fresh_for_s,
-            keep_for_s=settings.keep_for_s,
-        )
-        return self._cache.publish(record, rows)
-
-
-def describe_resource(resource: Resource) -> dict[str, Any]:
-    """A Resource as JSON values, without secrets."""
-    return {
-        "type": "HF",
-        "kind": resource.kind,
-        "repo": resource.repo,
-        "revision": resource.revision,
-        "files": list(resource.files),
-    }
-
-
-def out_of_space(plan: FetchPlan) -> NoSpaceError:
-    """The refusal of a plan that does not fit, with its numbers."""
-    parts = [f"{format_size(plan.bytes_to_fetch)} are to be fetched, {format_size(plan.bytes_free)} can be used"]
-    kept = []
-    if plan.bytes_floor:
-        kept.append(f"{format_size(plan.bytes_floor)} stay free (space_floor_bytes)")
-    if plan.bytes_reserved:
-        kept.append(f"{format_size(plan.bytes_reserved)} are reserved by other downloads")
-    if kept:
-        parts.append(f"of what the file system has, {' and '.join(kept)}")
-    parts.append("removing all that is neither leased nor pinned would not make up for it")
-    return NoSpaceError(
-        "; ".join(parts), hint="free space on the disk, release leases, or use a cache directory on a larger disk"
-    )
+def _all_or_raise(answers: Sequence[Prepared | FetcherError]) -> list[Prepared]:
+    refusals = [answer for answer in answers if isinstance(answer, FetcherError)]
+    if refusals:
+        refusals[0].also = tuple(refusals[1:])
+        raise refusals[0]
+    return [answer for answer in answers if isinstance(answer, Prepared)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fetcher.engine.jobs import FileJob
+from fetcher.engine.jobs import FileJob, compared
 from fetcher.engine.workers import Workers
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ class Flights:
             job.others_bytes = claim.bytes_proven
             if claim.mine:
                 job.blob = self._cache.content_blob(job.content_id, job.entry.digest, job.size, principal=job.principal)
+                if job.blob is not None:
+                    found = compared(self._cache, job.entry, job.blob.root)
+                    job.verified = (found,) if found else ()
 
     async def release(self, jobs: Sequence[FileJob]) -> None:
         """The contents are published, or we give them up: whoever waits goes on."""

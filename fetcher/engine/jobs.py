@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fetcher.errors import FetcherError
+from fetcher import hashing
+from fetcher.errors import FetcherError, InternalError, TransportError
 from fetcher.model.asker import Asker
-from fetcher.model.digest import Digest
+from fetcher.model.digest import STRENGTH, Digest
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.plan.transfer import Outcome, Part, State, Transfer
 from fetcher.plan.tree import BLOCK_BYTES
@@ -19,7 +20,12 @@ from fetcher.plan.watch import Pulse
 if TYPE_CHECKING:
     from fetcher.cache.partials import Partial
     from fetcher.cache.records import Blob, PartialHead
+    from fetcher.cache.store import Cache
     from fetcher.engine.source import Source
+
+
+WITH_BODY = ("crc32", "crc32c", "crc64nvme", "sha1", "md5")
+"""Digests that an answer with a body may have added to what the listing stated."""
 
 
 class PartEnded(Exception):
@@ -30,6 +36,10 @@ class PartEnded(Exception):
         self.outcome = outcome
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class OriginChangedError(TransportError):
+    """Other bytes are under a name than those that were resolved: the resource has to be resolved once more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,11 +85,25 @@ class FileJob:
     others_bytes: int = 0
     """What the flight's owner has proven so far."""
     partial: Partial | None = None
+    crcs: hashing.BlockCrcs | None = None
+    """CRCs of the blocks as they come, where the origin states one of the whole."""
+    verified: tuple[Digest, ...] = ()
+    """What the origin claims and the bytes were found to be."""
     blob: Blob | None = None
+    handed_over: bool = False
+    """A small file that is verified and waits for the disk."""
+    abandoned: bool = False
+    """Nobody needs it any more: its resource has failed elsewhere."""
+    ended: bool = False
+    """The run is through with it, one way or the other."""
     active: set[Active] = field(default_factory=set)
     drop: Outcome | None = None
     """All blocks must go once the open parts have ended: why."""
+    distrusted: bool = False
+    """The origin denied what its blocks were collected under: no other run may go on from them."""
     not_before: float = 0.0
+    streams_lost: int = 0
+    """Of a file that must come in one answer: how often that ended early."""
     failures: int = 0
     """Early ends in a row without a block between."""
     bytes_adopted: int = 0
@@ -117,8 +141,22 @@ class FileJob:
 
     @property
     def verified_by(self) -> str:
-        """What the content is checked with before it is published."""
-        return self.entry.digest.algorithm if self.entry.digest else "size"
+        """What the content was compared with."""
+        return self.verified[0].algorithm if self.verified else "size"
+
+    @property
+    def one_stream(self) -> bool:
+        """Nothing tells two answers for it apart: its bytes must come in one."""
+        return self.entry.validator is not None and self.entry.validator.kind == "none" and not self.entry.resumable
+
+    def write_block(self, block: int, data: memoryview) -> bytes:
+        """A worker call: hash and write one claimed block, and what else can be done while it is in the cache."""
+        if self.partial is None:
+            raise InternalError(f"{self.entry.path} has no Partial to write to")
+        value = self.partial.write_block(block, data)
+        if self.crcs is not None:
+            self.crcs.add(block, data)
+        return value
 
     def wake(self) -> None:
         """Blocks came or a part ended: the attendant looks again."""
@@ -141,7 +179,7 @@ class FileJob:
             content_id=self.content_id,
             url=content_url(self.manifest, self.entry),
             size=self.size,
-            validator=str(self.entry.digest or self.manifest.revision or ""),
+            validator=content_pin(self.manifest, self.entry) if self.entry.resumable else "",
             manifest_digest=self.manifest_digest,
             private=self.manifest.private,
             principal=self.principal if self.manifest.private else None,
@@ -149,8 +187,27 @@ class FileJob:
         )
 
 
+def compared(cache: Cache, entry: FileEntry, root: str) -> Digest | None:
+    """What the bytes of a Blob were compared with when they came, as far as it is what the origin states now."""
+    if entry.validator is None:
+        return entry.digest
+    # The validator says that it is the same content; which of its digests was looked at then, the Blob knows. Others
+    # that it is known by may be another origin's word, except those that only an S3 gives, and with the body itself.
+    known = cache.blob_digests(root)
+    stated = [digest for digest in known if digest == entry.digest or digest in entry.guesses]
+    with_body = [digest for digest in known if digest.algorithm in WITH_BODY]
+    return max(stated or with_body, key=lambda digest: STRENGTH.index(digest.algorithm), default=None)
+
+
+def content_pin(manifest: Manifest, entry: FileEntry) -> str:
+    """What the bytes are held to be."""
+    return entry.pin or manifest.revision or ""
+
+
 def content_url(manifest: Manifest, entry: FileEntry) -> str:
-    """Pinned address without query. A git blob is the same under every path of its commit; it is named without one."""
+    """Address without query. A git blob is the same under every path of its commit; it is named without one."""
+    if entry.url is not None:
+        return entry.url
     base = f"{manifest.endpoint}/{manifest.repository}@{manifest.revision or ''}"
     git_blob = entry.digest is not None and entry.digest.algorithm == "git-sha1"
     return base if git_blob else f"{base}/{entry.path}"

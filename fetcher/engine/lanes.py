@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from fetcher.engine.admission import Place
-from fetcher.engine.jobs import Active, FileJob, PartEnded
+from fetcher.engine.jobs import Active, FileJob, OriginChangedError, PartEnded
 from fetcher.engine.receive import receive_part, receive_small
 from fetcher.engine.small import examine_anywhere
-from fetcher.errors import IntegrityError, RateLimitedError, TransportError
+from fetcher.errors import FetcherError, IntegrityError, RateLimitedError, TransportError
 from fetcher.model.ranges import ByteRange
 from fetcher.net.transport import Response
 from fetcher.plan.transfer import Event, Outcome, Part, State
@@ -64,7 +64,9 @@ class Lanes:
         for job in run.begun:
             if job.drop is not None or job.not_before > now or job.transfer.state is not State.FETCHING:
                 continue
-            if job.source.scouting or self._paused(job):
+            if (refused := self._refused(job)) is not None:
+                return self._named(job, self._refuse, refused)
+            if job.abandoned or job.source.scouting or job.source.pause_s() > 0:
                 continue
             host = job.source.host
             if not admission.may_start(host):
@@ -81,36 +83,47 @@ class Lanes:
         now = self._tools.clock()
         for _ in range(min(len(run.small), SMALL_LOOK_AHEAD)):
             job = run.small[0]
-            if job.not_before <= now and not self._paused(job) and admission.may_start(job.source.host):
+            if (refused := self._refused(job)) is not None:
+                run.small.popleft()
+                return self._named(job, self._refuse, refused)
+            if job.not_before <= now and job.source.pause_s() <= 0 and admission.may_start(job.source.host):
                 run.small.popleft()
                 return self._named(job, self._do_small, admission.take(job.source.host))
             run.small.rotate(-1)
         batch = run.next_small_to_claim()
         return run.claim(batch) if batch else None
 
-    def _paused(self, job: FileJob) -> bool:
-        """The origin's announced rate leaves no request for now; raises if that takes longer than we may wait."""
+    def _refused(self, job: FileJob) -> RateLimitedError | None:
+        """The origin's announced rate leaves no request for longer than we may wait."""
         pause_s = job.source.pause_s()
-        if pause_s > self._settings.retry_after_max_s:
-            raise RateLimitedError(
-                f"{job.source.host} allows no further request for {pause_s:.0f} s",
-                hint="with a token the origin may allow more" if job.asker.token is None else None,
-                resource=job.resource,
-            )
-        return pause_s > 0
+        if pause_s <= self._settings.retry_after_max_s:
+            return None
+        return RateLimitedError(
+            f"{job.source.host} allows no further request for {pause_s:.0f} s",
+            hint="with a token the origin may allow more" if job.asker.credential is None else None,
+            resource=job.resource,
+        )
+
+    async def _refuse(self, job: FileJob, error: FetcherError) -> None:
+        raise error
 
     async def _named(
         self, job: FileJob, step: Callable[Concatenate[FileJob, P], Awaitable[None]], *arguments: P.args, **_: P.kwargs
     ) -> None:
-        with job.named():
-            await step(job, *arguments, **_)
+        try:
+            with job.named():
+                await step(job, *arguments, **_)
+        except FetcherError as error:
+            await self._run.fail(job, error)
 
     # -- doing -------------------------------------------------------------------------------------------------------
 
     async def _do_part(self, job: FileJob, part: Part, place: Place) -> None:
         """One request for one part, from admission to the end of its last worker call."""
         slabs = self._tools.slabs.take_pair()
-        active = Active(part, Pulse(self._tools.clock(), moves=part.moves))
+        # What would begin from zero elsewhere is never moved for being slow.
+        moves = self._settings.part_moves_max if part.stream else part.moves
+        active = Active(part, Pulse(self._tools.clock(), moves=moves))
         outcome = Outcome.CUT
         try:
             async with self._request(
@@ -141,6 +154,7 @@ class Lanes:
             span = ByteRange(0, job.size)
             async with self._request(job, active, place, span, fresh=job.failures > 0) as response:
                 data = await receive_small(job, response, slabs[0], self._run, active)
+                job.entry = job.source.stated
             small = await examine_anywhere(job, data, self._tools.workers)
             if small is None:
                 self._wrong_small(job)
@@ -149,12 +163,15 @@ class Lanes:
         finally:
             self._tools.slabs.give_back(slabs)
             place.leave()
-        if small is None:
+        if job.abandoned:
+            await self._run.drop([job])  # it is under way no longer
+        elif small is None:
             self._run.small.append(job)
             self._run.changed.set()
         else:
             self._run.observer.bytes_done += job.size
             self._run.progressed()
+            job.handed_over = True
             await self._run.committer.add(job, small)
 
     def _wrong_small(self, job: FileJob) -> None:
@@ -208,6 +225,8 @@ class Lanes:
         """Book an early end: who has to wait, what has to be looked up again."""
         now = self._tools.clock()
         outcome = ended.outcome
+        if job.one_stream and not job.small and job.transfer.bytes_written:
+            job.drop = outcome  # what another answer brings may be of another state
         if outcome in (Outcome.COMPLETE, Outcome.SHED):
             return  # located, but no place at that host; or given way: the part is simply taken up again
         self._run.last_failure = ended
@@ -221,6 +240,13 @@ class Lanes:
             self._run.observer.parts_moved += 1
             job.failures += outcome is Outcome.STALLED
         elif outcome is Outcome.CHANGED:
+            if job.entry.validator is not None:
+                job.distrusted = True
+                raise OriginChangedError(
+                    f"{job.entry.path}: origin changed while it was being fetched: {ended.reason}",
+                    hint="run the command again once the origin has settled",
+                    resource=job.resource,
+                )
             if job.small:
                 self._changed_small(job, ended)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from fetcher.model.events import Event, Notice, Progress
@@ -13,6 +14,19 @@ Phase = Literal["resolve", "plan", "fetch", "verify", "publish", "done"]
 INTERVAL_S = 0.2
 """Five a second, and a few forced ones between: never more than the ten that are promised."""
 RATE_WINDOW_S = 5.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Numbers of what goes on beside a run (images that an engine pulls), shown with those of the run."""
+
+    bytes_done: int = 0
+    bytes_total: int = 0
+    """As far as it is known."""
+    bytes_downloaded: int = 0
+    """As it came; what is given up later stays counted."""
+    files_done: int = 0
+    files_total: int = 0
 
 
 class Observer:
@@ -32,10 +46,19 @@ class Observer:
         self.bytes_downloaded = 0
         self.connections = 0
         self.parts_moved = 0
+        self.beside = Tally()
 
     def notice(self, message: str) -> None:
         """One sentence for a person."""
         self._send(Notice(self.resource, message))
+
+    def without(self, size: int, bytes_done: int) -> None:
+        """A file of ``size`` is given up; so much of it was counted as done."""
+        self.bytes_done -= bytes_done
+        if self.bytes_total is not None:
+            self.bytes_total -= size
+        if self.files_total is not None:
+            self.files_total -= 1
 
     def enter(self, phase: Phase) -> None:
         """A new phase is always told."""
@@ -44,11 +67,12 @@ class Observer:
 
     def rate(self, now: float) -> float:
         """Body bytes per second over the last few seconds."""
-        self._samples.append((now, self.bytes_downloaded))
+        downloaded = self.bytes_downloaded + self.beside.bytes_downloaded
+        self._samples.append((now, downloaded))
         while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_WINDOW_S:
             self._samples.popleft()
         began, count = self._samples[0]
-        return (self.bytes_downloaded - count) / (now - began) if now > began else 0.0
+        return (downloaded - count) / (now - began) if now > began else 0.0
 
     def tick(self, *, force: bool = False) -> None:
         """Tell the numbers, unless that was done a moment ago."""
@@ -57,16 +81,19 @@ class Observer:
             return
         self._emitted_at = now
         rate = self.rate(now)
-        missing = None if self.bytes_total is None else max(0, self.bytes_total - self.bytes_done)
+        beside = self.beside
+        bytes_done = self.bytes_done + beside.bytes_done
+        bytes_total = None if self.bytes_total is None else self.bytes_total + beside.bytes_total
+        missing = None if bytes_total is None else max(0, bytes_total - bytes_done)
         self._send(
             Progress(
                 resource=self.resource,
                 phase=self.phase,
-                bytes_done=self.bytes_done,
-                bytes_total=self.bytes_total,
-                files_done=self.files_done,
-                files_total=self.files_total,
-                bytes_downloaded=self.bytes_downloaded,
+                bytes_done=bytes_done,
+                bytes_total=bytes_total,
+                files_done=self.files_done + beside.files_done,
+                files_total=None if self.files_total is None else self.files_total + beside.files_total,
+                bytes_downloaded=self.bytes_downloaded + beside.bytes_downloaded,
                 rate_bytes_per_s=rate,
                 eta_s=missing / rate if missing is not None and rate > 0 else None,
                 connections=self.connections,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fetcher.engine.jobs import content_url
+from fetcher.engine.jobs import compared, content_pin, content_url
 from fetcher.errors import ForbiddenError
 from fetcher.model.manifest import Manifest
 from fetcher.plan.eviction import choose
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from fetcher.cache.store import Cache
 
 
-def plan_manifest(cache: Cache, manifest: Manifest, principal: str | None, resource: str) -> PlannedResource:
+def plan_manifest(
+    cache: Cache, manifest: Manifest, principal: str | None, resource: str, *, copies: int = 0
+) -> PlannedResource:
     """What making ``manifest`` true takes. A worker call: it asks the index once per file."""
     from fetcher.cache.layout import content_id
 
@@ -31,26 +34,51 @@ def plan_manifest(cache: Cache, manifest: Manifest, principal: str | None, resou
         content = content_id(
             digest=entry.digest,
             url=content_url(manifest, entry),
-            validator=str(entry.digest or manifest.revision or ""),
+            validator=content_pin(manifest, entry) + ("" if entry.resumable else f" {secrets.token_hex(16)}"),
             size=entry.size,
             private=manifest.private,
             principal=principal if manifest.private else None,
         )
         blob = cache.content_blob(content, entry.digest, entry.size, principal=principal)
         if blob is not None:
-            files.append(PlannedFile(entry, "link", content, blob.root))
+            files.append(PlannedFile(entry, "link", content, blob.root, compared=compared(cache, entry, blob.root)))
         else:
             files.append(PlannedFile(entry, "fetch", content))
     present = cache.partial_bytes({file.content_id for file in files if file.action == "fetch"})
     files = [replace(file, bytes_present=present.get(file.content_id, 0)) for file in files] if present else files
-    return PlannedResource(resource, manifest, tuple(files), bytes_total=manifest.bytes_total)
+    return PlannedResource(resource, manifest, tuple(files), bytes_total=manifest.bytes_total, copies=copies)
 
 
-def plan_hit(snapshot: Snapshot) -> PlannedResource:
-    """Nothing to do."""
+def plan_hit(snapshot: Snapshot, *, copies: int = 0) -> PlannedResource:
+    """Nothing to fetch."""
     return PlannedResource(
-        snapshot.uri, None, (), snapshot.id, snapshot.bytes, hit_revision=snapshot.revision, hit_files=snapshot.files
+        snapshot.uri,
+        None,
+        (),
+        snapshot.id,
+        snapshot.bytes,
+        hit_revision=snapshot.revision,
+        hit_files=snapshot.files,
+        copies=copies,
     )
+
+
+def without_room(cache: Cache, resources: Sequence[PlannedResource]) -> dict[int, FetchPlan]:
+    """Index of each resource that there is no room for → the plan that it would have made too large.
+
+    What needs no room always has it; of the others the earlier ones come first. A worker call.
+    """
+    room = {index: item for index, item in enumerate(resources) if not item.bytes_to_fetch + item.bytes_to_copy}
+    refused: dict[int, FetchPlan] = {}
+    for index, item in enumerate(resources):
+        if index in room:
+            continue
+        plan = plan_space(cache, [*room.values(), item])
+        if plan.fits:
+            room[index] = item
+        else:
+            refused[index] = plan
+    return refused
 
 
 def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
@@ -62,7 +90,7 @@ def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
         bytes_floor=space.floor_bytes,
         bytes_reserved=space.reserved_bytes,
     )
-    missing = plan.bytes_to_fetch - space.available_bytes
+    missing = plan.bytes_to_reserve - space.available_bytes
     if missing <= 0:
         return plan
     space = cache.space()

@@ -40,8 +40,7 @@ class BlockWriter:
 
     def start(self, block: int, slab: Slab, length: int) -> None:
         """The block is claimed; hash and write it. The slab is the worker's until ``free``."""
-        assert self._job.partial is not None
-        self._calls[slab] = (block, self._workers.block(self._job.partial.write_block, block, slab.view[:length]))
+        self._calls[slab] = (block, self._workers.block(self._job.write_block, block, slab.view[:length]))
 
     async def free(self, slab: Slab) -> None:
         """The slab's call is over, its block booked; raises what the call raised."""
@@ -88,6 +87,7 @@ async def receive_part(
     writer = BlockWriter(job, workers, meter)
     try:
         await _fill(job, part, response, slabs, writer, meter, active)
+        await _see_the_end(response)
     finally:
         await writer.drain()
 
@@ -151,7 +151,14 @@ async def receive_small(job: FileJob, response: Response, slab: Slab, meter: Met
         await meter.pay(active, len(piece))
         slab.view[filled : filled + len(piece)] = piece
         filled += len(piece)
+    await _see_the_end(response)
     return slab.view[:filled]
+
+
+async def _see_the_end(response: Response) -> None:
+    """Of a body whose length the host did not state: only its end says that it is no longer than what was listed."""
+    if response.content_length is None and await read_some(response, READ_BYTES):
+        raise PartEnded(Outcome.MISFRAMED, "the body is longer than what was listed")
 
 
 async def read_some(response: Response, limit: int) -> bytes | memoryview:

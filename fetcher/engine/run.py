@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from fetcher.engine.attend import Attendant
@@ -21,13 +21,35 @@ from fetcher.engine.small import SmallCommitter
 from fetcher.engine.tools import Tools
 from fetcher.engine.watchdog import Watchdog
 from fetcher.engine.workers import finish
-from fetcher.errors import FetcherError, InterruptedByUser
-from fetcher.plan.transfer import Event
+from fetcher.errors import (
+    DeniedError,
+    FetcherError,
+    ForbiddenError,
+    IntegrityError,
+    InterruptedByUser,
+    NotFoundError,
+    RateLimitedError,
+    ResourceError,
+    TransportError,
+)
+from fetcher.plan.transfer import Event, Outcome
 
 if TYPE_CHECKING:
     from fetcher.cache.partials import Partial
     from fetcher.cache.space import Reservation
 
+Failed = Callable[[FileJob, FetcherError], Collection[FileJob]]
+
+OF_ONE_JOB = (
+    DeniedError,
+    ForbiddenError,
+    IntegrityError,
+    NotFoundError,
+    RateLimitedError,
+    ResourceError,
+    TransportError,
+)
+"""Errors that say nothing about the other jobs. A disk in trouble, or a user who stops, concerns all."""
 FINISHED_RATES = 64
 SMALL_LANE = 4
 """Every so many-th lane takes small files first: their round trips overlap the large files' bytes."""
@@ -41,8 +63,17 @@ class Run:
     """Gets the contents of ``jobs``; ``execute`` once. Attributes are for the lanes and the watchdog of this run."""
 
     def __init__(
-        self, tools: Tools, flights: Flights, observer: Observer, jobs: Sequence[FileJob], reservation: Reservation
+        self,
+        tools: Tools,
+        flights: Flights,
+        observer: Observer,
+        jobs: Sequence[FileJob],
+        reservation: Reservation,
+        *,
+        failed: Failed | None = None,
     ) -> None:
+        """``failed``: told of a job that can't be had; returns the jobs that nobody needs any more, that one among
+        them, and the run goes on with the others. None: the first error ends the run."""
         self.tools = tools
         self.settings = tools.settings
         self.observer = observer
@@ -62,6 +93,7 @@ class Run:
         self.changed = asyncio.Event()
         """Look again: a place, a part, a file may be free."""
         self.finished = asyncio.Event()
+        self._failed = failed
         self._flights = flights
         self._jobs = tuple(jobs)
         self._reservation = reservation
@@ -72,6 +104,8 @@ class Run:
         self._claiming_small = False
         self._opening = 0
         self._unbooked_bytes = 0
+        self._claiming: set[str] = set()
+        """Content ids of jobs that are in no queue, as their flights are being taken."""
         self._group: asyncio.TaskGroup | None = None
 
     def __repr__(self) -> str:
@@ -115,7 +149,7 @@ class Run:
                 for job in self._jobs:
                     if job.partial is not None and job.blob is None:
                         try:
-                            await self.tools.workers.slow(job.partial.close)
+                            await self.tools.workers.slow(_close_or_discard, job)
                         except FetcherError as error:  # its disk is in trouble; the others' may not be
                             self.observer.notice(f"{job.entry.path}: {error.message}")
             finally:
@@ -149,17 +183,21 @@ class Run:
 
     async def claim(self, jobs: Sequence[FileJob]) -> None:
         """Take the flights that are free: queue what is ours, remember what is not, book what is here already."""
+        self._claiming.update(job.content_id for job in jobs)
         try:
             await self._flights.claim(jobs)
         finally:
+            self._claiming.difference_update(job.content_id for job in jobs)
             self._claiming_small = False
         asked = {job.content_id for job in jobs}
         self.elsewhere = [job for job in self.elsewhere if job.content_id not in asked]
         found = []
         for job in jobs:
-            if job.blob is not None:
+            if job.blob is not None and not job.abandoned:
                 job.transfer.on(Event.FOUND)
                 self.observer.bytes_done += job.size
+                found.append(job)
+            elif job.abandoned:
                 found.append(job)
             elif job.mine:
                 (self.small if job.small else self._ready_large).append(job)
@@ -213,11 +251,54 @@ class Run:
     # -- endings -----------------------------------------------------------------------------------------------------
 
     async def _attend(self, job: FileJob) -> None:
-        with job.named():
-            await Attendant(job, self.tools, self.observer, self.changed.set, self.progressed).execute()
+        try:
+            with job.named():
+                await Attendant(job, self.tools, self.observer, self.changed.set, self.progressed).execute()
+        except FetcherError as error:
+            await self.fail(job, error)
+            await self._parts_over(job)
         self.begun.remove(job)
-        job.fetched = True
+        job.fetched = job.blob is not None
+        if job.blob is None and job.partial is not None:
+            await self.tools.workers.slow(_close_or_discard, job)
         await self._complete([job])
+
+    async def _parts_over(self, job: FileJob) -> None:
+        while job.transfer.parts_open:
+            job.progressed.clear()
+            await job.progressed.wait()
+
+    async def fail(self, job: FileJob, error: FetcherError) -> None:
+        """A job can't be had: the run goes on without it and what only it was good for, or ends with ``error``."""
+        if self._failed is None or not isinstance(error, OF_ONE_JOB):
+            raise error
+        await self.drop(self._failed(job, error))
+
+    async def drop(self, jobs: Collection[FileJob]) -> None:
+        """Nobody needs these any more. Those under way end by themselves, as soon as they notice."""
+        idle = []
+        for job in jobs:
+            if job.ended:
+                continue
+            job.abandoned = True
+            if job.active:
+                for active in job.active:
+                    active.end_with(Outcome.SHED, asyncio.get_running_loop().time())
+            elif job not in self.begun:
+                idle.append(job)
+            job.wake()
+        gone = {job.content_id for job in idle}
+        for queue in (self._unclaimed_large, self._unclaimed_small, self._ready_large, self.small):
+            kept = [job for job in queue if job.content_id not in gone]
+            queue.clear()
+            queue.extend(kept)
+        self.elsewhere = [job for job in self.elsewhere if job.content_id not in gone]
+        await self._complete([job for job in idle if not self._is_on_its_way(job)])
+        self.changed.set()
+
+    def _is_on_its_way(self, job: FileJob) -> bool:
+        """Being claimed or opened, or handed to the committer: whoever does that looks at ``abandoned`` then."""
+        return job.content_id in self._claiming or job.handed_over
 
     async def _commit_small(self) -> None:
         while True:
@@ -231,10 +312,15 @@ class Run:
             await self._complete([job for job, _ in batch])
 
     async def _complete(self, jobs: Sequence[FileJob]) -> None:
-        """The jobs have their blobs: tell the waiters, and end the run with the last one."""
+        """The jobs have their blobs, or were given up: tell the waiters, and end the run with the last one."""
+        jobs = [job for job in jobs if not job.ended]
+        for job in jobs:
+            job.ended = True
+            if job.abandoned and job.blob is None:
+                self.observer.without(job.size, job.transfer.bytes_written)
         await self._flights.release(jobs)
         self._missing -= len(jobs)
-        self.observer.files_done += len(jobs)
+        self.observer.files_done += sum(job.blob is not None for job in jobs)
         self.progressed()
         if self._missing == 0:
             self.finished.set()
@@ -266,6 +352,15 @@ class Run:
         self.lanes_max = min(self.settings.connections_max, self.lanes_max + 1)
         self.observer.bytes_done += byte_count
         self.progressed()
+
+
+def _close_or_discard(job: FileJob) -> None:
+    """In a worker: keep what another run may go on from; what belongs to this run alone goes."""
+    assert job.partial is not None
+    if job.entry.resumable and not job.distrusted:
+        job.partial.close()
+    else:
+        job.partial.discard()
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from fetcher import hashing
 from fetcher.engine.jobs import FileJob
 from fetcher.engine.workers import Workers
-from fetcher.model.digest import Digest
 
 if TYPE_CHECKING:
     from fetcher.cache.records import Blob, SmallFile
@@ -29,18 +28,17 @@ def examine(job: FileJob, data: memoryview) -> SmallFile | None:
     """Hash a small file; None if it is not what the origin stated."""
     from fetcher.cache.records import SmallFile
 
-    claim = job.digest
-    digests: tuple[Digest, ...] = ()
-    if claim is not None:
-        computed = Digest(claim.algorithm, hashing.digest_bytes(claim.algorithm, data))
-        if computed != claim:
+    if job.digest is not None:
+        if not hashing.matches(job.digest, data):
             return None
-        digests = (computed,)
+        job.verified = (job.digest,)
+    else:
+        job.verified = tuple(guess for guess in job.entry.guesses if hashing.matches(guess, data))[:1]
     return SmallFile(
         content_id=job.content_id,
         data=bytes(data),
         root=hashing.root_of(data).hex(),
-        digests=digests,
+        digests=job.verified,
         verified_by=job.verified_by,
     )
 

@@ -6,8 +6,9 @@ anything), dropped when a host refuses it, and found again once for all parts.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fetcher.engine.admission import Place
 from fetcher.engine.jobs import PartEnded
@@ -29,7 +30,7 @@ REFRESHES_MAX = 5
 class Source:
     """Address of one content for one asker."""
 
-    def __init__(self, origin: Origin, pacer: Pacer, manifest: Manifest, entry: FileEntry, asker: Asker) -> None:
+    def __init__(self, origin: Origin[Any], pacer: Pacer, manifest: Manifest, entry: FileEntry, asker: Asker) -> None:
         self._origin = origin
         self._pacer = pacer
         self._manifest = manifest
@@ -39,7 +40,11 @@ class Source:
         self._signed: Request | None = None
         self._etag: str | None = None
         self._refused = 0
+        self._renew = False
+        self._renewing = asyncio.Lock()
         self._answered = False
+        self.stated = entry
+        """The entry, with what the latest answer added to what is known of it."""
         self.scouting = False
         """One part has gone ahead; the others wait for what it finds, holding nothing."""
 
@@ -78,6 +83,10 @@ class Source:
         Raises PartEnded for what another try may mend, a typed error for what is final.
         """
         whole = span.length == self._entry.size
+        async with self._renewing:
+            if self._renew:
+                await self._origin.renew(self._manifest, self._entry, self._asker)
+                self._renew = False
         request = self._first()
         for _ in range(REDIRECTS_MAX + 1):
             asked = request if whole else replace(request, headers=(*request.headers, ("Range", span.header())))
@@ -112,12 +121,18 @@ class Source:
         where = display_url(response.url)
         if response.status not in (200, 206):
             self._judge_refusal(response, request, where)
-        if response.content_encoding not in (None, "", "identity"):
+        if self._is_encoded(response):
             raise PartEnded(
                 Outcome.MISFRAMED, f"{where} sent a {response.content_encoding} body though asked for identity"
             )
+        # Some stores answer a range with 200 and say by Content-Range that it is one (rclone).
+        ranged = response.status == 206 or (not whole and "Content-Range" in response.headers)
+        # Whose bytes they are comes before how many: another state mostly has another length.
+        stated = self._origin.stated(response, self._entry, whole=whole and not ranged)
+        if stated is None:
+            raise PartEnded(Outcome.CHANGED, f"{where} has another state than the one that was listed")
         length = response.content_length
-        if response.status == 206:
+        if ranged:
             try:
                 got, total = ByteRange.of_content_range(response.headers.get("Content-Range", ""))
             except ValueError as error:
@@ -126,11 +141,16 @@ class Source:
                 raise PartEnded(Outcome.CHANGED, f"{where} says {total} bytes, the listing {self._entry.size}")
             if got != span or (length is not None and length != span.length):
                 raise PartEnded(Outcome.MISFRAMED, f"{where} answered {got} ({length} bytes) to a request for {span}")
+            if not self._is_told_apart(response):
+                raise PartEnded(Outcome.UNRANGED, f"{where} gives ranges without a word of whose state they are")
         else:
             if length is not None and length != self._entry.size:
-                raise PartEnded(Outcome.MISFRAMED, f"{where} says {length} bytes, the listing {self._entry.size}")
+                weak = self._entry.validator is not None and self._entry.validator.kind != "strong"
+                outcome = Outcome.CHANGED if weak else Outcome.MISFRAMED  # its length is all that tells
+                raise PartEnded(outcome, f"{where} says {length} bytes, the listing {self._entry.size}")
             if not whole:
                 raise PartEnded(Outcome.UNRANGED, f"{where} ignores Range")
+        self.stated = stated
         etag = response.headers.get("ETag")
         if etag and not etag.startswith("W/"):
             if self._etag is not None and self._etag != etag:
@@ -139,20 +159,45 @@ class Source:
         self._answered = True
         self._refused = 0  # this URL is good; that it may be used up soon is another matter
 
+    def _is_told_apart(self, response: Response) -> bool:
+        """Whether a range says of which state it is, or a digest of the whole will; else ranges of two states might be
+        put together, and the file has to come in one answer."""
+        validator = self._entry.validator
+        if validator is None or validator.kind == "none" or self._entry.digest is not None:
+            return True
+        named = "ETag" if validator.etag else "Last-Modified"
+        return bool(response.headers.get(named)) or (validator.version is not None and validator.etag is None)
+
+    def _is_encoded(self, response: Response) -> bool:
+        """Whether the body was encoded for this answer. A store also repeats what was said when an object came in: that
+        is part of the object, whose strong ETag and length then are those of the bytes as they are."""
+        codings = {coding.strip() for coding in (response.content_encoding or "").split(",")}
+        if not codings - {"", "identity", "aws-chunked"}:  # the latter was taken off when the object came in
+            return False
+        validator, etag = self._entry.validator, response.headers.get("ETag", "W/")
+        strong = validator is not None and validator.kind == "strong" and validator.etag is not None
+        return not strong or etag.startswith("W/") or response.content_length is None
+
     def _judge_refusal(self, response: Response, request: Request, where: str) -> NoReturn:
         verdict = self._origin.refusal(response, self._entry, signed=origin_of(request.url) != self._home)
         if verdict.kind == "busy":
             raise PartEnded(Outcome.BUSY, f"{where} answered {response.status}", retry_after_s=verdict.retry_after_s)
         if verdict.kind == "expired":
-            if self._signed is request:  # of all parts that used this URL, the first one drops it
+            if self._signed is None and request == self._first():  # else it was sent with what is renewed by now
+                self._refused += not self._renew
+                self._renew = True
+            elif self._signed is request:  # of all parts that used this URL, the first one drops it
                 self._signed = None
                 self._answered = False
                 self._refused += 1
             if self._refused > REFRESHES_MAX:
+                what = "fresh requests" if origin_of(request.url) == self._home else "fresh signed URLs"
                 raise DeniedError(
-                    f"{where} answered {response.status} to {self._refused} fresh signed URLs in a row",
+                    f"{where} answered {response.status} to {self._refused} {what} in a row",
                     hint="the origin's storage refuses what the origin allows; try again later",
                 )
             raise PartEnded(Outcome.EXPIRED, f"{where} answered {response.status}")
+        if verdict.kind == "changed":
+            raise PartEnded(Outcome.CHANGED, f"{where} answered {response.status}")
         assert verdict.error is not None
         raise verdict.error

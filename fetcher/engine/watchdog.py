@@ -90,7 +90,9 @@ class Watchdog:
             return
         self._run.lanes_max = keep
         parts = [active for active in self._run.actives if active.part is not None]
-        parts.sort(key=lambda active: active.pulse.bytes_received, reverse=True)
+        # What comes in one stream would begin from zero; of the others, those give way that have least.
+        parts.sort(key=lambda active: (active.part is not None and active.part.stream, active.pulse.bytes_received))
+        parts.reverse()
         for active in parts[keep:]:
             active.end_with(Outcome.SHED, asyncio.get_running_loop().time())
 

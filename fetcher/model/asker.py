@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fetcher.model.secret import Secret
+from fetcher.model.secret import Credential, Secret
 
 Role = Literal["operator", "job"]
 
@@ -19,11 +19,16 @@ class Asker:
     """A role and the credential that the role may use for one resource, already decided by ``credentials.py``."""
 
     role: Role
-    token: Secret | None = None
-    """Bearer token for the resource's own origin; None asks anonymously."""
+    credential: Credential | None = None
+    """For the resource's own origin, and for no other; None asks anonymously."""
     trusted_origins: frozenset[str] = frozenset()
     """Origins (``scheme://host:port``) that the operator named; only an operator's requests to them skip the guard."""
 
     def principal(self, key: bytes) -> str | None:
         """Keyed hash of the credential; None is the anonymous principal. ``key`` is the cache's own random key."""
-        return None if self.token is None else self.token.fingerprint(key)
+        return None if self.credential is None else self.credential.fingerprint(key)
+
+    @property
+    def token(self) -> Secret | None:
+        """The credential, where it is a bearer token."""
+        return self.credential if isinstance(self.credential, Secret) else None

@@ -36,6 +36,10 @@ class JSONFaults(Exception):
         self.faults = faults
 
 
+class NotJSON(JSONFaults):
+    """The text has not the form of JSON; it may be something else."""
+
+
 class _Doubled(dict[str, object]):
     """An object in whose text ``names`` occur more than once."""
 
@@ -43,7 +47,7 @@ class _Doubled(dict[str, object]):
 
 
 def parse_json(text: str | bytes) -> object:
-    """The value of ``text``. Raises JSONFaults."""
+    """The value of ``text``. Raises JSONFaults; NotJSON, if it is within bounds but has not the form of JSON."""
     if len(text) > TEXT_BYTES_MAX:
         raise JSONFaults(Fault("$", f"larger than {TEXT_BYTES_MAX >> 20} MiB"))
     if isinstance(text, bytes):
@@ -69,9 +73,8 @@ def parse_json(text: str | bytes) -> object:
     try:
         value: object = json.loads(text, object_pairs_hook=build, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        hint = None if text.lstrip().startswith(("{", "[")) else "only JSON is read, YAML is not"
         place = f"line {error.lineno}, column {error.colno}"
-        raise JSONFaults(Fault("$", f"not JSON: {error.msg} at {place}", hint)) from None
+        raise NotJSON(Fault("$", f"not JSON: {error.msg} at {place}")) from None
     except RecursionError:
         raise JSONFaults(_too_deep()) from None
     except ValueError as error:  # NaN and its kin; integers of thousands of digits

@@ -1,9 +1,10 @@
-"""A secret is a type whose repr is harmless."""
+"""A secret is a type whose repr is harmless; so is every kind of credential made of one."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import dataclass
 from typing import NoReturn
 
 
@@ -44,3 +45,39 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret can't be pickled")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """User name and password, as registries take them (HTTP Basic)."""
+
+    username: str
+    password: Secret
+
+    def fingerprint(self, key: bytes) -> str:
+        """As ``Secret.fingerprint``."""
+        return Secret(f"login\0{self.username}\0{self.password.reveal()}").fingerprint(key)
+
+
+@dataclass(frozen=True, slots=True)
+class AWSKeys:
+    """What requests to S3 are signed with (AWS Signature Version 4)."""
+
+    access_key_id: str
+    secret_access_key: Secret
+    session_token: Secret | None = None
+    """Of temporary keys; sent along, signed."""
+    region: str | None = None
+    """Where the bucket is said to be; None: found out. No part of who is asking."""
+
+    def fingerprint(self, key: bytes) -> str:
+        """As ``Secret.fingerprint``."""
+        token = "" if self.session_token is None else self.session_token.reveal()
+        return Secret(f"aws\0{self.access_key_id}\0{self.secret_access_key.reveal()}\0{token}").fingerprint(key)
+
+    def __repr__(self) -> str:
+        return f"<AWSKeys {self.access_key_id[:4]}…>"
+
+
+Credential = Secret | Login | AWSKeys
+"""Whatever opens something: a bearer token, a login, or a pair of keys that sign."""

@@ -125,6 +125,30 @@ def networks(value: object) -> tuple[str, ...]:
     return tuple(found)
 
 
+MARKET_PLACE = "{market}"
+
+
+def market_templates(value: object) -> tuple[str, ...]:
+    """URLs with ``{market}`` in them, from a comma-separated text or a list."""
+    if isinstance(value, str):
+        items: list[object] = [part for part in (piece.strip() for piece in value.split(",")) if part]
+    elif isinstance(value, Iterable) and not isinstance(value, bytes | Mapping):
+        items = list(value)
+    else:
+        raise ValueError("must be a list of URLs with {market} in them")
+    if not items:
+        raise ValueError("must name at least one URL with {market} in it")
+    for item in items:
+        text = item if isinstance(item, str) else ""
+        if not re.match(r"https?://[^/?#\s@]+/", text) or not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError(f"must be URLs with http:// or https://, a host and a path, not {shown(str(item))}")
+        if text.count(MARKET_PLACE) != 1 or text.replace(MARKET_PLACE, "").strip("{}") != text.replace(
+            MARKET_PLACE, ""
+        ):
+            raise ValueError(f"must have {MARKET_PLACE} in it once: {shown(text)}")
+    return tuple(str(item) for item in items)
+
+
 _ENDPOINT = re.compile(r"(https?)://((?:[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_.])?)|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/*")
 
 

@@ -6,7 +6,7 @@ cap connections by itself (the engine does).
 
 Connections are pooled per *lane*. Guarded and unguarded requests never share a connection, else a connection made for
 an operator would carry a job's request past the guard. Plain and TLS have lanes of their own because the guard's
-verdict depends on it, as do tokens in clear text; fresh connections have one because nothing is kept there.
+verdict depends on it, as do credentials in clear text; fresh connections have one because nothing is kept there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncio
 import platform
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from yarl import URL
 
 from fetcher.config import Settings
 from fetcher.errors import ForbiddenError, TransportError
+from fetcher.net.authorize import authorization
 from fetcher.net.foreign import map_exceptions
 from fetcher.net.guard import Barred, Guard, Lookup, canonical_literal, look_up
 from fetcher.net.request import Address, Request, address_of, display_url
@@ -40,6 +42,9 @@ HEADERS_MAX = 128
 DNS_KEPT_S = 10
 """Addresses are used in turn meanwhile, so that many connections spread over all of them."""
 KEPT_ALIVE_S = 30.0
+ORIGINS_KEPT_MAX = 64
+"""Connections to so many are kept open between requests; to more, each is closed after its answer. Documents of
+strangers may name a thousand hosts, and redirects more of them, and what is kept costs descriptors that others need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class _Lane:
     guarded: bool
     scheme: str
     fresh: bool
-    bare_token: bool
-    """Unguarded, but with a token over plain http."""
+    bare_credential: bool
+    """Unguarded, but with a credential over plain http."""
 
 
 class AiohttpTransport:
@@ -68,6 +73,8 @@ class AiohttpTransport:
         self._lookup = lookup
         self._ssl: ssl.SSLContext | bool = ssl_context if ssl_context is not None else True
         self._sessions: dict[_Lane, aiohttp.ClientSession] = {}
+        self._kept: dict[str, float] = {}
+        """Origins that connections are kept to, and when each was last asked; the one asked longest ago first."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -84,15 +91,15 @@ class AiohttpTransport:
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
             # Such as an ETag with raw bytes in it, on its way back as If-Range.
             raise ForbiddenError(f"{display_url(request.url)}: a header of the request can't be sent as it is")
-        token = request.carried_token
+        secret = request.secret_query or request.carried_credential is not None
         # Never readable on the way to a stranger. A guarded request over plain http reaches nothing but addresses that
         # FETCHER_ALLOW_NET holds, so only the others are judged once more.
-        bare_token = token is not None and not guarded and address.scheme == "http"
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token.reveal()}"
-        if bare_token and literal is not None:
+        bare_credential = secret and not guarded and address.scheme == "http"
+        headers |= authorization(request)
+        if bare_credential and literal is not None:
             self._guard.check_token(address.host, [literal], address.port)
-        session = self._session(_Lane(guarded, address.scheme, fresh_connection, bare_token))
+        fresh = fresh_connection or not self._may_keep(address.origin)
+        session = self._session(_Lane(guarded, address.scheme, fresh, bare_credential))
         timeout = aiohttp.ClientTimeout(
             total=None,
             connect=self._connect_timeout_s,
@@ -124,6 +131,17 @@ class AiohttpTransport:
             pass
         raise ForbiddenError(f"not a usable URL: {display_url(text)}")
 
+    def _may_keep(self, origin: str) -> bool:
+        """Whether a connection to ``origin`` may stay open after the answer."""
+        now = time.monotonic()
+        if self._kept.pop(origin, None) is None:
+            while self._kept and (oldest := next(iter(self._kept))) and self._kept[oldest] < now - KEPT_ALIVE_S:
+                del self._kept[oldest]
+            if len(self._kept) >= ORIGINS_KEPT_MAX:
+                return False
+        self._kept[origin] = now
+        return True
+
     def _session(self, lane: _Lane) -> aiohttp.ClientSession:
         if self._closed:
             raise TransportError("the transport is closed")
@@ -133,7 +151,7 @@ class AiohttpTransport:
         return session
 
     def _open(self, lane: _Lane) -> aiohttp.ClientSession:
-        judge = _Judge(self._guard, lane) if lane.guarded or lane.bare_token else None
+        judge = _Judge(self._guard, lane) if lane.guarded or lane.bare_credential else None
         keep: dict[str, Any] = {"force_close": True} if lane.fresh else {"keepalive_timeout": KEPT_ALIVE_S}
         connector = aiohttp.TCPConnector(
             limit=0,

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from fetcher.config import Settings
 from fetcher.errors import FetcherError, RateLimitedError, TransportError
 from fetcher.net.pacing import Pacer, wait_asked_s
-from fetcher.net.request import Request, display_url, redirected
+from fetcher.net.request import Answer, Request, display_url, redirected
 from fetcher.net.transport import Response, Transport
 from fetcher.plan.retry import Dice, RetryPolicy, Wait, retried_status
 
@@ -38,9 +38,10 @@ class Refused:
     """A final answer that is no success, for the origin to put into words."""
 
     status: int
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
+    url: str = field(repr=False)
+    """Exact; it may be a signed one, as may be those in ``headers``."""
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
     """Up to 64 KiB of it."""
 
 
@@ -49,13 +50,16 @@ class Found(Generic[Shape]):
     """A successful answer."""
 
     value: Shape
-    headers: Mapping[str, str]
-    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    url: str = field(repr=False)
     """Where it came from, after redirects."""
 
 
 Refusal = Callable[[Refused], FetcherError]
 """What an origin's dialect calls a refusal."""
+
+Follow = Callable[[Request, Answer], Request | None]
+"""Where a redirect leads in an origin's dialect, as ``net.request.redirected``."""
 
 Undecided = Callable[[str], bool]
 """Whether a URL at another origin is, in an origin's dialect, the same question there and not yet the answer."""
@@ -111,6 +115,44 @@ class ApiClient:
 
         return await self._persist(request, read, refusal)
 
+    async def get_bytes(
+        self,
+        request: Request,
+        *,
+        refusal: Refusal,
+        bytes_max: int = ANSWER_BYTES_MAX,
+        follow: Follow = redirected,
+        check: Callable[[Found[bytes]], None] | None = None,
+    ) -> Found[bytes]:
+        """The answer to ``request`` (a GET, or a HEAD, which has no body) as it is.
+
+        ``follow`` says where a redirect leads (None: the answer is final, and a refusal). ``check`` may raise
+        TransportError for a body that is not what was expected: then the question is asked again. Errors as for
+        ``get_json``.
+        """
+
+        async def read(response: Response) -> Found[bytes]:
+            found = Found(await response.read_all(bytes_max), response.headers, response.url)
+            if check is not None:
+                check(found)
+            return found
+
+        return await self._persist(request, read, refusal, follow=follow)
+
+    async def ask(
+        self,
+        request: Request,
+        read: Callable[[Response], Awaitable[Shape]],
+        *,
+        refusal: Refusal,
+        follow: Follow = redirected,
+    ) -> Shape:
+        """What ``read`` makes of the answer to ``request``; it may leave the body unread, or part of it.
+
+        A TransportError of ``read`` means that the question is asked again. ``follow`` and errors as for ``get_bytes``.
+        """
+        return await self._persist(request, read, refusal, follow=follow)
+
     async def may(self, request: Request, *, refusal: Refusal, undecided: Undecided) -> None:
         """Return if ``request`` would be served: the answer, maybe after redirects, is a success or leads away.
 
@@ -135,6 +177,7 @@ class ApiClient:
         refusal: Refusal,
         *,
         enough: Callable[[Request, Request], bool] = _never,
+        follow: Follow = redirected,
     ) -> Shape:
         """Try until there is an answer that counts, or the policy gives up. ``enough``: as for ``_once``."""
         began = self._clock()
@@ -151,7 +194,7 @@ class ApiClient:
             try:
                 async with asyncio.timeout(max(left_s, self._policy.backoff_min_s)):
                     try:
-                        answer = await self._once(request, read, enough)
+                        answer = await self._once(request, read, enough, follow)
                     finally:
                         self._gate.release()
             except TimeoutError:
@@ -195,7 +238,7 @@ class ApiClient:
             if ordered_s + waited_s + delay_s > self._policy.retry_after_max_s:
                 raise RateLimitedError(
                     f"{request.origin} allows no further request for {delay_s:.0f} s",
-                    hint="with a token the Hub allows more" if request.carried_token is None else None,
+                    hint="with a token the Hub allows more" if request.carried_credential is None else None,
                 )
             await self._sleep(delay_s)
             waited_s += delay_s
@@ -206,9 +249,10 @@ class ApiClient:
         request: Request,
         read: Callable[[Response], Awaitable[Shape]],
         enough: Callable[[Request, Request], bool],
+        follow: Follow,
     ) -> Shape | Refused:
-        """One try: ask, follow redirects, read. ``enough``: of a request and the one that its redirect leads to,
-        whether the redirect itself is the answer."""
+        """One try: ask, follow redirects, read. ``follow``: where one leads. ``enough``: of a request and the one that
+        its redirect leads to, whether the redirect itself is the answer."""
         asked = request
         for hop in range(REDIRECTS_MAX + 1):
             if hop:
@@ -220,7 +264,7 @@ class ApiClient:
                 raise
             try:
                 self.pacer.observe(asked, response)
-                following = redirected(asked, response)
+                following = follow(asked, response)
                 if following is None or enough(asked, following):
                     if following is not None or 200 <= response.status <= 299:
                         result = await read(response)
@@ -255,6 +299,6 @@ def _gave_up(request: Request, outcome: int | FetcherError, reason: str, *, rate
         return TransportError(f"{outcome.message}, {reason}", hint=outcome.hint)
     message = f"{display_url(request.url)} answered {outcome} {reason}"
     if outcome == 429 or rate_limited:
-        hint = "with a token the origin may allow more" if request.token is None else "try again later"
+        hint = "with a token the origin may allow more" if request.credential is None else "try again later"
         return RateLimitedError(message, hint=hint)
     return TransportError(message)

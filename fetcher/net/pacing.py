@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
-from fetcher.model.secret import Secret
+from fetcher.model.secret import Credential
 from fetcher.net.request import Answer, Request
 from fetcher.plan.pace import RateBudget, parse_rate_limit
 
@@ -67,11 +67,11 @@ class Pacer:
             budgets.setdefault(seen.bucket, RateBudget()).observe(seen, now, in_flight=self._in_flight[key])
 
 
-_Key: TypeAlias = tuple[str, str, Secret | None]
+_Key: TypeAlias = tuple[str, str, Credential | None]
 
 
 def _key(request: Request) -> _Key:
-    return request.origin, request.purpose, request.carried_token
+    return request.origin, request.purpose, request.carried_credential
 
 
 def wait_asked_s(answer: Answer, now_unix_s: float) -> float | None:

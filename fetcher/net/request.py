@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
 from fetcher.errors import ForbiddenError, TransportError
-from fetcher.model.secret import Secret
+from fetcher.model.secret import Credential
 from fetcher.model.text import shown
 
 Purpose = Literal["api", "body"]
@@ -38,16 +38,21 @@ class Request:
     """Exact and already encoded; never re-quoted."""
     headers: tuple[tuple[str, str], ...] = ()
     """Beside those that the transport sets (User-Agent, Accept-Encoding: identity)."""
-    token: Secret | None = None
-    """Bearer token; sent only to ``token_origin``."""
-    token_origin: str | None = None
-    """``scheme://host:port`` that may see ``token``."""
+    credential: Credential | None = None
+    """Sent, or signed with, only at ``credential_origin``; see ``net.authorize``."""
+    credential_origin: str | None = None
+    """``scheme://host:port`` that may see ``credential``."""
+    clock_skew_s: float = 0.0
+    """How far the origin's clock is ahead of ours, as far as a signature has to know."""
     trusted_origins: frozenset[str] = field(default_factory=frozenset)
     """From the Asker: origins that an operator named. Only requests to them skip the guard."""
     purpose: Purpose = "body"
+    secret_query: bool = False
+    """What follows the ``?`` opens what the URL names: over plain http it goes no farther than a credential may."""
 
     def __repr__(self) -> str:
-        return f"<Request {self.method} {display_url(self.url)}, {'anonymous' if self.token is None else 'with token'}>"
+        who = "anonymous" if self.credential is None else "with credential"
+        return f"<Request {self.method} {display_url(self.url)}, {who}>"
 
     @property
     def origin(self) -> str:
@@ -60,9 +65,9 @@ class Request:
         return self.origin not in self.trusted_origins
 
     @property
-    def carried_token(self) -> Secret | None:
-        """The token, if it may go where this request goes."""
-        return self.token if self.token is not None and self.origin == self.token_origin else None
+    def carried_credential(self) -> Credential | None:
+        """The credential, if it may go where this request goes."""
+        return self.credential if self.credential is not None and self.origin == self.credential_origin else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,8 @@ def resolve_location(url: str, location: str) -> str:
 def redirected(request: Request, answer: Answer) -> Request | None:
     """The request that follows a redirect, or None if ``answer`` is none.
 
-    The token does not leave its origin; neither do extra headers that could hold one. Raises TransportError for a
+    The credential does not leave its origin; neither do extra headers that could hold one. Nor does trust: that an
+    operator named another origin is no reason to go there because a stranger says so. Raises TransportError for a
     redirect that does not say where to.
     """
     if answer.status not in REDIRECT_STATUSES:
@@ -159,4 +165,12 @@ def redirected(request: Request, answer: Answer) -> Request | None:
     if origin_of(target) == request.origin:
         return replace(request, url=target)
     safe = tuple((name, value) for name, value in request.headers if name.lower() not in ("authorization", "cookie"))
-    return replace(request, url=target, headers=safe, token=None, token_origin=None)
+    return replace(
+        request,
+        url=target,
+        headers=safe,
+        credential=None,
+        credential_origin=None,
+        trusted_origins=frozenset(),
+        secret_query=False,
+    )

@@ -60,7 +60,10 @@ class AiohttpResponse:
             return self._take(self._rest, limit)
         try:
             # Chunk by chunk as the socket gave them: readany() would join them into fresh memory, one copy more.
-            piece, _ = await self._response.content.readchunk()
+            piece, chunk_ended = await self._response.content.readchunk()
+            # The end of a chunk (RFC 9112, 7.1) is none of the body; aiohttp's answer to a HEAD says so for ever.
+            while not piece and chunk_ended and not self._response.content.at_eof():
+                piece, chunk_ended = await self._response.content.readchunk()
         except asyncio.CancelledError:
             raise
         except Exception as error:

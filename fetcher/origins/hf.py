@@ -22,8 +22,8 @@ import msgspec
 from fetcher.config import Settings
 from fetcher.errors import DeniedError, FetcherError, NotFoundError, TransportError
 from fetcher.model.asker import Asker
+from fetcher.model.hf import FULL_COMMIT, HF
 from fetcher.model.manifest import FileEntry, Manifest
-from fetcher.model.resource import FULL_COMMIT, HF
 from fetcher.net.api import ApiClient, Refused
 from fetcher.net.pacing import wait_asked_s
 from fetcher.net.request import Answer, Purpose, Request, display_url, origin_of, redirected, resolve_location
@@ -155,6 +155,9 @@ class HfOrigin:
 
     # -- where the bytes are -----------------------------------------------------------------------------------------
 
+    async def renew(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> None:
+        """``locate`` needs nothing: every request to ``/resolve/`` gives a fresh URL."""
+
     def locate(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> Request:
         kind, _, repo = manifest.repository.partition("/")
         commit = manifest.revision or ""
@@ -178,6 +181,9 @@ class HfOrigin:
             self._has_resolve_cache = False
             return Refusal("expired")
         return Refusal("final", self._file_error(response, entry, elsewhere=elsewhere))
+
+    def stated(self, response: Answer, entry: FileEntry, *, whole: bool) -> FileEntry | None:
+        return entry  # the commit and the listing's digest name the bytes for ever
 
     def _is_unknown_address(self, response: Answer) -> bool:
         """Whether this is how an endpoint without bare ``/api/resolve-cache/`` addresses answers to one."""
@@ -214,8 +220,8 @@ class HfOrigin:
         return Request(
             "GET",
             url,
-            token=asker.token,
-            token_origin=None if asker.token is None else self._origin,
+            credential=asker.credential,
+            credential_origin=None if asker.credential is None else self._origin,
             trusted_origins=asker.trusted_origins,
             purpose=purpose,
         )

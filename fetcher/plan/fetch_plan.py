@@ -25,6 +25,8 @@ class PlannedFile:
     """BLAKE3 root of the Blob to link."""
     bytes_present: int = 0
     """Of a file to fetch: what a Partial of it holds already."""
+    compared: Digest | None = None
+    """Of a file to link: what its Blob was compared with when it came."""
 
     @property
     def bytes_to_fetch(self) -> int:
@@ -44,6 +46,8 @@ class PlannedResource:
     bytes_total: int = 0
     hit_revision: str | None = None
     hit_files: int = 0
+    copies: int = 0
+    """Private copies that jobs may write to."""
 
     @property
     def revision(self) -> str | None:
@@ -62,6 +66,11 @@ class PlannedResource:
     def bytes_to_fetch(self) -> int:
         return sum(planned.bytes_to_fetch for planned in self.transfers().values())
 
+    @property
+    def bytes_to_copy(self) -> int:
+        """Most that the copies will take; nothing where the file system can share blocks."""
+        return self.copies * self.bytes_total
+
     def transfers(self) -> Mapping[str, PlannedFile]:
         """Content id → file, one per content: two paths with the same bytes are one transfer."""
         return {planned.content_id: planned for planned in self.files if planned.action == "fetch"}
@@ -77,6 +86,19 @@ class Eviction:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """A container image that a market requires; its bytes go into the store of a container engine, not into ours."""
+
+    name: str
+    """The exact name required."""
+    action: Literal["present", "pull", "skip"]
+    bytes: int | None = None
+    """Present: what the engine counts, unpacked. To pull: compressed, as the registry says; None if it does not."""
+    reason: str | None = None
+    """Why it is skipped."""
+
+
+@dataclass(frozen=True, slots=True)
 class FetchPlan:
     """Everything that one call will do."""
 
@@ -89,6 +111,7 @@ class FetchPlan:
     """Must stay free."""
     bytes_reserved: int = 0
     """Promised to other downloads that are under way, and not yet written."""
+    images: tuple[PlannedImage, ...] = ()
 
     @property
     def transfers(self) -> dict[str, PlannedFile]:
@@ -98,6 +121,14 @@ class FetchPlan:
     @property
     def bytes_to_fetch(self) -> int:
         return sum(planned.bytes_to_fetch for planned in self.transfers.values())
+
+    @property
+    def bytes_to_copy(self) -> int:
+        return sum(item.bytes_to_copy for item in self.resources)
+
+    @property
+    def bytes_to_reserve(self) -> int:
+        return self.bytes_to_fetch + self.bytes_to_copy
 
     @property
     def linked_roots(self) -> tuple[str, ...]:
@@ -121,15 +152,21 @@ class FetchPlan:
                     "files_to_fetch": len(item.transfers()),
                     "bytes": item.bytes_total,
                     "bytes_to_fetch": item.bytes_to_fetch,
+                    "bytes_to_copy": item.bytes_to_copy,
                 }
                 for item in self.resources
             ],
             "bytes_to_fetch": self.bytes_to_fetch,
+            "bytes_to_copy": self.bytes_to_copy,
             "bytes_free": self.bytes_free,
             "fits": self.fits,
             "evictions": [
                 {"resource": item.resource, "snapshot": item.snapshot_id, "bytes": item.bytes}
                 for item in self.evictions
+            ],
+            "images": [
+                {"name": image.name, "action": image.action, "bytes": image.bytes, "reason": image.reason}
+                for image in self.images
             ],
         }
 
@@ -140,4 +177,4 @@ a download; MD5, ETag, CRC and git-sha1 verify one."""
 
 
 def may_link(digest: Digest | None) -> bool:
-    return digest is not None and digest.algorithm in STRONG_ENOUGH_TO_LINK
+    return digest is not None and digest.whole and digest.algorithm in STRONG_ENOUGH_TO_LINK

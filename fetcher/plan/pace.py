@@ -110,8 +110,10 @@ class RateBudget:
             self._remaining, self._reset_at = seen.remaining - in_flight, reset_at
             self._next_at = float("-inf")
         else:
-            # Within one window the number only falls: a higher one is an older answer.
+            # Within one window the number only falls: a higher one is an older answer. An end that is nearer than the
+            # one that was named before is the origin's last word, too.
             self._remaining = min(self._remaining, seen.remaining)
+            self._reset_at = min(self._reset_at, max(reset_at, now))
 
     def take(self, now: float) -> None:
         """A request is sent at ``now``."""

@@ -17,6 +17,7 @@ EVENTS = (
     "error",
     "inspect",
     "mounts",
+    "pinned",
     "plan",
     "progress",
     "released",
@@ -24,6 +25,7 @@ EVENTS = (
     "renewed",
     "snapshot",
     "summary",
+    "unpinned",
 )
 
 

@@ -1,6 +1,6 @@
-"""``make demo``: a job from an embedded hub, from its plan to its mounts, and then the same again as a hit.
+"""``make demo``: a market's list and a job's resources, from plan to mounts, and then the same again as a hit.
 
-Starts the hub in this process and runs the program as its users do, each command as a process of its own. Knows the
+Starts the origins in this process and runs the program as its users do, each command as a process of its own. Knows the
 command line and nothing of what is behind it. Everything it writes is below one directory.
 """
 
@@ -21,8 +21,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from fetcher.model.quantities import format_size
-from fetcher.testing.demo import DEMO_MODEL, DEMO_PRIVATE_MODEL, DEMO_TOKEN, MIB, add_demo_repos
-from fetcher.testing.hub import Hub, hub_in_thread
+from fetcher.testing.demo import MIB
+from fetcher.testing.demo_origins import HUB_TARGET, MARKET, NOTES_TARGET, DemoOrigins, differences
 
 MARKER = ".fetcher-demo"
 """Made in the demo's directory: one without it is somebody's, and nothing in it is touched."""
@@ -32,8 +32,8 @@ COMMAND_TIMEOUT_S = 20.0
 GRACE_S = 2.0
 """For a command to end by itself, or after a signal."""
 PROGRESS_EVERY_S = 0.5
-
-TARGETS = {DEMO_MODEL: "/models/tiny-llama", DEMO_PRIVATE_MODEL: "/models/house-adapter"}
+LOOKED_AT_BYTES_MAX = 1 << 20
+"""A plan may read what says of what a model consists."""
 
 
 class DemoError(Exception):
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m fetcher.testing.demo_run", description="Run a job against an embedded hub, twice."
+        prog="python -m fetcher.testing.demo_run",
+        description="A market's list and a job, from embedded origins.",
     )
     parser.add_argument(
         "--directory", type=Path, default=Path("demo-cache"), help="where all files go (default: %(default)s)"
@@ -90,15 +91,14 @@ class Demo:
         self._directory = directory
         self._cache = directory / "cache"
         self._job = directory / "job.json"
-        self._model_bytes = model_bytes
-        self._hub = Hub(tokens={DEMO_TOKEN: "demo"})
+        self._origins = DemoOrigins(model_bytes)
 
     def run(self) -> None:
         self._prepare()
-        add_demo_repos(self._hub, model_bytes=self._model_bytes)
-        with hub_in_thread(self._hub):
+        with self._origins.running():
             self._introduce()
             self._show_plan()
+            self._prefetch()
             sources = self._fetch()
             self._hit(sources)
             self._show_cache()
@@ -112,23 +112,14 @@ class Demo:
         (directory / MARKER).touch()
         if self._cache.exists():
             shutil.rmtree(self._cache)
-        resources = [
-            {"type": "HF", "repo": DEMO_MODEL, "target": TARGETS[DEMO_MODEL]},
-            {
-                "type": "HF",
-                "repo": DEMO_PRIVATE_MODEL,
-                "target": TARGETS[DEMO_PRIVATE_MODEL],
-                "accessToken": DEMO_TOKEN,
-            },
-        ]
-        op = {"type": "container/run", "id": "serve", "args": {"image": "example.org/server", "resources": resources}}
-        job = {"version": "0.1", "type": "container", "ops": [op]}
-        self._job.write_text(json.dumps(job, indent=2) + "\n")
 
     def _introduce(self) -> None:
+        self._job.write_text(json.dumps(self._origins.job(), indent=2) + "\n")
         _say(
-            f"A hub is listening at {self._hub.endpoint}: a stand-in for Hugging Face, on this machine only.",
-            f"{self._job} is a Job Definition with two resources: a public model, and a private one with its token.",
+            "Stand-ins listen on this machine only: a market's endpoint, a hub, an S3 (one bucket behind a CDN,",
+            "one private), and a registry of Ollama models.",
+            f"{self._job} is a Job Definition: it needs what the market requires, and what only its owner",
+            "may have: a private repo with its token, and a private prefix with its keys, as a copy to write to.",
         )
         for name, value in self._settings().items():
             print(f"  export {name}={value}")
@@ -136,99 +127,112 @@ class Demo:
     # -- the steps ---------------------------------------------------------------------------------------------------
 
     def _show_plan(self) -> None:
-        _say("1. What would be done?")
-        self._succeed("job", self._job, "--dry-run")
-        if self._hub.body_bytes_sent():
+        _say("1. What does the market require, and what would have to be fetched?")
+        self._succeed("prefetch", MARKET, "--no-images", "--dry-run")
+        if self._origins.bytes_sent() > LOOKED_AT_BYTES_MAX:
             raise DemoError("the plan alone has fetched file contents")
 
-    def _fetch(self) -> dict[str, Path]:
-        """Do it; returns target → directory on the host."""
-        _say("2. Do it: fetch, verify, lease, and print the mounts.")
+    def _prefetch(self) -> None:
+        _say("2. Make this node hold it. (Images are left alone here: they would go into your own container engine.)")
         began = time.monotonic()
         if sys.stderr.isatty():
-            mounts = _docker_sources(self._succeed("job", self._job, "--format", "docker", live=True))
+            self._succeed("prefetch", MARKET, "--no-images", live=True)
         else:
-            mounts = self._fetch_in_a_pipe()
-        elapsed_s = time.monotonic() - began
-        compared = self._compare(mounts)
-        sent = self._hub.body_bytes_sent()
-        print(
-            f"  {format_size(sent)} in {elapsed_s:.1f} s over {len(self._hub.requests)} requests; "
-            f"{format_size(compared)} at the mounts compared with the hub's, byte by byte: equal."
-        )
-        return mounts
+            summary = self._in_a_pipe("summary", "prefetch", MARKET, "--no-images")
+            for item in summary["items"]:
+                print(f"  {item['status']:>7}  {item['resource']}", flush=True)
+        self._told_cost(began)
 
-    def _fetch_in_a_pipe(self) -> dict[str, Path]:
-        """Nobody watches a live display here: the events for programs are read, and now and then one is shown."""
-        mounts: dict[str, Path] = {}
+    def _fetch(self) -> dict[str, Path]:
+        """The job, whole; returns target → directory on the host."""
+        _say("3. A job comes. Most of what it needs is here; what is private comes with its own credentials.")
+        self._succeed("job", self._job, "--dry-run")
+        began = time.monotonic()
+        if sys.stderr.isatty():
+            sources = _docker_sources(self._succeed("job", self._job, "--format", "docker", live=True))
+        else:
+            mounts = self._in_a_pipe("mounts", "job", self._job)["mounts"]
+            sources = {mount["target"]: Path(mount["source"]) for mount in mounts}
+            for target, source in sources.items():
+                print(f"  {target} <- {source}", flush=True)
+        self._told_cost(began)
+        self._compare(sources)
+        return sources
+
+    def _told_cost(self, began: float) -> None:
+        elapsed_s = time.monotonic() - began
+        sent = format_size(self._origins.bytes_sent())
+        print(f"  {elapsed_s:.1f} s; so far the origins have sent {sent} over {self._origins.requests()} requests.")
+
+    def _in_a_pipe(self, last: str, *arguments: str | Path) -> dict[str, Any]:
+        """Nobody watches a live display here: the events for programs are read, and now and then one is shown.
+
+        Returns the event named ``last``.
+        """
+        answers: list[dict[str, Any]] = []
         shown_at = float("-inf")
 
         def show(line: str) -> None:
             nonlocal shown_at
             event = _event(line)
-            if event["event"] == "mounts":
-                for mount in event["mounts"]:
-                    mounts[mount["target"]] = Path(mount["source"])
-                    print(f"  {mount['target']} <- {mount['source']}", flush=True)
+            if event["event"] == last:
+                answers.append(event)
+            elif event["event"] == "error":
+                print(f"  error: {event['message']}", flush=True)
             elif event["event"] == "progress" and time.monotonic() - shown_at >= PROGRESS_EVERY_S:
                 shown_at = time.monotonic()
                 print(f"  {_progress(event)}", flush=True)
 
-        self._run(show, "job", self._job, "--json")
-        return mounts
+        self._run(show, *arguments, "--json")
+        if not answers:
+            raise DemoError(f"fetcher {arguments[0]} has not told its {last}")
+        return answers[-1]
 
     def _hit(self, sources: dict[str, Path]) -> None:
-        _say("3. The same again. All of it is here, so nobody is asked.")
-        before = len(self._hub.requests)
+        _say("4. The same job again. All of it is here, so nobody is asked; the writable copy is a new one.")
+        before = self._origins.requests()
         began = time.monotonic()
         again = _docker_sources(self._succeed("job", self._job, "--format", "docker"))
         elapsed_s = time.monotonic() - began
-        after = len(self._hub.requests)
-        print(f"  Requests at the hub: {before} before, {after} after. It took {elapsed_s:.2f} s, start-up included.")
+        after = self._origins.requests()
+        print(f"  Requests at the origins: {before} before, {after} after. {elapsed_s:.2f} s, start-up included.")
         if after != before:
-            raise DemoError("the second run was meant to be a hit, yet it has asked the hub")
-        if again != sources:
+            raise DemoError("the second run was meant to be a hit, yet it has asked an origin")
+        if again.keys() != sources.keys() or again[HUB_TARGET] != sources[HUB_TARGET]:
             raise DemoError("the second run has printed other mounts than the first")
+        if again[NOTES_TARGET] == sources[NOTES_TARGET]:
+            raise DemoError("two jobs were given one writable copy")
 
     def _show_cache(self) -> None:
-        _say("4. What is in the cache?")
+        _say("5. What is in the cache?")
         self._succeed("ls")
         self._succeed("df")
 
-    def _compare(self, sources: dict[str, Path]) -> int:
-        """Compare what is at the mounts with what the hub holds; returns the number of bytes."""
-        if set(sources) != set(TARGETS.values()):
-            raise DemoError(f"mounts for {', '.join(TARGETS.values())} were expected, not for {', '.join(sources)}")
-        compared = 0
-        for repo in self._hub.repos:
-            if repo.id not in TARGETS:
-                continue
-            directory = sources[TARGETS[repo.id]]
-            entries = repo.commits[repo.head].entries
-            here = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
-            if here != set(entries):
-                raise DemoError(f"{directory} does not hold the files of {repo.id}")
-            for name, entry in entries.items():
-                with (directory / name).open("rb") as file:
-                    equal = all(file.read(len(view)) == view for view in entry.content.views()) and not file.read(1)
-                if not equal:
-                    raise DemoError(f"{directory / name} is not what the hub holds")
-                compared += entry.content.size
-        return compared
+    def _compare(self, sources: dict[str, Path]) -> None:
+        """Compare what is at the mounts with what the origins hold."""
+        expected = self._origins.expected()
+        if set(sources) != set(expected):
+            raise DemoError(f"mounts for {', '.join(expected)} were expected, not for {', '.join(sources)}")
+        for target, files in expected.items():
+            fault = differences(sources[target], files)
+            if fault:
+                raise DemoError(fault)
+        compared = sum(content.size for files in expected.values() for content in files.values())
+        print(f"  {format_size(compared)} at {len(expected)} mounts compared with the origins', byte by byte: equal.")
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, str]:
         return {
-            "HF_ENDPOINT": self._hub.endpoint,
-            "FETCHER_ALLOW_NET": "127.0.0.0/8",
+            **self._origins.settings,
             "FETCHER_CACHE_DIR": str(self._cache),
         }
 
     def _environment(self) -> Mapping[str, str]:
         """Ours without the user's own settings and tokens, which would make it another demonstration."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FETCHER_", "HF_"))}
-        return kept | self._settings() | {"XDG_CONFIG_HOME": str(self._directory.absolute() / "config")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FETCHER_", "HF_", "AWS_"))}
+        config = str(self._directory.absolute() / "config")
+        return kept | self._settings() | {"XDG_CONFIG_HOME": config, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 
     def _succeed(self, *arguments: str | Path, live: bool = False) -> str:
         """Run a command and show what it says, which is returned. ``live``: it draws on the terminal meanwhile, so what
@@ -318,14 +322,16 @@ def _progress(event: dict[str, Any]) -> str:
 
 
 def _docker_sources(stdout: str) -> dict[str, Path]:
-    """Target → source of ``--mount type=bind,source=…,target=…,readonly`` lines; other lines are talk."""
+    """Target → source of ``--mount type=bind,source=…,target=…[,readonly]`` lines; other lines are talk."""
     sources = {}
     for line in stdout.splitlines():
         if not line.startswith("--mount "):
             continue
         fields = dict(field.partition("=")[::2] for field in line.removeprefix("--mount ").split(","))
-        if not {"source", "target", "readonly"} <= fields.keys():
-            raise DemoError(f"not a read-only mount: {line}")
+        if not {"source", "target"} <= fields.keys():
+            raise DemoError(f"not a mount: {line}")
+        if ("readonly" in fields) == (fields["target"] == NOTES_TARGET):
+            raise DemoError(f"only {NOTES_TARGET} may be written to: {line}")
         sources[fields["target"]] = Path(fields["source"])
     return sources
 

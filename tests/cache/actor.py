@@ -79,6 +79,26 @@ def lease(cache: Cache, name: str) -> None:
     wait()
 
 
+def copy(cache: Cache, name: str) -> None:
+    """Make a private copy, and be killed before it is anybody's."""
+    snapshot = cache.lookup(key_of(name), None)
+    assert snapshot is not None
+    say(path=str(cache.copy_stage(snapshot.id)))
+    wait()
+
+
+def lease_copy(cache: Cache, name: str) -> None:
+    """A private copy as long as this process lives."""
+    snapshot = cache.lookup(key_of(name), None)
+    assert snapshot is not None
+    taken = cache.lease_process([snapshot.id])
+    say(path=str(cache.copy_adopt(cache.copy_stage(snapshot.id), taken.id, 0)), lease=taken.id)
+    if wait() == "release":
+        cache.lease_release(taken.id)
+        say(left=sorted(os.listdir(cache.layout.writable)))
+        wait()
+
+
 def reserve(cache: Cache, size: str) -> None:
     cache.reserve(int(size))
     say(owner=cache.owner.id)
@@ -197,6 +217,8 @@ def main() -> None:
         "claim": claim,
         "race": race,
         "lease": lease,
+        "copy": copy,
+        "lease-copy": lease_copy,
         "reserve": reserve,
         "crash": crash,
         "crash-removing": crash_removing,

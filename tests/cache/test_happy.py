@@ -343,5 +343,6 @@ def test_content_ids_keep_scopes_apart() -> None:
         of(url="uv", validator=""),
     ]
     assert len(set(ids)) == len(ids)
-    assert of(digest=digest) == of(digest=digest, url="elsewhere", principal="p")
+    assert of(digest=digest, url="https://a/x") == of(digest=digest, url="https://a/y/z", validator="w", principal="p")
+    assert of(digest=digest, url="https://a/x") != of(digest=digest, url="https://b/x"), "a claim of another's"
     assert of(digest=Digest("git-sha1", "0" * 40)) == of()

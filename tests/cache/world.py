@@ -172,7 +172,8 @@ def assert_sound(cache: Cache) -> None:
 def files_below(cache: Cache) -> list[str]:
     """Everything in the ``-v1`` directories, relative to the cache; folders of Blobs left out."""
     found = []
-    for directory in (cache.layout.owners, cache.layout.partials, cache.layout.blobs, cache.layout.snapshots):
+    layout = cache.layout
+    for directory in (layout.owners, layout.partials, layout.blobs, layout.snapshots, layout.writable):
         for path in directory.rglob("*"):
             if not (path.parent == cache.layout.blobs and path.is_dir()):
                 found.append(str(path.relative_to(cache.layout.cache_dir)))

@@ -89,7 +89,9 @@ def test_df(program: Program, tiny: Snapshot, cache_dir: Path) -> None:
     assert usage["blob_bytes"] >= sum(len(data) for data in FILES.values())
     assert (usage["snapshots"], usage["blobs"]) == (1, 2)
     assert usage["free_bytes"] <= usage["total_bytes"]
-    assert "free on the file system" in program("df").out
+    assert (usage["copies"], usage["copy_bytes"]) == (0, 0)
+    out = program("df").out
+    assert "free on the file system" in out and "private writable copies" in out
 
 
 def test_cache_dir(program: Program, cache_dir: Path, tmp_path: Path) -> None:

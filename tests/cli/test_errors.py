@@ -22,8 +22,9 @@ from tests.support.cli import CommandLine
         ([], 2, "no command", "--help"),
         (["gte"], 2, "no such command: gte", "did you mean get?"),
         (["xyzzy"], 2, "no such command: xyzzy", "--help"),
-        (["prefetch", "x"], 2, "prefetch is not there yet", ""),
         (["verify"], 2, "verify is not there yet", ""),
+        (["unpin", "nothing"], 21, "no pin nothing", "fetcher ls"),
+        (["pin", "hf://acme/tiny", "--name", "a b"], 2, "not a name for a pin", ""),
         (["get"], 2, "required: URI", "fetcher get --help"),
         (["get", "hf://a/b", "--frobnicate"], 2, "unrecognized arguments: --frobnicate", "--help"),
         (["get", "hf://a/b", "--merge"], 2, "--merge goes with --to", ""),
@@ -35,7 +36,8 @@ from tests.support.cli import CommandLine
         (["get", "hf://a/b", "--endpoint", "hub"], 2, "must be http", ""),
         (["get", "hf://a/b", "--offline", "--refresh"], 2, "exclude each other", ""),
         (["get", "hf://a/b/c.bin"], 10, "never part of the URI", "--file c.bin"),
-        (["get", "s3://bucket/x"], 10, "not yet supported", "hf://"),
+        (["get", "s3://b/x"], 10, "not a bucket name", ""),
+        (["get", "ollama://a b"], 10, "", "ollama://"),
         (["get", "hf://acme/tiny", "--offline"], 24, "not in the cache", "--offline"),
         (["inspect", "hf://acme/tiny"], 21, "not in the cache", "fetcher ls"),
         (["inspect", "/nowhere"], 21, "not in a snapshot", "fetcher ls"),
@@ -72,9 +74,9 @@ def test_errors_say_what_and_how_to_go_on(
 
 
 def test_every_bad_uri_is_told_and_nothing_is_fetched(program: Program) -> None:
-    done = program("get", "hf://acme/tiny", "s3://x/y", "hf://a/b/c", "--json")
+    done = program("get", "hf://acme/tiny", "s3://x/y", "hf://a/b/c", "ollama://a//b", "--json")
     assert done.exit_code == 10
-    assert [line["resource"] for line in done.json] == ["s3://x/y", "hf://a/b/c"]
+    assert [line["resource"] for line in done.json] == ["s3://x/y", "hf://a/b/c", "ollama://a//b"]
 
 
 def _bad_job(tmp_path: Path) -> Path:
@@ -88,10 +90,10 @@ def test_every_fault_of_a_document_with_its_path(program: Program, tmp_path: Pat
     done = program("job", _bad_job(tmp_path))
     assert done.exit_code == 10
     at = "$.ops[0].args.resources"
-    for place in (f"{at}[0].oops: ", f"{at}[0].target: ", f"{at}[1].type: "):
+    for place in (f"{at}[0].oops: ", f"{at}[0].target: ", f"{at}[1].url: ", f"{at}[1].target: "):
         assert f"\n  {place}" in done.err
-    assert done.err.startswith("error: the Job Definition has 3 faults")
-    assert done.err.count("    hint: ") == 3
+    assert done.err.startswith("error: the Job Definition has 4 faults")
+    assert done.err.count("    hint: ") == 4
 
 
 def test_every_fault_of_a_document_as_an_object(program: Program, tmp_path: Path) -> None:
@@ -100,7 +102,8 @@ def test_every_fault_of_a_document_as_an_object(program: Program, tmp_path: Path
     assert [line["at"] for line in done.json] == [
         "$.ops[0].args.resources[0].oops",
         "$.ops[0].args.resources[0].target",
-        "$.ops[0].args.resources[1].type",
+        "$.ops[0].args.resources[1].url",
+        "$.ops[0].args.resources[1].target",
     ]
     assert all(line["kind"] == "resource" and line["hint"] for line in done.json)
 

@@ -77,7 +77,10 @@ SHARED = [
 CALLS = {
     "get": ["hf://acme/tiny"],
     "job": ["-"],
+    "prefetch": ["-"],
     "inspect": ["hf://acme/tiny"],
+    "pin": ["hf://acme/tiny", "--name", "x"],
+    "unpin": ["x"],
     "rm": ["hf://acme/tiny"],
     "release": ["x"],
     "renew": ["x"],

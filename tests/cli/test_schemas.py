@@ -6,17 +6,20 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from fetcher import config, schemas
 from fetcher.cli.app import CLOSED_STDOUT_EXIT_CODE, COMMANDS
+from fetcher.cli.prefetch import item_json
 from fetcher.config import Settings
+from fetcher.engine.prefetch import PrefetchItem
 from fetcher.errors import ERROR_CLASSES
 from fetcher.model.quantities import parse_duration_s, parse_size
 from fetcher.model.resource import HF
-from fetcher.plan.fetch_plan import Eviction, FetchPlan, PlannedResource
+from fetcher.plan.fetch_plan import Eviction, FetchPlan, PlannedImage, PlannedResource
 from tests.cli.support import check
 
 MACHINE = (Path(__file__).resolve().parents[2] / "docs" / "MACHINE.md").read_text()
@@ -68,15 +71,18 @@ def test_the_exit_codes_of_the_document_are_the_tree() -> None:
 
 def test_the_commands_of_the_document_are_there() -> None:
     listed = re.findall(r"^fetcher ([a-z]+)", MACHINE, re.MULTILINE)
-    assert listed == ["get", "job", "ls", "inspect", "df", "rm", "prune", "release", "renew", "doctor", "cache"]
+    assert listed == [
+        *("get", "job", "prefetch", "ls", "inspect", "df", "pin", "unpin", "rm", "prune"),
+        *("release", "renew", "doctor", "cache"),
+    ]
     assert set(listed) == set(COMMANDS)
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
     known = {field.name: field.default for field in fields(Settings)}
     documented: dict[str, str] = {}
-    for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]*) \|", MACHINE, re.MULTILINE):
-        found = re.findall(r"`([A-Z_]+)`", names)
+    for names, defaults in re.findall(r"^\| (`[A-Z0-9_`, ]+`) \| ([^|]*) \|", MACHINE, re.MULTILINE):
+        found = re.findall(r"`([A-Z0-9_]+)`", names)
         values = re.findall(r"`([^`]+)`", defaults)
         for index, name in enumerate(found):
             documented[name] = values[min(index, len(values) - 1)] if values else defaults
@@ -95,7 +101,26 @@ def test_every_setting_is_documented_with_its_default() -> None:
             assert text == default
 
 
+@pytest.mark.parametrize(
+    ("status", "size", "reason"),
+    [("done", 5, None), ("hit", 5, None), ("failed", None, "gone"), ("skipped", None, "x")],
+)
+def test_a_summary_fits_its_schema(status: Any, size: int | None, reason: str | None) -> None:
+    item = item_json(PrefetchItem("hf://acme/tiny@main", "HF", status, size, reason, "$[0]"))
+    check({"event": "summary", "items": [item]})
+    check({"event": "summary", "items": []})
+    with pytest.raises(ValidationError):
+        check({"event": "summary", "items": [item | {"status": "fetched"}]})
+
+
 def test_a_plan_fits_its_schema() -> None:
     uri = HF("acme/tiny").uri()
     hit = PlannedResource(uri, None, (), snapshot_id="ab", bytes_total=5)
-    check(FetchPlan((hit,), 10, (Eviction("cd", uri, 5),), fits=False).as_json())
+    images = (
+        PlannedImage("docker.io/acme/app:1", "present", 42),
+        PlannedImage("docker.io/acme/app:2", "pull"),
+        PlannedImage("docker.io/acme/app:3", "skip", reason="no container engine answers"),
+    )
+    check(FetchPlan((hit,), 10, (Eviction("cd", uri, 5),), fits=False, images=images).as_json())
+    with pytest.raises(ValidationError):
+        check(FetchPlan((hit,), 10, images=(PlannedImage("x", cast(Any, "fetch")),)).as_json())

@@ -37,6 +37,10 @@ async def _work(order: dict[str, Any]) -> None:
             plan = await fetcher.plan(order["items"][0], asker)
             say({"event": "done", "peak_bytes": peak_bytes(), **plan.as_json()["resources"][0]})
             return
+        if order["each"]:
+            results = await fetcher.fetch_each([(item, asker) for item in order["items"]])
+            say({"event": "done", "kinds": [getattr(result, "kind", None) for result in results]})
+            return
         outcomes = await fetcher.fetch_all([(item, asker) for item in order["items"]])
         say(
             {

@@ -90,9 +90,14 @@ def fetch(
     **more: Any,
 ) -> Outcome:
     """One fetch from an empty loop to the end."""
+    return run_fetch(lambda: fetcher_of(hub, cache_dir, environ=environ, on_event=on_event, **more), item, asker)
+
+
+def run_fetch(make: Callable[[], Fetcher], item: Any, asker: Any = "job") -> Outcome:
+    """As ``fetch``, with any client."""
 
     async def main() -> Outcome:
-        async with fetcher_of(hub, cache_dir, environ=environ, on_event=on_event, **more) as fetcher:
+        async with make() as fetcher:
             return await fetcher.fetch(item, asker)
 
     return asyncio.run(main())
@@ -127,15 +132,18 @@ class Child:
         asker: str = "job",
         hold: bool = False,
         plan_only: bool = False,
+        each: bool = False,
         prefix: Sequence[str] = (),
     ) -> None:
-        """``hold``: keep a process lease until stdin closes. ``prefix``: a command that runs the client (setpriv …)."""
+        """``hold``: keep a process lease until stdin closes. ``each``: items for themselves, failures are told with the
+        others. ``prefix``: a command that runs the client (setpriv …)."""
         order = {
             "options": dict(settings),
             "items": list(items),
             "asker": asker,
             "hold": hold,
             "plan_only": plan_only,
+            "each": each,
         }
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent", "LANG": "C.UTF-8"}
         environ |= {name: value for name, value in os.environ.items() if name == "FETCHER_NATIVE"}

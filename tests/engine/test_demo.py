@@ -45,22 +45,29 @@ def demo(directory: Path, *arguments: str, size: str = "6", command: list[str] =
     return done.returncode, done.stdout, done.stderr
 
 
+MARKET = "97G9NnvBDQ2WpKu6fasoMsAKmfj63C9rhysJnkeWodAf"
+
+
 def check_story(stdout: str) -> None:
-    """Plan, progress, mounts, hit, cache: each with its command and what it said."""
+    """The market's plan and its items, the job's plan and mounts, a hit, the cache: each command and what it said."""
     commands = re.findall(r"^\$ fetcher (.*)$", stdout, re.MULTILINE)
     assert commands == [
+        f"prefetch {MARKET} --no-images --dry-run",
+        f"prefetch {MARKET} --no-images --json",
         "job demo/job.json --dry-run",
         "job demo/job.json --json",
         "job demo/job.json --format docker",
         "ls",
         "df",
     ]
-    assert re.search(r"to fetch, .* free: fits", stdout)
+    assert len(re.findall(r"to fetch, .* free: fits", stdout)) == 2
     assert re.search(r"^  done: 100 %|^  fetch: \d+ %|^  resolve …", stdout, re.MULTILINE)
-    assert "byte by byte: equal" in stdout
-    mounts = re.findall(r"^  --mount type=bind,source=(.*),target=(.*),readonly$", stdout, re.MULTILINE)
-    assert sorted(target for _, target in mounts) == ["/models/house-adapter", "/models/tiny-llama"]
-    before, after = re.findall(r"Requests at the hub: (\d+) before, (\d+) after", stdout)[0]
+    assert sorted(re.findall(r"^ +(done|skipped)  [a-z]+://", stdout, re.MULTILINE)) == ["done"] * 3 + ["skipped"]
+    assert "at 5 mounts compared with the origins', byte by byte: equal" in stdout
+    mounts = re.findall(r"^  --mount type=bind,source=(.*),target=([^,]*)(,readonly)?$", stdout, re.MULTILINE)
+    writable = {target for _, target, read_only in mounts if not read_only}
+    assert len(mounts) == 5 and writable == {"/workspace/notes"}
+    before, after = re.findall(r"Requests at the origins: (\d+) before, (\d+) after", stdout)[0]
     assert before == after != "0"
     assert re.search(r"^Done in \d+ s", stdout, re.MULTILINE)
 
@@ -68,7 +75,7 @@ def check_story(stdout: str) -> None:
 def test_it_tells_its_story_twice_from_an_empty_cache_and_writes_nowhere_else(tmp_path: Path) -> None:
     for _ in range(2):
         code, stdout, stderr = demo(tmp_path)
-        assert code == 0, stderr
+        assert code == 0, stdout[-3000:] + stderr
         check_story(stdout)
     assert {path.name for path in tmp_path.iterdir()} <= {"demo", "home"}
     assert not list((tmp_path / "home").rglob("*")), "nothing in the user's home"
@@ -78,7 +85,7 @@ def test_it_tells_its_story_twice_from_an_empty_cache_and_writes_nowhere_else(tm
 @pytest.mark.needs("ordinary-user")
 def test_an_ordinary_user_can_run_it(ordinary_directory: Path) -> None:
     code, stdout, stderr = demo(ordinary_directory, command=as_ordinary_user(DEMO))
-    assert code == 0, stderr
+    assert code == 0, stdout[-3000:] + stderr
     check_story(stdout)
     assert (ordinary_directory / "demo" / "cache").stat().st_uid == ORDINARY_UID
 
@@ -111,7 +118,7 @@ def test_a_failing_command_fails_the_demo(tmp_path: Path) -> None:
     code, stdout, stderr = demo(tmp_path)
     assert code == 1
     assert "no_such_setting" in stdout + stderr
-    assert "demo: fetcher job has ended with exit code 2" in stderr
+    assert "demo: fetcher prefetch has ended with exit code 2" in stderr
 
 
 @pytest.mark.parametrize("size", ["0", "281", "x", "-5"])
@@ -138,7 +145,7 @@ def test_stopped_in_the_middle_it_leaves_no_process(tmp_path: Path, number: sign
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("$ fetcher job") and "--json" in line:
+            if line.startswith("$ fetcher prefetch") and "--json" in line:
                 break
         next(line for line in process.stdout if "resolve" in line or "fetch:" in line)
         if reaches == "group":

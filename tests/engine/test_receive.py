@@ -352,6 +352,15 @@ def test_a_small_file_in_any_pieces(size: int, length: int) -> None:
     assert meter.received_bytes == meter.paid_bytes == size
 
 
+def test_a_body_of_unstated_length_is_seen_to_its_end(desk: Desk) -> None:
+    """Its first bytes may be those of a longer file."""
+    job = a_job(SIZE, partial=FakePartial(SIZE))
+    with pytest.raises(PartEnded) as raised:
+        asyncio.run(desk.receive(job, a_part(job), [paint(SIZE), b"x"]))
+    assert raised.value.outcome is Outcome.MISFRAMED
+    assert job.transfer.parts_open == 0
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_small_file_that_ends_early(broken: bool) -> None:
     pieces: list[bytes | memoryview | Exception] = [b"abc"]
@@ -363,7 +372,7 @@ def test_a_small_file_that_ends_early(broken: bool) -> None:
     assert raised.value.reason == ("connection reset" if broken else "the body ended 7 bytes early")
 
 
-@pytest.mark.parametrize("pieces", [[b"x" * 11], [b"x" * 10 + b"y"], [b"x" * 9, b"xy"]])
+@pytest.mark.parametrize("pieces", [[b"x" * 11], [b"x" * 10, b"y"], [b"x" * 9, b"xy"]])
 def test_a_small_file_longer_than_listed_is_misframed(pieces: list[bytes]) -> None:
     with pytest.raises(PartEnded) as raised:
         small(10, pieces)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetcher.model.json_text import DEPTH_MAX, FAULTS_MAX, TEXT_BYTES_MAX, JSONFaults, member, parse_json
+from fetcher.model.json_text import DEPTH_MAX, FAULTS_MAX, TEXT_BYTES_MAX, JSONFaults, NotJSON, member, parse_json
 
 _JSON = st.recursive(
     st.none()
@@ -62,10 +62,14 @@ def test_the_deepest_that_is_allowed() -> None:
     assert parse_json("[" * DEPTH_MAX + "1" + "]" * DEPTH_MAX)
 
 
-def test_yaml_is_told_apart() -> None:
+@pytest.mark.parametrize(
+    ("text", "other_form"),
+    [("ops:\n  - id: a\n", True), ("{", True), ('{"a": 1,}', True), ('{"a": 1, "a": 1}', False), (b"\xff", False)],
+)
+def test_what_may_be_another_form_is_told_apart(text: str | bytes, other_form: bool) -> None:
     with pytest.raises(JSONFaults) as caught:
-        parse_json("ops:\n  - id: a\n")
-    assert "YAML" in (caught.value.faults[0].hint or "")
+        parse_json(text)
+    assert isinstance(caught.value, NotJSON) is other_form
 
 
 def test_doubled_names_are_faults_with_their_places() -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetcher.model.resource import FILES_MAX, HF, canonical_key, file_selector_fault, repo_fault, revision_fault
+from fetcher.model.hf import HF, file_selector_fault, repo_fault, revision_fault
+from fetcher.model.key import FILES_MAX, canonical_key
 from fetcher.model.secret import Secret
 
 HUB = "https://huggingface.co"

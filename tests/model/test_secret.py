@@ -23,7 +23,7 @@ SECRET = Secret(TEXT)
 HOLDERS = [
     SECRET,
     HF("acme/tiny", token=SECRET),
-    Asker("job", token=SECRET),
+    Asker("job", SECRET),
     JobResources((MountRequest("op", "$.ops[0]", HF("acme/tiny", token=SECRET), "/data"),)),
 ]
 
@@ -85,7 +85,7 @@ def test_fingerprints_tell_principals_apart_under_one_key_only() -> None:
 
 def test_anonymous_is_a_principal_of_its_own() -> None:
     assert Asker("job").principal(b"key") is None
-    assert Asker("job", token=SECRET).principal(b"key") == SECRET.fingerprint(b"key")
+    assert Asker("job", SECRET).principal(b"key") == SECRET.fingerprint(b"key")
 
 
 def test_an_empty_secret_is_a_mistake() -> None:

@@ -22,6 +22,10 @@ from fetcher.model.text import shown
         "see https://h.example/x?X-Amz-Signature=s3cret for more",
         "https://h.example/x#s3cret",
         "hf_s3cret0123456789abcd",
+        "gs://bucket/a b?sig=s3cret and=s3cret",
+        "1https://h.example/x?s3cret",
+        "(https://user:s3cret@h.example)",
+        "https://user:s3cret" + "/" * 1000 + "@h.example",
     ],
 )
 def test_secrets_are_hidden(text: str) -> None:
@@ -41,6 +45,12 @@ def test_secrets_are_hidden(text: str) -> None:
 )
 def test_the_rest_is_shown(text: str) -> None:
     assert shown(text) == text
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("piece", ["x:", "a", "a1", "https://", "a?", ":@", "%"])
+def test_texts_of_many_mebibytes_are_cut_before_they_are_searched(piece: str) -> None:
+    assert len(shown(piece * (8 << 20))) <= 120
 
 
 def test_a_token_is_no_revision() -> None:

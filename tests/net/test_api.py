@@ -18,7 +18,7 @@ from fetcher.net.request import Request
 from tests.net.fakes import FakeTime, FakeTransport, Script, answer
 
 URL = "https://hub.example/api/models/a?sig=secret"
-REQUEST = Request("GET", URL, token=Secret("hf_x"), token_origin="https://hub.example:443", purpose="api")
+REQUEST = Request("GET", URL, credential=Secret("hf_x"), credential_origin="https://hub.example:443", purpose="api")
 
 
 class Shape(msgspec.Struct):
@@ -215,7 +215,7 @@ def test_redirects_are_followed_by_hand_and_keep_the_token_at_home() -> None:
         "https://hub.example/new?x=%27",
         "https://other.example/y",
     ]
-    assert [request.carried_token is not None for request in transport.asked] == [True, True, False]
+    assert [request.carried_credential is not None for request in transport.asked] == [True, True, False]
 
 
 def test_five_redirects_are_followed_and_six_are_not() -> None:
@@ -280,7 +280,7 @@ def test_a_question_passed_on_to_another_origin_is_no_permission_yet() -> None:
             await client(transport, FakeTime()).may(REQUEST, refusal=refusal, undecided=is_question)
 
     asyncio.run(main())
-    assert [request.carried_token is not None for request in transport.asked] == [True, False]
+    assert [request.carried_credential is not None for request in transport.asked] == [True, False]
     assert permission(there, answer(200))[0] is None
 
 

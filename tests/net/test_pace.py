@@ -159,14 +159,14 @@ def test_a_budget_is_of_one_origin_purpose_and_principal() -> None:
     pacer = Pacer(clock=lambda: 0.0)
     token = Secret("hf_a")
     origin = "https://hub.example:443"
-    api = Request("GET", "https://hub.example/api/x", purpose="api", token=token, token_origin=origin)
+    api = Request("GET", "https://hub.example/api/x", purpose="api", credential=token, credential_origin=origin)
     pacer.observe(api, Answered(RateLimit='"api";r=0;t=10'))
     assert pacer.delay_s(api) == 11.0
     for other in (
-        Request("GET", "https://hub.example/api/x", purpose="body", token=token, token_origin=origin),
+        Request("GET", "https://hub.example/api/x", purpose="body", credential=token, credential_origin=origin),
         Request("GET", "https://hub.example/api/x", purpose="api"),
-        Request("GET", "https://hub.example/api/x", purpose="api", token=Secret("hf_b"), token_origin=origin),
-        Request("GET", "https://other.example/api/x", purpose="api", token=token, token_origin=origin),
+        Request("GET", "https://hub.example/api/x", purpose="api", credential=Secret("hf_b"), credential_origin=origin),
+        Request("GET", "https://other.example/api/x", purpose="api", credential=token, credential_origin=origin),
     ):
         assert pacer.delay_s(other) == 0.0
     pacer.observe(api, Answered())

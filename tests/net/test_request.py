@@ -108,13 +108,13 @@ def test_a_location_is_taken_as_it_is(location: str, target: str) -> None:
 
 
 def request(**more: Any) -> Request:
-    return Request("GET", BASE, token=Secret("hf_x"), token_origin=origin_of(BASE), **more)
+    return Request("GET", BASE, credential=Secret("hf_x"), credential_origin=origin_of(BASE), **more)
 
 
 def test_a_redirect_within_the_origin_keeps_the_token() -> None:
     following = redirected(request(), Head(307, {"Location": "/elsewhere"}))
     assert following is not None
-    assert following.carried_token == Secret("hf_x")
+    assert following.carried_credential == Secret("hf_x")
     assert following.url == "https://hub.example/elsewhere"
 
 
@@ -133,7 +133,7 @@ def test_a_redirect_within_the_origin_keeps_the_token() -> None:
 def test_a_redirect_to_another_origin_drops_it(location: str) -> None:
     following = redirected(request(trusted_origins=frozenset({origin_of(BASE)})), Head(302, {"Location": location}))
     assert following is not None
-    assert following.token is None and following.carried_token is None
+    assert following.credential is None and following.carried_credential is None
     assert following.guarded
 
 
@@ -151,5 +151,5 @@ def test_a_redirect_to_nowhere() -> None:
 
 
 def test_a_request_shows_no_secret() -> None:
-    shown = repr(Request("GET", "https://a/b?Signature=hunter2", token=Secret("hf_hunter2")))
+    shown = repr(Request("GET", "https://a/b?Signature=hunter2", credential=Secret("hf_hunter2")))
     assert "hunter2" not in shown and "https://a/b" in shown

@@ -79,12 +79,12 @@ def test_the_token_goes_to_its_origin_and_nowhere_else() -> None:
     async def main() -> None:
         async with serving(body_reply(b"")) as hub, serving(body_reply(b"")) as other, transport() as made:
             token = Secret("hf_secret")
-            own = get(hub, token=token, token_origin=origin_of(hub.origin))
+            own = get(hub, credential=token, credential_origin=origin_of(hub.origin))
             await body_of(made, own)
             assert hub.header("Authorization") == "Bearer hf_secret"
-            await body_of(made, get(other, token=token, token_origin=origin_of(hub.origin)))
+            await body_of(made, get(other, credential=token, credential_origin=origin_of(hub.origin)))
             assert other.header("Authorization") is None
-            await body_of(made, get(hub, token=token))
+            await body_of(made, get(hub, credential=token))
             assert hub.header("Authorization") is None
             assert "hf_secret" not in repr(own) + repr(made)
 
@@ -98,14 +98,14 @@ def test_a_redirect_drops_the_token_when_it_leaves() -> None:
             async with serving(redirect) as hub, transport() as made:
                 request = get(
                     hub,
-                    token=Secret("hf_secret"),
-                    token_origin=origin_of(hub.origin),
+                    credential=Secret("hf_secret"),
+                    credential_origin=origin_of(hub.origin),
                     headers=(("Authorization", "Basic x"), ("Cookie", "a=b"), ("X-Kept", "1")),
                 )
                 response = await made.send(request, idle_timeout_s=IDLE_S)
                 following = redirected(request, response)
                 await response.release()
-                assert following is not None and following.token is None
+                assert following is not None and following.credential is None
                 await body_of(made, following)
                 assert other.header("Authorization") is None and other.header("Cookie") is None
                 assert other.header("X-Kept") == "1"

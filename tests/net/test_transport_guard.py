@@ -225,7 +225,7 @@ def test_what_is_no_plain_url_is_refused(url: str) -> None:
 def with_token(url: str, *, trusted: bool = True) -> Request:
     origin = origin_of(url)
     trusted_origins = frozenset({origin}) if trusted else frozenset()
-    return Request("GET", url, token=Secret("hf_x"), token_origin=origin, trusted_origins=trusted_origins)
+    return Request("GET", url, credential=Secret("hf_x"), credential_origin=origin, trusted_origins=trusted_origins)
 
 
 @pytest.mark.parametrize("ip", ["93.184.216.34", "2606:2800::1", "169.254.1.1", "100.64.0.1", "64:ff9b::5db8:d822"])

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,11 @@ from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.paths import check_tree, safe_path
 from fetcher.model.ranges import ByteRange
 from fetcher.model.resource import Resource
+from fetcher.model.secret import AWSKeys, Credential, Login, Secret
 from fetcher.net.request import Request, origin_of
 from fetcher.net.transport import Response, Transport
-from fetcher.origins.base import Origin
+from fetcher.origins.base import Origin, Refusal
+from fetcher.testing.s3 import checksums
 
 REDIRECTS_MAX = 5
 
@@ -36,7 +39,7 @@ REDIRECTS_MAX = 5
 class World:
     """An origin with known content, served on real sockets. Files: some empty, some inline, some behind a redirect."""
 
-    origin: Origin
+    origin: Origin[Any]
     transport: Transport
     public: Resource
     """Readable by anybody."""
@@ -51,10 +54,16 @@ class World:
     anonymous: Asker
     change: Callable[[], Awaitable[None]]
     """Change the content of ``public``."""
-    use_up_urls: Callable[[], None]
-    """Make every signed URL handed out so far useless."""
+    use_up_urls: Callable[[], None] | None
+    """Make every signed URL handed out so far useless; None for an origin that redirects nowhere."""
     tokens_seen_elsewhere: Callable[[], int]
     """How many requests brought a credential to another host than the origin's own."""
+    never_in_parts: frozenset[str] = frozenset()
+    """Paths that are sent whole, whatever range is asked for."""
+    pins_outlive_changes: bool = True
+    """False: there is no revision; each body is compared with what was stated, and a change is noticed, not undone."""
+    says_what_is_public: bool = True
+    """False: whatever was asked for with a credential counts as private."""
     asked: list[Request] = field(default_factory=list)
 
 
@@ -70,8 +79,18 @@ class Answered:
 async def open_body(
     world: World, manifest: Manifest, entry: FileEntry, asker: Asker, span: ByteRange | None = None
 ) -> tuple[Request, Response]:
-    """As an engine does it: locate, follow by hand, locate once more where the address turns out to be no good."""
-    for _ in range(2):
+    """As an engine does it: locate, follow by hand, renew and locate once more where the address is no good."""
+    request, response = await ask_for_body(world, manifest, entry, asker, span)
+    if isinstance(response, Refusal):
+        raise AssertionError(f"no address for {entry.path}: {response}")
+    return request, response
+
+
+async def ask_for_body(
+    world: World, manifest: Manifest, entry: FileEntry, asker: Asker, span: ByteRange | None = None
+) -> tuple[Request, Response | Refusal]:
+    """The same; a refusal that no other address would mend is given back."""
+    for attempt in (1, 2):
         request = world.origin.locate(manifest, entry, asker)
         for _ in range(REDIRECTS_MAX):
             asked = request if span is None else replace(request, headers=(*request.headers, ("Range", span.header())))
@@ -88,14 +107,34 @@ async def open_body(
             return request, response
         refusal = world.origin.refusal(response, entry, signed=request.origin != manifest.endpoint)
         response.abort()
-        assert refusal.kind == "expired", refusal
-    raise AssertionError(f"no address for {entry.path}")
+        if refusal.kind != "expired" or attempt == 2:
+            return request, refusal
+        await world.origin.renew(manifest, entry, asker)
+    raise AssertionError("the second attempt returns")
 
 
-def digest_of(algorithm: str, data: bytes) -> Digest:
+def digest_of(name: str, data: bytes) -> Digest:
+    """The digest that ``name`` (as ``Digest.name``) means, of ``data``."""
+    algorithm, _, part_bytes = name.partition("/")
+    if part_bytes:
+        parts = [data[start : start + int(part_bytes)] for start in range(0, len(data), int(part_bytes))]
+        data = b"".join(checksums.digest(algorithm, [part]) for part in parts)
+        return Digest(algorithm, checksums.digest(algorithm, [data]).hex(), int(part_bytes))
     if algorithm == "git-sha1":
         return Digest(algorithm, hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
-    return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
+    return Digest(algorithm, checksums.digest(algorithm, [data]).hex())
+
+
+def secret_texts(credential: Credential | None) -> list[str]:
+    """What must never be shown of a credential."""
+    match credential:
+        case Secret():
+            return [credential.reveal()]
+        case Login():
+            return [credential.password.reveal()]
+        case AWSKeys():
+            return [credential.secret_access_key.reveal()]
+    raise AssertionError("the insider has a credential")
 
 
 class OriginConformance(ABC):
@@ -115,14 +154,16 @@ class OriginConformance(ABC):
         async def test(world: World) -> None:
             manifest = await world.origin.resolve(world.public, world.anonymous)
             assert manifest.origin == world.origin.name
-            assert manifest.revision
+            assert bool(manifest.revision) == world.pins_outlive_changes
             assert origin_of(manifest.endpoint) == manifest.endpoint
             assert [entry.path for entry in manifest.files] == sorted(world.files)
             check_tree(safe_path(entry.path) for entry in manifest.files)
             for entry in manifest.files:
                 data = world.files[entry.path]
                 assert entry.size == len(data)
-                assert entry.digest is not None and entry.digest == digest_of(entry.digest.algorithm, data)
+                assert entry.digest is not None and entry.digest == digest_of(entry.digest.name, data)
+                # Either the address names the bytes for ever, or something tells when they are others.
+                assert (entry.validator is None) == world.pins_outlive_changes
 
         self.run(test)
 
@@ -132,7 +173,9 @@ class OriginConformance(ABC):
             second = await world.origin.resolve(world.public, world.anonymous)
             pinned = await world.origin.revision(world.public, world.anonymous)
             assert first == second and first.digest() == second.digest()
-            assert (pinned.commit, pinned.private) == (first.revision, first.private)
+            assert (pinned.revision, pinned.private) == (first.revision, first.private)
+            if pinned.revision is None:
+                assert pinned.manifest_digest == first.digest()
 
         self.run(test)
 
@@ -142,10 +185,25 @@ class OriginConformance(ABC):
             await world.change()
             pinned = await world.origin.revision(world.public, world.anonymous)
             after = await world.origin.resolve(world.public, world.anonymous)
-            assert pinned.commit == after.revision != before.revision
             assert before.digest() != after.digest()
+            assert pinned.revision == after.revision
+            if world.pins_outlive_changes:
+                assert after.revision != before.revision
+            else:
+                assert pinned.manifest_digest == after.digest()
+            changed = {entry.path for entry in before.files if entry not in after.files}
+            assert changed
             for entry in before.files:
-                _, response = await open_body(world, before, entry, world.anonymous)
+                _, response = await ask_for_body(world, before, entry, world.anonymous)
+                if entry.path in changed and not world.pins_outlive_changes:
+                    if not isinstance(response, Refusal):
+                        assert world.origin.stated(response, entry, whole=True) is None
+                        response.abort()
+                    else:
+                        assert response.kind == "changed"
+                    continue
+                assert not isinstance(response, Refusal)
+                assert world.origin.stated(response, entry, whole=True) is not None
                 assert await response.read_all(1 << 24) == world.files[entry.path]
                 await response.release()
 
@@ -164,6 +222,11 @@ class OriginConformance(ABC):
                     continue
                 span = ByteRange(1, len(data) - 1)
                 _, response = await open_body(world, manifest, entry, world.anonymous, span)
+                if entry.path in world.never_in_parts:
+                    assert response.status == 200
+                    assert await response.read_all(1 << 24) == data
+                    await response.release()
+                    continue
                 assert response.status == 206
                 assert ByteRange.of_content_range(response.headers["Content-Range"]) == (span, len(data))
                 assert await response.read_all(1 << 24) == data[1:-1]
@@ -193,7 +256,8 @@ class OriginConformance(ABC):
             for entry in manifest.files:
                 _, response = await open_body(world, manifest, entry, world.insider)
                 assert response.status == 200
-                assert digest_of(str(entry.digest).partition(":")[0], await response.read_all(1 << 24)) == entry.digest
+                assert entry.digest is not None
+                assert digest_of(entry.digest.name, await response.read_all(1 << 24)) == entry.digest
                 await response.release()
 
         self.run(test)
@@ -201,7 +265,8 @@ class OriginConformance(ABC):
     def test_public_stays_public_whoever_asks(self) -> None:
         async def test(world: World) -> None:
             for asker in (world.anonymous, world.insider, world.outsider):
-                assert not (await world.origin.resolve(world.public, asker)).private
+                is_private = asker.credential is not None and not world.says_what_is_public
+                assert (await world.origin.resolve(world.public, asker)).private is is_private
 
         self.run(test)
 
@@ -213,15 +278,21 @@ class OriginConformance(ABC):
                     _, response = await open_body(world, manifest, entry, world.insider)
                     response.abort()
             assert world.tokens_seen_elsewhere() == 0
-            assert any(request.carried_token for request in world.asked)
-            assert world.insider.token is not None
-            assert not any(world.insider.token.reveal() in repr(request) for request in world.asked)
+            assert any(request.carried_credential for request in world.asked)
+            for text in secret_texts(world.insider.credential):
+                assert not any(text in repr(request) for request in world.asked)
 
         self.run(test)
 
     def test_a_used_up_url_is_expired_and_a_fresh_one_is_found(self) -> None:
         async def test(world: World) -> None:
             manifest = await world.origin.resolve(world.public, world.anonymous)
+            if world.use_up_urls is None:
+                for entry in manifest.files:
+                    request, response = await open_body(world, manifest, entry, world.anonymous)
+                    response.abort()
+                    assert request.origin == manifest.endpoint
+                return
             redirected = 0
             for entry in manifest.files:
                 request, response = await open_body(world, manifest, entry, world.anonymous)

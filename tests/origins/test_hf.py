@@ -96,10 +96,10 @@ def test_where_bodies_begin(kind: str, repo: str, inline: str, large: str) -> No
     assert unquote(first.url).endswith(PATH)
     assert second.url == f"https://huggingface.co/{large}/resolve/{SHA}/x.bin"
     for request in (first, second):
-        assert request.carried_token == Secret("hf_x") and not request.guarded
+        assert request.carried_credential == Secret("hf_x") and not request.guarded
         assert (request.method, request.purpose) == ("GET", "body")
     anonymous = origin.locate(pinned, pinned.files[1], NOBODY)
-    assert anonymous.token is None and anonymous.guarded
+    assert anonymous.credential is None and anonymous.guarded
 
 
 def test_an_endpoint_without_resolve_cache_is_asked_once() -> None:
@@ -176,7 +176,7 @@ def test_the_next_page_is_asked_at_the_endpoint(endpoint: str, link: str, asked:
     )
     found = asyncio.run(origin.resolve(HF("a/b", token=None), Asker("job", Secret("hf_x"))))
     assert transport.asked[2].url == asked
-    assert transport.asked[2].carried_token == Secret("hf_x")
+    assert transport.asked[2].carried_credential == Secret("hf_x")
     assert [entry.path for entry in found.files] == ["a", "b"]
     assert found.endpoint == origin_of(endpoint)
 
@@ -294,7 +294,7 @@ def test_files_that_nobody_asked_for_do_not_spoil_the_proof() -> None:
     """Twins that differ in case do not fit into one tree; whoever selects one of them may have it."""
     rows = ROWS.replace(b'"tiny"', b'"LARGE.bin"')
     origin, _ = scripted(answer(200, GATED), answer(200, rows), SIGNED)
-    assert asyncio.run(origin.revision(HF("a/b", files=("large.bin",)), NOBODY)).commit == SHA
+    assert asyncio.run(origin.revision(HF("a/b", files=("large.bin",)), NOBODY)).revision == SHA
 
 
 @pytest.mark.parametrize("question", ["resolve", "revision"])
@@ -337,7 +337,7 @@ def test_kinds_and_revisions(kind: Any, reference: str | None) -> None:
     async def main() -> None:
         async with Hub() as hub, origin_at(hub) as origin:
             repo = hub.add_repo("acme/tiny", kind=kind, files=FILES)
-            wanted = first = (await origin.revision(HF("acme/tiny", kind), NOBODY)).commit
+            wanted = first = (await origin.revision(HF("acme/tiny", kind), NOBODY)).revision
             for branch in ("feature", "refs/pr/1"):
                 made = hub.commit(repo, {f"only-{branch.replace('/', '-')}.txt": b"x"}, branch=branch)
                 if branch == reference:
@@ -360,7 +360,7 @@ def test_the_branch_moves_in_mid_run() -> None:
             hub.add_repo("acme/tiny", files=FILES)
             found = await origin.resolve(HF("acme/tiny"), NOBODY)
             assert [entry.path for entry in found.files] == sorted(FILES)
-            assert (await origin.revision(HF("acme/tiny"), NOBODY)).commit != found.revision
+            assert (await origin.revision(HF("acme/tiny"), NOBODY)).revision != found.revision
 
     asyncio.run(main())
 

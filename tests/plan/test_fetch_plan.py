@@ -106,6 +106,7 @@ def test_json() -> None:
                 "files_to_fetch": 1,
                 "bytes": 2020,
                 "bytes_to_fetch": 1000,
+                "bytes_to_copy": 0,
             },
             {
                 "resource": "hf://acme/twin@main",
@@ -115,6 +116,7 @@ def test_json() -> None:
                 "files_to_fetch": 2,
                 "bytes": 1020,
                 "bytes_to_fetch": 1020,
+                "bytes_to_copy": 0,
             },
             {
                 "resource": "hf://acme/known@main",
@@ -124,12 +126,15 @@ def test_json() -> None:
                 "files_to_fetch": 0,
                 "bytes": 500,
                 "bytes_to_fetch": 0,
+                "bytes_to_copy": 0,
             },
         ],
         "bytes_to_fetch": 1020,
+        "bytes_to_copy": 0,
         "bytes_free": 10_000,
         "fits": True,
         "evictions": [{"resource": "hf://acme/old@main", "snapshot": "old-snap", "bytes": 77}],
+        "images": [],
     }
 
 

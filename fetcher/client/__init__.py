@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,67 +22,34 @@ from fetcher import config
 from fetcher.cache.records import GcReport, GoneError, Snapshot
 from fetcher.cache.records import Lease as LeaseRecord
 from fetcher.cache.store import Cache
-from fetcher.config import Settings
-from fetcher.credentials import for_hf
+from fetcher.client.mounts import Lease, Mount, MountSet, discard, mount_set, places_of, with_copies
+from fetcher.config import Settings, resource_key
+from fetcher.credentials import for_market, for_resource
 from fetcher.engine.asks import Ask, Outcome
+from fetcher.engine.reach import may_be_given
 from fetcher.errors import FetcherError, LeaseError, UsageError
-from fetcher.model.asker import Role
+from fetcher.model.asker import Asker, Role
 from fetcher.model.events import Event
 from fetcher.model.job import parse_job, parse_resource
-from fetcher.model.mount import Deferred, JobResources
-from fetcher.model.resource import HF, Resource
+from fetcher.model.mount import JobResources
+from fetcher.model.resource import RESOURCE_TYPES, Resource
 from fetcher.model.uri import parse_uri
-from fetcher.net.request import origin_of
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from fetcher.engine.fetch import Engine
+    from fetcher.engine.market_lists import MarketSource
+    from fetcher.engine.prefetch import Prefetch, PrefetchReport
+    from fetcher.model.market import MarketItem, MarketList
     from fetcher.plan.fetch_plan import FetchPlan
+
+    Market = MarketSource | MarketList | Mapping[str, Any] | str | bytes | Sequence[str | Resource | Mapping[str, Any]]
 
 R = TypeVar("R")
 
 LEASE_TRIES = 3
 """A Snapshot may be evicted between its publication and its lease; then it is fetched again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Right of use of one Snapshot, as ``Fetcher.lease`` gives it."""
-
-    id: str
-    snapshot: Snapshot
-    expires_at: float | None
-    """Unix seconds; None: until released, or this process ends."""
-
-    @property
-    def path(self) -> Path:
-        """The read-only directory."""
-        return self.snapshot.path
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One line of a container's mount plan."""
-
-    op: str
-    at: str
-    """JSON path in the Job Definition."""
-    resource: str
-    source: Path
-    """Host side, as the container engine sees it."""
-    target: str
-    read_only: bool
-    snapshot: Snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class MountSet:
-    """All mounts of a job, under one lease."""
-
-    lease: LeaseRecord | None
-    mounts: tuple[Mount, ...]
-    deferred: tuple[Deferred, ...]
 
 
 class Fetcher:
@@ -100,9 +66,11 @@ class Fetcher:
         *,
         on_event: Callable[[Event], None] | None = None,
         environ: Mapping[str, str] | None = None,
+        looking: bool = False,
         **options: object,
     ) -> None:
-        """``options`` are fields of Settings (``cache_dir=…``); they win over environment and file."""
+        """``options`` are fields of Settings (``cache_dir=…``); they win over environment and file. ``looking``: good
+        for plans only; creates and changes nothing, not even a cache where there is none."""
         self._environ = os.environ if environ is None else environ
         if settings is None:
             settings = config.load(arguments=options, environ=self._environ)
@@ -110,6 +78,7 @@ class Fetcher:
             settings = config.override(settings, options)
         self.settings = settings
         self._on_event = on_event
+        self._looking = looking
         self._cache: Cache | None = None
         self._engine: Engine | None = None
         self._closed = False
@@ -122,7 +91,7 @@ class Fetcher:
         if self._cache is None:
             if self._closed:
                 raise UsageError("this Fetcher was closed", hint="make a new one, or stay inside its async with block")
-            self._cache = Cache.open(self.settings)
+            self._cache = Cache.open(self.settings, read_only=self._looking)
         return self._cache
 
     async def __aenter__(self) -> Fetcher:
@@ -160,30 +129,35 @@ class Fetcher:
 
     def resource(self, item: str | Resource | Mapping[str, Any]) -> Resource:
         """What a caller may say, as a value: a URI, a Resource, or a resource object of a Job Definition."""
-        if isinstance(item, HF):
+        if isinstance(item, RESOURCE_TYPES):
             return item
         if isinstance(item, str):
             return parse_uri(item)
         if isinstance(item, Mapping):
             return parse_resource(item)
-        raise UsageError(f"a resource is a URI, an HF value or a mapping, not {type(item).__name__}")
+        raise UsageError(f"a resource is a URI, an HF, S3 or Ollama value or a mapping, not {type(item).__name__}")
 
     def _ask(self, item: str | Resource | Mapping[str, Any], role: Role, at: str | None = None) -> Ask:
         if role not in ("job", "operator"):
             raise UsageError(f"an asker is 'job' or 'operator', not {str(role)[:40]!r}")
         resource = self.resource(item)
-        return Ask(resource, for_hf(resource, role, self.settings, self._environ), at)
+        return Ask(resource, for_resource(resource, role, self.settings, self._environ), at=at)
 
     def hit(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> Snapshot | None:
         """A fresh Snapshot that this asker may have, or None. No network; well under a millisecond."""
         return self._hit(self._ask(resource, asker))
 
     def _hit(self, ask: Ask) -> Snapshot | None:
-        key = ask.resource.key(origin_of(self.settings.hf_endpoint))
-        snapshot = self.cache.lookup(key, ask.asker.principal(self.cache.principal_key))
+        if ask.copies:
+            return None
+        snapshot = self.cache.lookup(
+            resource_key(ask.resource, self.settings), ask.asker.principal(self.cache.principal_key)
+        )
         if snapshot is None or self.settings.refresh:
             return None
         if not self.settings.offline and not snapshot.fresh(time.time()):
+            return None
+        if not snapshot.private and not may_be_given(ask, self.settings):
             return None
         self.cache.touch(snapshot.id)
         return snapshot
@@ -204,6 +178,12 @@ class Fetcher:
     async def fetch_all(self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]]) -> list[Outcome]:
         """Several resources in one run; all or an error."""
         return await self._fetch([self._ask(resource, role) for resource, role in items])
+
+    async def fetch_each(
+        self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]]
+    ) -> list[Outcome | FetcherError]:
+        """Several resources in one run, each for itself: what can't be had is an error in its place."""
+        return await self._start_engine().fetch_each([self._ask(resource, role) for resource, role in items])
 
     async def _fetch(self, asks: Sequence[Ask]) -> list[Outcome]:
         """Hits are answered here; only what is left wakes the engine."""
@@ -231,8 +211,9 @@ class Fetcher:
             outcomes = await self._fetch(asks)
             try:
                 return take(list(dict.fromkeys(outcome.snapshot.id for outcome in outcomes))), outcomes
-            except (GoneError, LeaseError):
-                if attempt == LEASE_TRIES - 1:
+            except BaseException as error:
+                discard(self.cache, (path for outcome in outcomes for path in outcome.copies))
+                if not isinstance(error, GoneError | LeaseError) or attempt == LEASE_TRIES - 1:
                     raise
         raise AssertionError("unreachable")
 
@@ -252,9 +233,13 @@ class Fetcher:
             job = parse_job(job)
         if not job.mounts:
             return MountSet(None, (), job.deferred)
-        asks = [self._ask(request.resource, asker, request.at) for request in job.mounts]
+        asks = self._asks_of(job, asker)
         record, outcomes = await self._fetch_and_lease(asks, self._taker(lease_s, owner_pid))
-        return self._mount_set(job, record, [outcome.snapshot for outcome in outcomes])
+        places = places_of(self.cache, job, asks, record, outcomes)
+        return mount_set(job, record, [outcome.snapshot for outcome in outcomes], places, self.engine_path)
+
+    def _asks_of(self, job: JobResources, asker: Role) -> list[Ask]:
+        return with_copies(job, [self._ask(request.resource, asker, request.at) for request in job.mounts])
 
     def mount_hits(
         self,
@@ -267,7 +252,7 @@ class Fetcher:
         """As ``mount_all``, if every resource is a hit, else None. No network, no event loop."""
         if not job.mounts:
             return MountSet(None, (), job.deferred)
-        known = [self._hit(self._ask(request.resource, asker, request.at)) for request in job.mounts]
+        known = [self._hit(ask) for ask in self._asks_of(job, asker)]
         snapshots = [snapshot for snapshot in known if snapshot is not None]
         if len(snapshots) < len(known):
             return None
@@ -275,7 +260,7 @@ class Fetcher:
             record = self._taker(lease_s, owner_pid)(list(dict.fromkeys(snapshot.id for snapshot in snapshots)))
         except GoneError:  # evicted between the look and the lease
             return None
-        return self._mount_set(job, record, snapshots)
+        return mount_set(job, record, snapshots, [snapshot.path for snapshot in snapshots], self.engine_path)
 
     def _taker(self, lease_s: float | None, owner_pid: int | None) -> Callable[[Sequence[str]], LeaseRecord]:
         def take(snapshot_ids: Sequence[str]) -> LeaseRecord:
@@ -285,26 +270,60 @@ class Fetcher:
 
         return take
 
-    def _mount_set(self, job: JobResources, record: LeaseRecord, snapshots: Sequence[Snapshot]) -> MountSet:
-        mounts = tuple(
-            Mount(
-                op=request.op,
-                at=request.at,
-                resource=request.resource.uri(),
-                source=self.engine_path(snapshot.path),
-                target=request.target,
-                read_only=request.read_only,
-                snapshot=snapshot,
-            )
-            for request, snapshot in zip(job.mounts, snapshots, strict=True)
-        )
-        return MountSet(record, mounts, job.deferred)
-
     def engine_path(self, path: Path) -> Path:
         """``path`` as the container engine sees it (``FETCHER_ENGINE_CACHE_DIR``)."""
         if self.settings.engine_cache_dir is None:
             return path
         return self.settings.engine_cache_dir / path.relative_to(self.settings.cache_dir)
+
+    # -- markets -----------------------------------------------------------------------------------------------------
+
+    async def market_list(self, market: str, *, keep: bool = True) -> MarketSource:
+        """What a market (its address, or the URL of its list) requires: the current list, or the last good one if its
+        endpoint does not answer. ``keep``: remember it for that day."""
+        from fetcher.engine.market_lists import MarketLists
+
+        engine = self._start_engine()
+        return await MarketLists(self.settings, self.cache, engine.transport).get(market, self._market_asker, keep=keep)
+
+    async def prefetch(
+        self,
+        items: Market,
+        *,
+        pin: str | None = None,
+        images: bool = True,
+        on_plan: Callable[[FetchPlan], None] | None = None,
+    ) -> PrefetchReport:
+        """Everything on a list, items independent of each other: a market's document, what ``market_list`` gave, or a
+        sequence of whatever ``fetch`` takes. Equal items are fetched once.
+
+        ``pin``: a name, as ``market:<address>``, that keeps the items until it is unpinned, and lets go of what a
+        current list no longer has. ``images``: whether the container engine that is found pulls what is missing.
+        """
+        return await self._prefetch(items).fetch(images=images, pin=pin, on_plan=on_plan)
+
+    async def plan_prefetch(self, items: Market, *, images: bool = True) -> PrefetchReport:
+        """What ``prefetch`` would do; changes nothing."""
+        return await self._prefetch(items).plan(images=images)
+
+    def _prefetch(self, items: Market) -> Prefetch:
+        from fetcher.engine.market_lists import MarketSource
+        from fetcher.engine.prefetch import Prefetch, listed
+        from fetcher.model.market import MarketList, parse_market
+
+        if not isinstance(items, MarketSource):
+            if isinstance(items, Mapping | str | bytes):
+                items = parse_market(items)
+            elif not isinstance(items, MarketList):
+                items = listed(items, self.resource)
+            items = MarketSource(items, "the list")
+        return Prefetch(
+            self._start_engine(), self.cache, self.settings, self._environ, items, self._market_asker
+        )  # fmt: skip
+
+    def _market_asker(self, item: MarketItem) -> Asker:
+        assert item.resource is not None
+        return for_market(item.resource, self.settings, self._environ)
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 

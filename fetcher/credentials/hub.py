@@ -1,7 +1,4 @@
-"""Which credential an asker may use for a resource: found once, handed down as a value. Sends nothing.
-
-An *operator* is a person at a command line: the environment and the token file of the official client count. A *job*
-has what its own definition carries, or nothing: the node's credentials are not the job's, whoever runs the command.
+"""The Hub token that an asker may use.
 
 Precedence is that of the official client (huggingface_hub 2.4): ``HF_TOKEN``, then the older
 ``HUGGING_FACE_HUB_TOKEN``, then the token file, which is ``HF_TOKEN_PATH``, else ``$HF_HOME/token``, else
@@ -11,13 +8,12 @@ all of these off.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fetcher.config import Settings
+from fetcher.credentials.places import expanded, origin
 from fetcher.errors import ResourceError, UsageError
 from fetcher.model.asker import Asker, Role
 from fetcher.model.resource import HF
@@ -42,7 +38,7 @@ def for_hf(resource: HF, role: Role, settings: Settings, environ: Mapping[str, s
         )
     if role == "operator":  # asked for by name: whatever else a caller may say gets less, never more
         token = resource.token or operator_token(environ)
-        return Asker("operator", token, frozenset({_origin(settings.hf_endpoint)}))
+        return Asker("operator", token, frozenset({origin(settings.hf_endpoint)}))
     return Asker("job", resource.token)
 
 
@@ -68,21 +64,12 @@ def operator_token(environ: Mapping[str, str]) -> Secret | None:
 def token_file(environ: Mapping[str, str]) -> Path:
     """Where the official client keeps the token."""
     if named := environ.get("HF_TOKEN_PATH"):
-        return _path(named, environ)
+        return expanded(named, environ)
     if home := environ.get("HF_HOME"):
-        return _path(home, environ) / "token"
+        return expanded(home, environ) / "token"
     if cache := environ.get("XDG_CACHE_HOME"):
-        return _path(cache, environ) / "huggingface" / "token"
-    return _path("~/.cache/huggingface/token", environ)
-
-
-def _path(text: str, environ: Mapping[str, str]) -> Path:
-    """``~`` and ``$VARS`` expanded, from the environment that was handed in."""
-    text = re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda match: environ.get(match[1] or match[2], match[0]), text)
-    home = environ.get("HOME")
-    if home and (text == "~" or text.startswith("~/")):
-        text = home + text[1:]
-    return Path(os.path.expanduser(text)).absolute()
+        return expanded(cache, environ) / "huggingface" / "token"
+    return expanded("~/.cache/huggingface/token", environ)
 
 
 def _read(path: Path) -> str:
@@ -107,11 +94,3 @@ def _secret(text: str, place: str) -> Secret:
     if not _TOKEN.fullmatch(text):
         raise UsageError(f"{place} holds characters that no token has", hint="copy the token again, it is one word")
     return Secret(text)
-
-
-def _origin(endpoint: str) -> str:
-    """``scheme://host:port`` of an endpoint, as ``net.request.origin_of`` writes it (a room beside this one)."""
-    parts = urlsplit(endpoint)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    host = parts.hostname or ""
-    return f"{parts.scheme}://[{host}]:{port}" if ":" in host else f"{parts.scheme}://{host}:{port}"

@@ -1,0 +1,140 @@
+"""Hops 3 and 4: what is asked for, as a Snapshot that is current or as a Manifest to make true.
+
+Each Ask is answered by its own origin with its own credential, and never joined with another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fetcher.cache.records import Snapshot
+from fetcher.config import Settings, resource_key
+from fetcher.engine.asks import Ask
+from fetcher.engine.reach import may_be_given
+from fetcher.engine.workers import Workers
+from fetcher.errors import FetcherError, OfflineError, TransportError
+from fetcher.model.manifest import Manifest
+from fetcher.model.resource import HF, S3, Resource
+from fetcher.net.api import ApiClient
+from fetcher.origins.base import Origin, Pinned
+from fetcher.origins.hf import HfOrigin
+
+if TYPE_CHECKING:
+    from fetcher.cache.store import Cache
+
+ASKED_AT_ONCE_MAX = 8
+"""Resources of one call that are asked for at once; each takes one connection at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An Ask whose answer is known: a Snapshot that is current, or a Manifest to make true."""
+
+    ask: Ask
+    key: str
+    principal: str | None
+    origin: Origin[Any] | None
+    """Who resolved the Manifest; None for a Snapshot."""
+    snapshot: Snapshot | None
+    manifest: Manifest | None
+
+
+class Resolver:
+    """Asks the origins. One per engine."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cache: Cache,
+        workers: Workers,
+        api: ApiClient,
+        notice: Callable[[Ask, str], None],
+    ) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._workers = workers
+        self._api = api
+        self._notice = notice
+        self._gate = asyncio.Semaphore(min(ASKED_AT_ONCE_MAX, settings.connections_max))
+        self._origins: dict[str, Origin[Any]] = {}
+
+    def _origin_of(self, resource: Resource) -> Origin[Any]:
+        """The dialect of a resource, made when it is first needed."""
+        kind = type(resource).__name__
+        if kind not in self._origins:
+            self._origins[kind] = self._make(resource)
+        return self._origins[kind]
+
+    def _make(self, resource: Resource) -> Origin[Any]:
+        if isinstance(resource, HF):
+            return HfOrigin(self._api, self._settings)
+        if isinstance(resource, S3):
+            from fetcher.origins.s3 import S3Origin
+
+            return S3Origin(self._api, self._settings)
+        from fetcher.origins.ollama import OllamaOrigin
+
+        return OllamaOrigin(self._api, self._settings)
+
+    async def prepare_all(self, asks: Sequence[Ask], *, looking: bool = False) -> list[Prepared | FetcherError]:
+        """In the order of ``asks``. A refusal is returned: all are asked for, so that all refusals are told at once.
+
+        ``looking``: for a plan that changes nothing; what the origin says of a Snapshot is not written down.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._prepare(ask, looking)) for ask in asks]
+        return [task.result() for task in tasks]
+
+    async def _prepare(self, ask: Ask, looking: bool) -> Prepared | FetcherError:
+        try:
+            async with self._gate:
+                return await self._prepare_one(ask, looking)
+        except FetcherError as error:
+            return error.about(resource=ask.resource.uri(), at=ask.at)
+
+    async def _prepare_one(self, ask: Ask, looking: bool) -> Prepared:
+        """Is a Snapshot here that this asker may have and that is current? Otherwise, what does the origin say?"""
+        settings = self._settings
+        slow = self._workers.slow
+        key = resource_key(ask.resource, settings)
+        principal = ask.asker.principal(self._cache.principal_key)
+        known = await slow(self._cache.lookup, key, principal)
+        now = time.time()
+        hit = Prepared(ask, key, principal, None, known, None)
+        given = known is not None and (known.private or may_be_given(ask, settings))
+        if known is not None and given and (settings.offline or (known.fresh(now) and not settings.refresh)):
+            return hit
+        if settings.offline:
+            raise OfflineError("not in the cache for this asker", hint="run it once without --offline")
+        origin = self._origin_of(ask.resource)
+        try:
+            if known is not None and says(known, await origin.revision(ask.resource, ask.asker)):
+                if looking:
+                    return hit
+                current = await slow(self._cache.revalidate, known.id, settings.fresh_for_s, settings.keep_for_s)
+                return replace(hit, snapshot=current)
+            manifest = await origin.resolve(ask.resource, ask.asker)
+        except TransportError as error:
+            if known is None or not self._may_be_stale(known, now):
+                raise
+            self._notice(ask, f"the origin can't be reached, an older copy is used: {error.message}")
+            return hit
+        return Prepared(ask, key, principal, origin, None, manifest)
+
+    def _may_be_stale(self, known: Snapshot, now: float) -> bool:
+        """Whether ``stale_if_error_s`` lets this Snapshot serve although its origin can't say that it is current."""
+        allowed_s = self._settings.stale_if_error_s
+        return allowed_s > 0 and now < max(known.fresh_until or 0.0, known.validated_at) + allowed_s
+
+
+def says(known: Snapshot, pinned: Pinned) -> bool:
+    """Whether ``pinned`` is what this Snapshot holds, and as visible as it was."""
+    if pinned.private != known.private:
+        return False
+    if pinned.revision is not None:
+        return pinned.revision == known.revision
+    return pinned.manifest_digest == known.manifest_digest

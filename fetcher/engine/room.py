@@ -1,0 +1,117 @@
+"""Room for a plan: whether its bytes fit, waiting for others who have reserved them, and the reservation itself.
+
+Waiting holds neither connection nor slab nor worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fetcher.engine.asks import Ask
+from fetcher.engine.observe import Observer
+from fetcher.engine.planner import without_room
+from fetcher.engine.resolve import Prepared
+from fetcher.engine.tools import Tools
+from fetcher.engine.workers import finish
+from fetcher.errors import FetcherError, NoSpaceError
+from fetcher.model.quantities import format_size
+from fetcher.plan.fetch_plan import FetchPlan
+
+if TYPE_CHECKING:
+    from fetcher.cache.space import Reservation
+
+SPACE_EVERY_S = 0.5
+
+
+class Room:
+    """Finds and reserves room for the plans of one engine. ``plan_rows`` makes a plan; a worker call."""
+
+    def __init__(self, tools: Tools, plan_rows: Callable[[Sequence[Prepared]], FetchPlan]) -> None:
+        self._tools = tools
+        self._cache = tools.cache
+        self._settings = tools.settings
+        self._plan_rows = plan_rows
+
+    async def that_fit(
+        self, prepared: list[Prepared], observer: Observer
+    ) -> tuple[list[Prepared], FetchPlan, dict[Ask, FetcherError]]:
+        """As many as there is room for, with their plan; and the others, with what they lack."""
+        refused: dict[Ask, FetcherError] = {}
+        while True:
+            plan = await self._tools.workers.slow(self._plan_rows, prepared)
+            try:
+                return prepared, await self.for_plan(prepared, plan, observer), refused
+            except NoSpaceError:
+                plan = await self._tools.workers.slow(self._plan_rows, prepared)
+                too_large = await self._tools.workers.slow(without_room, self._cache, plan.resources)
+                if not too_large:  # it is not the plan that lacks room
+                    raise
+            for index, alone in too_large.items():
+                ask = prepared[index].ask
+                refused[ask] = out_of_space(alone).about(resource=ask.resource.uri(), at=ask.at)
+            prepared = [item for index, item in enumerate(prepared) if index not in too_large]
+
+    async def for_plan(self, prepared: Sequence[Prepared], plan: FetchPlan, observer: Observer) -> FetchPlan:
+        """The plan, once its bytes fit. Raises NoSpaceError if they never will."""
+        if not plan.fits or plan.evictions:
+            # Garbage goes before anybody's good copy does.
+            await self._tools.workers.slow(self._cache.gc)
+            plan = await self._tools.workers.slow(self._plan_rows, prepared)
+        return plan if plan.fits else await self._wait(prepared, plan, observer)
+
+    @asynccontextmanager
+    async def reserved(self, plan: FetchPlan) -> AsyncIterator[Reservation]:
+        """The plan's bytes promised to us, its evictions carried out, its linked Blobs held."""
+        slow = self._tools.workers.slow
+        made: list[Reservation] = []
+
+        def reserve() -> None:
+            # Booked in the worker: what is promised is given back, also if we are cancelled meanwhile.
+            evict = [item.snapshot_id for item in plan.evictions]
+            made.append(self._cache.reserve(plan.bytes_to_reserve, evict=evict, hold=plan.linked_roots))
+
+        try:
+            await slow(reserve)
+            yield made[0]
+        finally:
+            for reservation in made:
+                await finish(asyncio.ensure_future(slow(reservation.release)))
+
+    async def _wait(self, prepared: Sequence[Prepared], plan: FetchPlan, observer: Observer) -> FetchPlan:
+        """Others under way have the space, perhaps for the very same files: look again until they are through.
+
+        Holds neither connection nor slab nor worker. Raises NoSpaceError if nothing is under way, or gets nowhere.
+        """
+        changed_at = self._tools.clock()
+        if plan.bytes_reserved:
+            observer.notice("waiting for space: other downloads have reserved it")
+        while not plan.fits:
+            if not plan.bytes_reserved:
+                raise out_of_space(plan)
+            if self._tools.clock() - changed_at >= self._settings.no_progress_timeout_s:
+                raise out_of_space(plan)
+            await asyncio.sleep(SPACE_EVERY_S)
+            before = (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free)
+            plan = await self._tools.workers.slow(self._plan_rows, prepared)
+            if (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free) != before:
+                changed_at = self._tools.clock()
+        return plan
+
+
+def out_of_space(plan: FetchPlan) -> NoSpaceError:
+    """The refusal of a plan that does not fit, with its numbers."""
+    parts = [f"{format_size(plan.bytes_to_fetch)} are to be fetched, {format_size(plan.bytes_free)} can be used"]
+    kept = []
+    if plan.bytes_floor:
+        kept.append(f"{format_size(plan.bytes_floor)} stay free (space_floor_bytes)")
+    if plan.bytes_reserved:
+        kept.append(f"{format_size(plan.bytes_reserved)} are reserved by other downloads")
+    if kept:
+        parts.append(f"of what the file system has, {' and '.join(kept)}")
+    parts.append("removing all that is neither leased nor pinned would not make up for it")
+    return NoSpaceError(
+        "; ".join(parts), hint="free space on the disk, release leases, or use a cache directory on a larger disk"
+    )
