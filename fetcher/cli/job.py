@@ -23,9 +23,7 @@ from fetcher.model.text import shown
 
 if TYPE_CHECKING:
     from fetcher.client import Fetcher, MountSet
-    from fetcher.model.asker import Role
     from fetcher.model.mount import JobResources
-    from fetcher.model.resource import Resource
 
 LEASE_DEFAULT_S = 86_400.0
 
@@ -77,8 +75,7 @@ def run(context: Context) -> int:
     from fetcher.cli.fetching import run_on_loop, tell_plan  # not for hits
 
     if context.dry_run:
-        items: list[tuple[Resource, Role]] = [(request.resource, "job") for request in job.mounts]
-        tell_plan(context, run_on_loop(context, lambda fetcher: fetcher.plan_all(items)))
+        tell_plan(context, run_on_loop(context, lambda fetcher: fetcher.plan_job(job)))
         return 0
     return run_on_loop(context, lambda fetcher: _mount(context, fetcher, job))
 

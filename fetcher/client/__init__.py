@@ -170,6 +170,12 @@ class Fetcher:
         """One plan for several resources: what they share is counted once."""
         return await self._start_engine().plan([self._ask(resource, role) for resource, role in items])
 
+    async def plan_job(self, job: JobResources | Mapping[str, Any] | str, *, asker: Role = "job") -> FetchPlan:
+        """All that ``mount_all`` would do, the private copies of writable mounts included."""
+        if not isinstance(job, JobResources):
+            job = parse_job(job)
+        return await self._start_engine().plan(list(dict.fromkeys(self._asks_of(job, asker))))
+
     async def fetch(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> Outcome:
         """The Snapshot of a resource, fetched if need be. It takes no lease."""
         (outcome,) = await self.fetch_all([(resource, asker)])

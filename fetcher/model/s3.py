@@ -82,6 +82,11 @@ def location_fault(url: str) -> str | None:
         return f"not a URL of S3 or HTTPS: {shown(url)}"
     if "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
         return "a URL must not hold a user name or a password"
+    if rest.lower().startswith("arn:") and scheme.lower() == "s3":
+        return (
+            f"an ARN, which is no bucket's name: {shown(url)} (an access point has a host of its own: "
+            "https://<name>-<account>.s3-accesspoint.<region>.amazonaws.com/, or an alias that is used as a bucket)"
+        )
     try:
         parts = urlsplit(url)
         port = parts.port

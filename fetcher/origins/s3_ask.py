@@ -141,22 +141,30 @@ class Questions:
         if not host.takes_part_numbers or bucket.exact:
             return 0
 
-        def made() -> Request:
-            placed = self._memory.placed(bucket)
-            return self._requests.request("HEAD", placed, placed.url(key), asker, query="partNumber=1")
+        async def part(number: int) -> tuple[int, int]:
+            """Length of one part, and how many there are; zeros where that is refused."""
 
-        async def read(response: Response) -> tuple[int, int]:
-            stated = self._facts(bucket, response, facts.size, whole=False, version=None)
-            return response.content_length or 0, stated.part_count
+            def made() -> Request:
+                placed = self._memory.placed(bucket)
+                return self._requests.request("HEAD", placed, placed.url(key), asker, query=f"partNumber={number}")
 
-        try:
-            first_bytes, count = await self._ask(bucket, made, read)
-        except Told:
-            host.takes_part_numbers = False
-            return 0
+            async def read(response: Response) -> tuple[int, int]:
+                stated = self._facts(bucket, response, facts.size, whole=False, version=None)
+                return response.content_length or 0, stated.part_count
+
+            try:
+                return await self._ask(bucket, made, read)
+            except Told:
+                return 0, 0
+
+        first_bytes, count = await part(1)
         if count == 0:
             host.takes_part_numbers = False
-        return grid_of(facts, first_bytes, count)
+        grid = grid_of(facts, first_bytes, count)
+        # Of three parts or more the sizes in between are not said: the last one tells of most that are not equal.
+        if grid and count > 2 and (await part(count))[0] != facts.size - grid * (count - 1):
+            return 0
+        return grid
 
     async def listing(
         self, bucket: Bucket, prefix: str, what: str, asker: Asker, files_max: int, room: Room | None = None

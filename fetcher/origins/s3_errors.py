@@ -122,6 +122,11 @@ def s3_error(fault: S3Fault, what: str, who: Who, *, sure: bool = True, listing:
     if code == "InvalidBucketName":
         return ResourceError(f"{what}: that is no bucket's name there{end}")
     if code in ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed") or status == 301:
+        if fault.region:
+            return TransportError(
+                f"{what}: the bucket is in the region {shown(fault.region)}, which this host does not serve{end}",
+                hint="name the endpoint of that region",
+            )
         return TransportError(
             f"{what}: the bucket is asked in the wrong region, and the right one is not told{end}",
             hint="give the region: IAM.REGION in a job's resource, AWS_REGION for commands",

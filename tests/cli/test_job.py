@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fetcher.cli import hold as hold_room
-from fetcher.testing import Hub, Token
+from fetcher.testing import Hub, Token, s3_in_thread
 from tests.cli.support import check
 from tests.support.cli import CommandLine, Completed, User
 
@@ -80,6 +80,17 @@ def test_a_dry_run(stocked: Hub, run_cli: CommandLine, job: Path) -> None:
     (plan,) = lines(run_cli("job", job, "--dry-run", "--json", "--quiet"))
     assert (plan["event"], plan["bytes_to_fetch"]) == ("plan", 5002)
     assert lines(run_cli("ls", "--json")) == []
+
+
+def test_a_dry_run_counts_the_private_copies(stocked: Hub, run_cli: CommandLine) -> None:
+    with s3_in_thread() as s3:
+        s3.add_bucket("models", {"p/a": b"x" * 5000}, public=True)
+        mine = {"type": "S3", "url": s3.url("models", "p/a"), "allowWrite": True}
+        text = document({**mine, "target": "/one"}, {**mine, "target": "/two"})
+        (plan,) = lines(run_cli("job", "-", "--dry-run", "--json", "--quiet", input=text))
+        assert (plan["bytes_to_fetch"], plan["bytes_to_copy"]) == (5000, 10_000)
+        assert len(plan["resources"]) == 1
+        assert "10.0 kB more for copies that jobs may write to" in run_cli("job", "-", "--dry-run", input=text).stdout
 
 
 def test_a_job_reaches_no_private_address(stocked: Hub, run_cli: CommandLine, job: Path) -> None:

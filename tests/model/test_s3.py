@@ -76,6 +76,8 @@ def test_how_a_url_is_kept(written: str, url: str | None) -> None:
         ("s3://a..b/x", "not a bucket name"),
         ("s3://id:secret@bucket/x", "user name"),
         ("s3://bucket:80/x", "no port"),
+        ("s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/name/x", "s3-accesspoint.<region>.amazonaws.com"),
+        ("s3://arn:secret@bucket/x", "user name"),
         ("s3://bucket/x?y", "no query"),
         ("s3://bucket/x?versionId=", "no query"),
         ("s3://bucket/x?versionId=a&versionId=b", "no query"),

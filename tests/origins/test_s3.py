@@ -547,10 +547,14 @@ def test_parts_of_unknown_size_are_guessed() -> None:
     run(test)
 
 
-def test_parts_of_two_sizes_are_no_grid() -> None:
+@pytest.mark.parametrize("sizes", [(1, 3, 5), (6, 5, 6)])
+@pytest.mark.parametrize("checksum", [None, "sha256"])
+def test_parts_of_two_sizes_are_no_grid(sizes: tuple[int, ...], checksum: Any) -> None:
+    """Neither those of which the first gives another number of parts, nor those of which it gives the right one."""
+
     async def test(s3: EmbeddedS3, ask: Asking) -> None:
-        content = Synthetic(9 * MIB)
-        s3.add_bucket("b-1").put("f", content, part_bytes=(MIB, 3 * MIB, 5 * MIB), checksum=None)
+        content = Synthetic(sum(sizes) * MIB)
+        s3.add_bucket("b-1").put("f", content, part_bytes=[size * MIB for size in sizes], checksum=checksum)
         entry = entry_of(await ask.origin.resolve(S3.at("s3://b-1/f"), INSIDER))
         assert entry.digest is None
 

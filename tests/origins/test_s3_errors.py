@@ -54,6 +54,13 @@ def test_a_refusal_in_words(status: int, code: str, who: Who, kind: str, words: 
     assert error.hint or kind in ("transport", "resource")
 
 
+def test_a_region_that_is_told_is_named() -> None:
+    told = s3_error(fault(301, "PermanentRedirect", more="<Region>eu-west-1</Region>"), WHAT, "keys")
+    assert (told.kind, "eu-west-1" in told.message, "endpoint" in (told.hint or "")) == ("transport", True, True)
+    told = s3_error(fault(301, "PermanentRedirect"), WHAT, "keys")
+    assert "not told" in told.message and "REGION" in (told.hint or "")
+
+
 def test_a_presigned_url_past_its_time() -> None:
     error = s3_error(fault(403, "AccessDenied", "Request has expired"), WHAT, "query")
     assert "has expired" in error.message and error.hint and "fresh URL" in error.hint
