@@ -74,3 +74,12 @@ def test_examples_of_the_semantics_run(hub: Any) -> None:
         outcome = eval(code, names)
         if code.co_flags & CO_COROUTINE:
             asyncio.run(outcome)
+
+
+def test_the_example_for_tests_of_users_runs() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (CHECKOUT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = [block for block in blocks if "fetcher.testing" in block]
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    # All that the text around it promises.
+    assert {"hub", "s3", "registry", "market"} <= names.keys()

@@ -84,7 +84,7 @@ def location_fault(url: str) -> str | None:
         return "a URL must not hold a user name or a password"
     if rest.lower().startswith("arn:") and scheme.lower() == "s3":
         return (
-            f"an ARN, which is no bucket's name: {shown(url)} (an access point has a host of its own: "
+            f"not a bucket but an ARN: {shown(url)} (an access point has a host of its own: "
             "https://<name>-<account>.s3-accesspoint.<region>.amazonaws.com/, or an alias that is used as a bucket)"
         )
     try:

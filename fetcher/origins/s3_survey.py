@@ -26,6 +26,9 @@ from fetcher.origins.together import both, each
 
 FOLDER_TYPES = frozenset({"application/x-directory", "httpd/unix-directory"})
 
+PATTERN_SIGNS = "*?["
+NO_PATTERNS = "files below a URL are exact names, no patterns; leave them out to have all of them"
+
 
 class Survey:
     """Looks at locations; one for an origin."""
@@ -92,7 +95,12 @@ class Survey:
         async def ask(name: str) -> Found:
             key = folder + (quote(name, safe="/~") if meaning.bucket.exact else name)
             what = f"{location.url.rstrip('/')}/{name}"
-            head = await self.head(meaning.bucket, key, what, asker)
+            try:
+                head = await self.head(meaning.bucket, key, what, asker)
+            except NotFoundError as error:
+                if any(sign in name for sign in PATTERN_SIGNS):
+                    error.hint = NO_PATTERNS
+                raise
             return self._file(name, meaning.bucket, key, head, what)
 
         return tuple(await each(location.files, ask))

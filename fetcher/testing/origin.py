@@ -115,7 +115,7 @@ class Origin:
     def _finish(self, exchange: Exchange, reply: Reply) -> Reply:
         """Let the late faults act and note in the record what will be sent."""
         self.faults.after(exchange, reply)
-        reply.encode()
+        self._encode(exchange, reply)
         record = exchange.record
         headless = reply.pace.head_cut_after is not None or reply.pace.endless_head
         record.status = None if headless else reply.status
@@ -125,6 +125,10 @@ class Origin:
             self._open[record.number] = record
         reply.record = record
         return reply
+
+    def _encode(self, exchange: Exchange, reply: Reply) -> None:
+        """Make the reply's content the bytes that go out. A subclass with a front end lets it act here."""
+        reply.encode()
 
 
 OriginT = TypeVar("OriginT", bound=Origin)

@@ -315,6 +315,9 @@ def test_a_list_that_can_not_be_read_to_its_end_lets_go_of_nothing(world: World,
     kept = {item.label for item in world.list().list.resources}
     readable = {f"hf://{ONE}@main"} | ({f"hf://{TWO}@main"} if items[0] == 7 else set())
     assert kept == readable, "a list of which nothing can be read does not replace a good one"
+    report = world.prefetch()  # the kept list has less than is pinned, and does not say why
+    assert (report.unpinned, world.pinned()) == (0, 2)
+    assert report.holds_on == (None if items[0] == 7 else "the list is not current")
 
 
 # --- endpoints in every mood -----------------------------------------------------------------------------------------

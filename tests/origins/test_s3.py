@@ -137,6 +137,16 @@ def test_who_may_not_list_but_read_gets_objects() -> None:
     run(test)
 
 
+def test_a_pattern_among_names_is_told_to_be_none() -> None:
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        s3.add_bucket("b-1", {"p/a": b"a", "p/*": b"star"})
+        assert paths(await ask.origin.resolve(S3.at("s3://b-1/p", "*"), INSIDER)) == ["*"]
+        assert "no patterns" in ((await refused(ask, S3.at("s3://b-1/p", "*.bin"))).hint or "")
+        assert "no patterns" not in ((await refused(ask, S3.at("s3://b-1/p", "b.bin"))).hint or "")
+
+    run(test)
+
+
 def test_a_plus_may_stand_for_a_space() -> None:
     async def test(s3: EmbeddedS3, ask: Asking) -> None:
         s3.add_bucket("b-1", {"a b/x": b"space", "c+d/x": b"plus", "e f.bin": b"object"})
@@ -530,6 +540,25 @@ def test_an_etag_that_is_no_md5_is_found_out() -> None:
         assert stated is not None and stated.digest is None
         stated, _ = await ask.body(manifest, other, INSIDER)
         assert stated is not None and stated.digest == digest_of("crc64nvme", b"x")
+
+    run(test)
+
+
+def test_large_objects_of_a_listing_are_asked_for_their_checksums() -> None:
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        content = Synthetic(3 * MIB)
+        bucket = s3.add_bucket("b-1", {"p/small": b"small"})
+        bucket.put("p/full", content, checksum="crc32c")
+        bucket.put("p/parts", content, checksum="sha256", part_bytes=MIB)
+        manifest = await ask.origin.resolve(S3.at("s3://b-1/p/"), INSIDER)
+        digests = {entry.path: entry.digest for entry in manifest.files}
+        assert digests["full"] == digest_of("crc32c", content.read())
+        assert digests["parts"] == digest_of(f"sha256/{MIB}", content.read())
+        assert digests["small"] == digest_of("md5", b"small")  # its own answer will tell more, and costs no question
+        asked = [
+            record.target for record in s3.requests if record.method == "HEAD" and "partNumber" not in record.target
+        ]
+        assert not any(target.endswith("small") for target in asked)
 
     run(test)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import count
-from types import TracebackType
 from urllib.parse import parse_qs, quote
 
 from fetcher.testing import bodies
@@ -21,13 +19,14 @@ from fetcher.testing.hub.cdn import Storage
 from fetcher.testing.hub.repos import LFS_PATTERNS, LFS_THRESHOLD_BYTES, Commit, Entry, Gated, Kind, Repo
 from fetcher.testing.hub.routes import Route, parse
 from fetcher.testing.messages import Reply, Request
-from fetcher.testing.records import PLACES, RequestLog, RequestRecord
+from fetcher.testing.origin import Origin
+from fetcher.testing.records import RequestRecord
 from fetcher.testing.wire import Listener
 
 _GZIP_BYTES_MIN = 1024
 
 
-class Hub:
+class Hub(Origin):
     """A Hugging Face Hub on two loopback ports, strict where the real one is.
 
         async with Hub(tokens={"hf_alice": "alice"}) as hub:
@@ -57,54 +56,22 @@ class Hub:
         cdn_host: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__(faults)
         self.page_entries = page_entries
         self.url_lifetime_s = url_lifetime_s
         self.tokens = {text: Token(who) if isinstance(who, str) else who for text, who in (tokens or {}).items()}
         self.quotas = quotas
-        self.faults = faults if faults is not None else FaultPlan()
         self.resolve_cache_without_query = resolve_cache_without_query
-        self.requests = RequestLog()
-        """Every request to either side, in order of arrival."""
-        self.failures: list[Exception] = []
-        """Exceptions of the hub itself or of callbacks; the request got a 500. Raised again when the hub is left."""
         self._addresses = (host, port), (cdn_host or host, 0)
         self._clock = clock
         self._repos: dict[tuple[Kind, str], Repo] = {}
         self._storage = Storage(seed, clock)
         self._limiter = access.RateLimiter(clock)
-        self._numbers = count()
-        self._open: dict[int, RequestRecord] = {}
-        self._listeners: tuple[Listener, ...] = ()
 
-    # Life
-
-    async def start(self) -> None:
-        """Open both listeners. Called by ``async with``."""
+    def _open_listeners(self) -> None:
         (hub_host, hub_port), (cdn_host, cdn_port) = self._addresses
-        for handler, host, port in ((self._answer_hub, hub_host, hub_port), (self._answer_cdn, cdn_host, cdn_port)):
-            listener = Listener(handler, host, port)
-            listener.start()
-            self._listeners += (listener,)
-
-    async def close(self) -> None:
-        """Close both listeners and every connection. Called by ``async with``."""
-        for listener in self._listeners:
-            await listener.close()
-
-    async def __aenter__(self) -> Hub:
-        try:
-            await self.start()
-        except OSError:  # the second address is taken: let go of the first
-            await self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-        if error is None and self.failures:
-            raise self.failures[0]
+        self._listeners.append(Listener(self._answer_hub, hub_host, hub_port))
+        self._listeners.append(Listener(self._answer_cdn, cdn_host, cdn_port))
 
     @property
     def endpoint(self) -> str:
@@ -170,27 +137,11 @@ class Hub:
         """All repositories, in the order they were added."""
         return list(self._repos.values())
 
-    # Questions for tests
-
-    def count(self, place: str = "*", *, path: str = "*", method: str | None = None, status: int | None = None) -> int:
-        """Return how many requests came to ``place`` (``api``, ``resolve``, ``cdn``, …; see ``records.PLACES``)."""
-        return len(self.requests.select(place, path=path, method=method, status=status))
-
-    def body_bytes_sent(self, path: str = "*") -> int:
-        """Return how many bytes of files matching the glob ``path`` were sent, repeats included."""
-        return self.requests.body_bytes(path)
-
-    def open_bodies(self, route: str) -> int:
-        """Return how many bodies of files are under way at ``route`` (``cdn`` or ``resolve-cache``) right now."""
-        for number in [number for number, record in self._open.items() if record.ended]:
-            del self._open[number]
-        return sum(1 for record in self._open.values() if record.route == route)
-
     # Answering
 
     async def _answer_hub(self, request: Request) -> Reply:
         route = parse(request.path, lambda kind, repo_id: (kind, repo_id) in self._repos)
-        record = self._record(request, route.name)
+        record = self._record(request, route.name, credentials="authorization" in request.headers)
         if route.repo_id:
             record.repo, record.revision, record.path = route.repo_id, route.revision, route.path
         exchange = Exchange(request, record, self)
@@ -212,52 +163,29 @@ class Hub:
         except Exception as error:
             reply = self._fail(error)
         reply.headers = headers | reply.headers
-        return self._finish(exchange, reply, compressible=True)
+        return self._finish(exchange, reply)
 
     async def _answer_cdn(self, request: Request) -> Reply:
-        record = self._record(request, "cdn")
+        record = self._record(request, "cdn", credentials="authorization" in request.headers)
         record.repo, record.path = self._storage.owner_of(request.target)
         exchange = Exchange(request, record, self)
         try:
             reply = await self.faults.before(exchange) or self._storage.answer(exchange.request)
         except Exception as error:
             reply = self._fail(error)
-        return self._finish(exchange, reply, compressible=False)
-
-    def _record(self, request: Request, route: str) -> RequestRecord:
-        headers = {name: value for name, value in request.headers.items() if name != "authorization"}
-        record = RequestRecord(
-            next(self._numbers),
-            time.time(),
-            request.connection,
-            request.method,
-            request.target,
-            headers,
-            "authorization" in request.headers,
-            route=route,
-        )
-        self.requests.append(record)
-        return record
+        return self._finish(exchange, reply)
 
     def _charge(self, record: RequestRecord, route: Route, token: Token | None) -> tuple[dict[str, str], bool]:
         # Every anonymous client on a loopback has one address, as behind one NAT.
         plan = token.quotas if token else access.ANONYMOUS
         return self._limiter.charge(token.user if token else "", route.bucket, self.quotas or plan)
 
-    def _finish(self, exchange: Exchange, reply: Reply, *, compressible: bool) -> Reply:
-        self.faults.after(exchange, reply)
-        reply.encode()
-        if compressible and bodies.accepts_gzip(exchange.request) and _worth_compressing(reply):
+    def _encode(self, exchange: Exchange, reply: Reply) -> None:
+        super()._encode(exchange, reply)
+        # The hub stands behind a front end that compresses, the CDN does not.
+        at_hub = exchange.record.route != "cdn"
+        if at_hub and bodies.accepts_gzip(exchange.request) and _worth_compressing(reply):
             bodies.compress(reply)
-        record = exchange.record
-        headless = reply.pace.head_cut_after is not None or reply.pace.endless_head
-        record.status = None if headless else reply.status
-        record.span = reply.span if reply.content is not None and reply.status in (200, 206) else None
-        record.body_bytes_due = 0 if record.method == "HEAD" else reply.span[1] - reply.span[0]
-        if record.span is not None and record.method == "GET" and record.route in PLACES["bodies"]:
-            self._open[record.number] = record
-        reply.record = record
-        return reply
 
     def _fail(self, error: Exception) -> Reply:
         self.failures.append(error)

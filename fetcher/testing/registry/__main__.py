@@ -6,32 +6,18 @@ Prints one JSON line when it listens and one when it stops; everything else goes
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import re
-import signal
 import sys
-import threading
 
-from fetcher.testing.faultplan import FaultPlan
-from fetcher.testing.faults import Delay, Trickle
+from fetcher.testing import serving
 from fetcher.testing.registry.access import PullLimit
 from fetcher.testing.registry.demo import DEMO_PASSWORD, DEMO_USER, add_demo_repositories
 from fetcher.testing.registry.images import Layer, model_layers
 from fetcher.testing.registry.server import Registry
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
-        asyncio.run(_serve(_registry(options), until_stdin_closes=options.until_stdin_closes))
-    except (OSError, ValueError) as error:  # an address that is taken, a name that no registry has
-        parser.error(str(error))
-    return 0
+    return serving.run(_parser(), arguments, _registry, _facts)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     content.add_argument("--private", action="store_true", help="the models and images named above are private")
     content.add_argument("--demo", action="store_true", help="serve the demo repositories besides")
-    content.add_argument("--demo-size", type=_size, default=120 << 20, metavar="SIZE", help="weights of the demo model")
+    content.add_argument(
+        "--demo-size", type=serving.size, default=120 << 20, metavar="SIZE", help="weights of the demo model"
+    )
     access = parser.add_argument_group("access")
     access.add_argument("--auth", choices=("open", "basic", "bearer"), default="open")
     access.add_argument(
@@ -59,24 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     access.add_argument("--token-lifetime", type=float, default=300.0, metavar="SECONDS")
     access.add_argument("--pulls", type=int, metavar="N", help="manifests that an asker may get in 6 hours")
-    manners = parser.add_argument_group("manners")
-    manners.add_argument("--host", default="127.0.0.1")
-    manners.add_argument("--port", type=_port, default=0, help="of the registry (default: a free one)")
+    manners = serving.add_address(parser, "of the registry (default: a free one)")
     manners.add_argument("--dialect", choices=("distribution", "ollama"), default="distribution")
     manners.add_argument("--redirect-blobs", action="store_true", help="send blobs from a second origin")
     manners.add_argument("--url-lifetime", type=float, default=1200.0, metavar="SECONDS", help="of signed URLs")
-    manners.add_argument("--connection-rate", type=_size, metavar="SIZE", help="bytes a second of each body")
-    manners.add_argument("--delay", type=float, metavar="SECONDS", help="before every answer")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="stop when standard input ends")
+    serving.add_pace_and_end(parser, manners)
     return parser
 
 
 def _registry(options: argparse.Namespace) -> Registry:
-    faults = FaultPlan()
-    if options.delay is not None:
-        faults.add(Delay(options.delay))
-    if options.connection_rate is not None:
-        faults.add(Trickle(options.connection_rate))
     registry = Registry(
         dialect=options.dialect,
         auth=options.auth,
@@ -85,7 +64,7 @@ def _registry(options: argparse.Namespace) -> Registry:
         url_lifetime_s=options.url_lifetime,
         token_lifetime_s=options.token_lifetime,
         pull_limit=PullLimit(options.pulls) if options.pulls is not None else None,
-        faults=faults,
+        faults=serving.pace(options),
         host=options.host,
         port=options.port,
     )
@@ -100,56 +79,17 @@ def _registry(options: argparse.Namespace) -> Registry:
     return registry
 
 
-async def _serve(registry: Registry, *, until_stdin_closes: bool) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    if until_stdin_closes:
-        threading.Thread(target=_watch_stdin, args=(loop, stop), daemon=True).start()
-    async with registry:
-        repositories = [
-            {
-                "name": repository.name,
-                "tags": dict(repository.tags),
-                "bytes": sum(content.size for content in repository.blobs.values()),
-                "private": repository.private,
-            }
-            for repository in registry.repositories
-        ]
-        _say(
-            {
-                "event": "listening",
-                "endpoint": registry.endpoint,
-                "cdn_endpoint": registry.cdn_endpoint,
-                "repositories": repositories,
-            }
-        )
-        await stop.wait()
-    _say({"event": "stopped", "requests": len(registry.requests), "body_bytes": registry.body_bytes_sent()})
-
-
-def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    while sys.stdin.buffer.read(1 << 16):
-        pass
-    loop.call_soon_threadsafe(stop.set)
-
-
-def _say(fact: dict[str, object]) -> None:
-    print(json.dumps(fact), flush=True)
-
-
-def _size(text: str) -> int:
-    match = re.fullmatch(r"(\d+)([KMG]?)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"not a size: {text!r} (bytes, or with K, M or G)")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"not a port: {text!r}")
-    return int(text)
+def _facts(registry: Registry) -> dict[str, object]:
+    repositories = [
+        {
+            "name": repository.name,
+            "tags": dict(repository.tags),
+            "bytes": sum(content.size for content in repository.blobs.values()),
+            "private": repository.private,
+        }
+        for repository in registry.repositories
+    ]
+    return {"endpoint": registry.endpoint, "cdn_endpoint": registry.cdn_endpoint, "repositories": repositories}
 
 
 def _named(text: str) -> tuple[str, str, int]:
@@ -157,7 +97,7 @@ def _named(text: str) -> tuple[str, str, int]:
     name, _, tag = reference.partition(":")
     if not name:
         raise argparse.ArgumentTypeError(f"not NAME[:TAG]=SIZE: {text!r}")
-    return name, tag or "latest", _size(size)
+    return name, tag or "latest", serving.size(size)
 
 
 def _user(text: str) -> tuple[str, str]:
