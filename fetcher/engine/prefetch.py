@@ -203,6 +203,8 @@ class Prefetch:
             reason = "the list is not current"
         elif any(item.resource is None for item in self._source.list.resources):
             reason = "not all items of the list can be read"
+        elif not self._source.list.speaks_of_resources:
+            reason = "the list does not say which resources are required"
         if reason is None:
             return self._cache.pin_exactly(pin, keys), None
         dropped = any(kept.name == pin and kept.resource_key not in keys for kept in self._cache.pins())

@@ -78,6 +78,8 @@ class MarketList:
 
     resources: tuple[MarketItem, ...] = ()
     images: tuple[MarketImage, ...] = ()
+    speaks_of_resources: bool = True
+    """Whether the document has a list of resources, be it an empty one. One that leaves it out says nothing of them."""
 
     def without_secrets(self) -> dict[str, object]:
         """The readable items as JSON values, without any credential: our own record of the last good list.
@@ -111,7 +113,9 @@ def parse_market(document: Mapping[str, object] | str | bytes, *, saved: bool = 
     resources = [_resource(Item(at, item), secrets, saved=saved) for at, item in found[RESOURCES]]
     images = [_image(at, item, secrets, saved=saved) for at, item in found[IMAGES]]
     return MarketList(
-        _without_doubles(resources, lambda item: item.resource), _without_doubles(images, lambda item: item.image)
+        _without_doubles(resources, lambda item: item.resource),
+        _without_doubles(images, lambda item: item.image),
+        speaks_of_resources=isinstance(value, Mapping) and value.get(RESOURCES) is not None,
     )
 
 
@@ -141,7 +145,7 @@ def _lists(value: object, faults: Faults) -> dict[str, list[tuple[str, object]]]
     if not isinstance(value, Mapping):
         faults.add("$", f"a market list is an object, not {kind_of(value)}", hint)
         return found
-    if RESOURCES not in value and IMAGES not in value:
+    if value.get(RESOURCES) is None and value.get(IMAGES) is None:
         faults.add("$", "this is no market list", hint)
     for name, items in found.items():
         held = value.get(name)

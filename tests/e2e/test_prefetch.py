@@ -269,6 +269,18 @@ def test_a_market_that_grows_and_shrinks(world: World) -> None:
     assert (report.items, report.unpinned, world.pinned()) == ((), 1, 0)
 
 
+@pytest.mark.parametrize(
+    "document", [{"required_images": []}, {"required_images": [], "required_remote_resources": None}]
+)
+def test_a_list_that_says_nothing_of_resources_lets_go_of_none(world: World, document: dict[str, Any]) -> None:
+    world.requires(hf(ONE))
+    world.prefetch()
+    world.market.set(MARKET, document)
+    report = world.prefetch()
+    assert (report.items, report.unpinned, world.pinned()) == ((), 0, 1)
+    assert report.holds_on == "the list does not say which resources are required"
+
+
 def test_what_is_pinned_outlives_its_time_and_what_was_dropped_goes(world: World) -> None:
     world.requires(hf(ONE), hf(TWO))
     world.prefetch(keep_for_s=0.2)

@@ -102,7 +102,7 @@ def test_other_shapes_of_items(written: object, resource: Resource) -> None:
     ("document", "counts"),
     [
         ({"required_images": []}, (0, 0)),
-        ({"required_remote_resources": None, "required_images": None}, (0, 0)),
+        ({"required_remote_resources": [], "required_images": None}, (0, 0)),
         ({"required_images": ["a"]}, (0, 1)),
         ({"required_remote_resources": [{"type": "Ollama", "model": "a"}]}, (1, 0)),
         ({"required_images": ["a"], "address": "x", "required_vram": 8, "jobs": {}}, (0, 1)),
@@ -111,6 +111,13 @@ def test_other_shapes_of_items(written: object, resource: Resource) -> None:
 def test_what_a_list_may_lack_and_what_else_it_may_hold(document: dict[str, object], counts: tuple[int, int]) -> None:
     found = parse_market(document)
     assert (len(found.resources), len(found.images)) == counts
+    assert found.speaks_of_resources is ("required_remote_resources" in document)
+
+
+def test_a_document_that_says_nothing_of_either_is_no_list() -> None:
+    for document in ({}, {"required_remote_resources": None, "required_images": None}):
+        with pytest.raises(ResourceError, match="no market list"):
+            parse_market(document)
 
 
 def test_doubles_are_dropped_and_the_first_stays() -> None:

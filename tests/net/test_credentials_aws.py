@@ -12,6 +12,7 @@ import pytest
 from fetcher import credentials
 from fetcher.config import Settings
 from fetcher.errors import ResourceError, UsageError
+from fetcher.model.resource import HF, Ollama
 from fetcher.model.s3 import S3, S3Location
 from fetcher.model.secret import AWSKeys, Secret
 
@@ -199,3 +200,18 @@ def test_machine_metadata_is_asked_only_where_it_is_said_to_be_there(tmp_path: P
     assert run(program, files) == "None 0"
     assert run(program, files | {"AWS_EC2_METADATA_DISABLED": "true"}) == "None 0"
     assert run(program, files | {"AWS_EC2_METADATA_DISABLED": "false"}) == "None 1"
+
+
+@pytest.mark.parametrize(
+    "resource", [S3.at("s3://b-1/k"), S3.at(f"{OWN}/b-1/k"), HF("acme/own", token=Secret("hf_own")), Ollama.of("tiny")]
+)
+def test_an_item_of_a_market_is_asked_for_as_a_job_is(resource: S3 | HF | Ollama) -> None:
+    """Neither the operator's keys nor a way around the guard: the list is a stranger's, whoever runs the command."""
+    asker = credentials.for_market(resource, settings(OWN), {**ENVIRON, "HF_TOKEN": "hf_operator"})
+    assert (asker.role, asker.trusted_origins) == ("job", frozenset())
+    assert asker.credential == (resource.token if isinstance(resource, HF) else None)
+
+
+def test_an_item_of_a_market_at_the_hub_gets_the_operators_token() -> None:
+    asker = credentials.for_market(HF("acme/gated"), settings(), {"HF_TOKEN": "hf_operator"})
+    assert (asker.role, asker.credential, asker.trusted_origins) == ("job", Secret("hf_operator"), frozenset())

@@ -176,6 +176,19 @@ def test_several_places_are_one_tree() -> None:
     run(test)
 
 
+def test_several_places_with_one_name_and_one_size() -> None:
+    """Uploads in parts: no digest is listed, only ETags tell equal objects from others."""
+
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        for name, seed in (("b-1", 1), ("b-2", 1), ("b-3", 2)):
+            s3.add_bucket(name).put("p/a", Synthetic(3 * MIB, seed), part_bytes=MIB, checksum=None)
+        one, same, other = (S3Location.parse(f"s3://b-{number}/p/") for number in (1, 2, 3))
+        assert paths(await ask.origin.resolve(S3((one, same)), INSIDER)) == ["a"]
+        assert (await refused(ask, S3((one, other)))).kind == "resource"
+
+    run(test)
+
+
 # -- names -------------------------------------------------------------------------------------------------------------
 
 KEPT = {"spaces", "plus-and-space", "xml", "query", "non-characters", "astral", "marker", "marker-beside", "long-path"}
