@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import re
 from dataclasses import fields
 from inspect import CO_COROUTINE
@@ -83,3 +84,12 @@ def test_the_example_for_tests_of_users_runs() -> None:
     exec(compile(block, "README.md", "exec"), names)
     # All that the text around it promises.
     assert {"hub", "s3", "registry", "market"} <= names.keys()
+
+
+def test_documents_shown_to_programs_are_read() -> None:
+    resources, market = re.findall(r"^```jsonc\n(.*?)^```", (CHECKOUT / "docs/MACHINE.md").read_text(), re.M | re.S)
+    job = fetcher.parse_job({"ops": [{"id": "run", "args": {"resources": json.loads(resources)}}]})
+    assert len(job.mounts) == 5 and not job.deferred
+    found = fetcher.parse_market(market)
+    assert [item.kind for item in found.resources] == ["HF", "S3", "Ollama"]
+    assert not [item for item in (*found.resources, *found.images) if item.fault]

@@ -24,12 +24,18 @@ LINE_CHARACTERS = 100
 
 
 def run_on_loop(context: Context, main: Callable[[Fetcher], Coroutine[Any, Any, R]]) -> R:
-    """Run ``main`` with an entered Fetcher and a display. Ctrl-C ends it with a sentence about what is kept."""
+    """Run ``main`` with an entered Fetcher and a display. Ctrl-C ends it with a sentence about what is kept; a reader
+    that closes stdout ends it, too."""
+    import asyncio
+
     from fetcher import client
 
     reporter = Reporter(context.output)
 
     async def entered() -> R:
+        task = asyncio.current_task()
+        assert task is not None
+        reporter.on_reader_gone = task.cancel
         async with context.fetcher(on_event=reporter) as fetcher:
             return await main(fetcher)
 
@@ -38,6 +44,10 @@ def run_on_loop(context: Context, main: Callable[[Fetcher], Coroutine[Any, Any, 
             return client.run(entered)
     except InterruptedByUser as error:
         raise InterruptedByUser(f"stopped; {reporter.kept()}", hint=error.hint) from None
+    except asyncio.CancelledError:
+        if not reporter.reader_gone:
+            raise
+        raise BrokenPipeError from None
 
 
 def tell_plan(context: Context, plan: FetchPlan) -> None:

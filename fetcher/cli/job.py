@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fetcher.cli.context import Context, lease_s
 from fetcher.cli.inspect import when
 from fetcher.cli.output import table
-from fetcher.errors import UsageError
+from fetcher.errors import LeaseError, UsageError
 from fetcher.model.job import parse_job
 from fetcher.model.json_text import TEXT_BYTES_MAX
 from fetcher.model.quantities import format_size
@@ -33,7 +33,7 @@ argument of its own (``/x --privileged``)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE|-", help="a Job Definition in JSON; - reads stdin")
+    parser.add_argument("file", metavar="FILE|-", help="a Job Definition in JSON or YAML; - reads stdin")
     parser.add_argument(
         "--lease", metavar="DURATION", type=lease_s, help="how long the mounts are kept at least (default: 24h)"
     )
@@ -69,6 +69,12 @@ def run(context: Context) -> int:
                     f"ops {shown(other)} and {shown(request.op)} both mount {shown(request.target)}",
                     hint="--format docker prints the mounts of one container; use --json, and choose by op",
                 )
+    if options.owner_pid is not None and not os.path.exists(f"/proc/{options.owner_pid}"):
+        # Said again when the lease is taken; here it saves a download.
+        raise LeaseError(
+            f"there is no process {options.owner_pid} that a lease could end with",
+            hint="--owner-pid takes the pid of a running process, as this program sees it",
+        )
     _mention_token(context, job)
     if not options.hold and not context.dry_run and _answer_from_cache(context, job):
         return 0

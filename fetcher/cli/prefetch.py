@@ -73,6 +73,11 @@ def _names_a_market(place: str) -> bool:
     """Whether ``place`` is a market or a URL; else a file. Raises UsageError for what is neither."""
     if place == "-" or re.match(r"https?://", place, re.IGNORECASE):
         return place != "-"
+    if "://" in place:
+        raise UsageError(
+            f"{shown(place)} is a resource, not a list",
+            hint="fetcher get takes resources; prefetch a market or its list",
+        )
     if "/" in place or "." in place or os.path.exists(place):
         return False
     fault = market_fault(place)

@@ -37,6 +37,10 @@ class Reporter:
         self._display: Display | None = None
         self._said: set[str] = set()
         self.last: Progress | None = None
+        self.reader_gone = False
+        """Whoever read stdout has closed it."""
+        self.on_reader_gone: Callable[[], object] | None = None
+        """Ends the run then: nobody waits for it any more."""
 
     def __enter__(self) -> Reporter:
         self._display = _display_for(self._output)
@@ -52,11 +56,19 @@ class Reporter:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress):
             self.last = event
-            if self._display is not None:
-                self._display.show(event)
+            if self._display is not None and not self.reader_gone:
+                self._show(self._display, event)
         elif event.message not in self._said:
             self._said.add(event.message)
             self._output.say(f"note: {printable(event.message)}")
+
+    def _show(self, display: Display, progress: Progress) -> None:
+        try:
+            display.show(progress)
+        except BrokenPipeError:
+            self.reader_gone = True
+            if self.on_reader_gone is not None:
+                self.on_reader_gone()
 
     def kept(self) -> str:
         """What a stopped run leaves for the next one, in words."""

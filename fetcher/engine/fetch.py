@@ -209,7 +209,7 @@ class Engine:
             pending = made.once_more(tries)
             results |= {prepared[index].ask: error for index, error in made.failed.items()}
         await self._tidy(observer)
-        if whole:
+        if whole and any(isinstance(result, Outcome) for result in results.values()):
             observer.enter("done")
         return [results[ask] for ask in asks]
 

@@ -242,7 +242,8 @@ class Prefetch:
                 fetching = group.create_task(fetch())
         except BaseExceptionGroup as errors:
             raise first_error(errors) from None
-        observer.enter("done")
+        if any(isinstance(result, Outcome) for result in fetching.result()) or self._images:
+            observer.enter("done")
         return plans[0], fetching.result(), pulling.result()
 
     def _in_order(self) -> tuple[PrefetchItem, ...]:

@@ -1,0 +1,44 @@
+"""A reader that goes away in the middle ends the program, and what it was doing."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from fetcher.testing.faults import Trickle
+from fetcher.testing.hub import Hub
+from tests.support.cli import CommandLine
+
+MIB = 1 << 20
+
+
+def test_a_reader_that_leaves_in_mid_download_ends_it(run_cli: CommandLine, hub: Hub) -> None:
+    hub.add_repo("acme/slow", files={"weights.bin": bytes(40 * MIB)})
+    hub.faults.add(Trickle(100_000.0).on("cdn"))
+    process = run_cli.start("get", "hf://acme/slow", "--json")
+    with process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        began = time.monotonic()
+        process.stdout.close()
+        process.wait(30)
+        told = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert told == b""
+    assert hub.body_bytes_sent() < 30 * MIB, "it went on for nobody"
+    assert time.monotonic() - began < 25
+
+
+def test_an_owner_that_is_not_there_is_told_before_anything_is_fetched(run_cli: CommandLine, hub: Hub) -> None:
+    hub.add_repo("acme/tiny", files={"a": b"a"})
+    job = '{"ops": [{"id": "x", "args": {"resources": [{"type": "HF", "repo": "acme/tiny", "target": "/d"}]}}]}'
+    done = run_cli("job", "-", "--owner-pid", "999999999", input=job)
+    assert (done.exit_code, done.stdout) == (60, "")
+    assert "no process 999999999" in done.stderr and "hint: " in done.stderr
+    assert not hub.requests
+
+
+def test_a_run_that_got_nothing_is_not_done(run_cli: CommandLine, hub: Hub) -> None:
+    done = run_cli("get", "hf://acme/nothing", "--json")
+    assert done.exit_code == 21
+    assert "done" not in {line["phase"] for line in done.events("progress")}
