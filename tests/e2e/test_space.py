@@ -196,7 +196,13 @@ def test_a_limit_on_the_size_of_files(hub: Hub, cache_dir: Path) -> None:
 
 def test_a_cache_that_is_removed_under_a_fetch_ends_typed(hub: Hub, cache_dir: Path) -> None:
     hub.add_repo(REPO, files=mixed_files())
-    hub.faults.add(OnRequest(lambda exchange: shutil.rmtree(cache_dir / "partials-v1")).on("cdn", nth=1))
+
+    def remove(exchange: object) -> None:
+        # First away under its name, at once: a Partial that is being made meanwhile would make rmtree alone fail.
+        removed = (cache_dir / "partials-v1").rename(cache_dir / "removed")
+        shutil.rmtree(removed, ignore_errors=True)
+
+    hub.faults.add(OnRequest(remove).on("cdn", nth=1))
     settings = options(hub, cache_dir)
     with Child(settings) as child:
         fact = child.result()
