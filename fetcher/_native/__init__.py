@@ -6,13 +6,15 @@ all floors: must not know anything else of this package.
 """
 
 import os
+from importlib import import_module
 
 __all__ = ["ACTIVE", "SubtreeHasher", "describe", "hash_blocks", "merge_root", "root_of", "scan_file", "write_blocks"]
 
 try:
     if os.environ.get("FETCHER_NATIVE") == "plain":
         raise ImportError("FETCHER_NATIVE=plain")
-    from fetcher._native import blake3 as _core
+    # `from fetcher._native import blake3` would speak of a circular import where there is none.
+    _core = import_module("fetcher._native.blake3")
     from fetcher._native._check import wrong_answer, wrong_kernel
     from fetcher._native.blake3 import SubtreeHasher, hash_blocks, merge_root, root_of, scan_file, write_blocks
 
