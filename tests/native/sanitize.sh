@@ -71,7 +71,7 @@ INI
 cd "$work/copy"
 # Tests that build have the compiler under the sanitizers' preload: they are run elsewhere.
 sanitized FETCHER_NATIVE= "$python" -m pytest -q -c pytest.ini tests/native --ignore tests/native/test_build.py \
-    -p no:xdist -p no:randomly "$@"
+    --ignore tests/native/test_wheel.py -p no:xdist -p no:randomly "$@"
 sanitized "$python" - <<'PY'
 from fetcher import _native
 
