@@ -75,7 +75,7 @@ def test_nothing_of_an_earlier_build_stands_in_for_one_that_fails(tmp_path: Path
 
 @pytest.mark.needs("native")
 def test_the_copy_builds(tmp_path: Path) -> None:
-    # Without this, the two above could pass for a reason that has nothing to do with the compiler.
+    # Without this, those above could pass for a reason that has nothing to do with the compiler.
     run = build(tmp_path, FETCHER_BUILD_REQUIRE_NATIVE="1")
     assert run.returncode == 0, run.stderr
     assert sorted(path.name for path in (tmp_path / "fetcher").rglob("*.so")) == [
