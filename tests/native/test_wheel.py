@@ -203,9 +203,9 @@ def test_wheel_works(python: Path, installed: Path, tmp_path: Path) -> None:
     # -s: no package of the user's own.
     said = succeed(python, "-s", SMOKE, directory=tmp_path, PYTHONPATH=str(installed)).splitlines()
     assert said[0].startswith(version_of(python))
-    assert said[1].startswith(f"{installed}/fetcher/_native/blake3.abi3.so (")
     assert "portable" in said[1]
-    assert said[2].startswith(f"{installed}/fetcher/_native/sha256.")
+    loaded = {line.split(" (")[0] for line in said[1:]}
+    assert {f"{installed}/fetcher/_native/{module}.abi3.so" for module in NATIVE_MODULES} <= loaded
     version = succeed(python, "-s", "-m", "fetcher", "--version", directory=tmp_path, PYTHONPATH=str(installed))
     assert f"(Python {said[0].split()[0]}, core: native (" in version
 
