@@ -7,36 +7,21 @@ and more. This module must not know what the bytes mean; its readable twin is pu
 import os
 from operator import index  # a float is no number of bytes, though C would take it
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AsString, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+
+from fetcher._native.arguments cimport GIL_BYTES, PAGE_BYTES, READ_BUFFER_BYTES, PyBuffer_Release, take_bytes
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **pointer, size_t alignment, size_t size)
 
 CV_BYTES = BLAKE3_CV_BYTES
 
-# Below this, handing the GIL over costs more than hashing (the same threshold as hashlib and the blake3 package).
-cdef enum:
-    GIL_BYTES = 2048
-    SCAN_BUFFER_BYTES = 256 * 1024  # half of a common L2: read and hashed before it leaves the cache
-    PAGE_BYTES = 4096
-
 cdef object FILE_BYTES_MAX = (1 << 63) - 1  # off_t
 cdef object BLOCK_BYTES_MIN = BLAKE3_CHUNK_BYTES
 cdef object BLOCK_BYTES_MAX = 1 << 30
 cdef object KEY_BYTES = 32
-
-
-cdef int take_bytes(object data, Py_buffer *view) except -1:
-    """A contiguous buffer of single bytes; the caller releases it."""
-    PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
-    if view.itemsize != 1:
-        PyBuffer_Release(view)
-        raise TypeError(f"data must be a buffer of single bytes, its items have {view.itemsize}")
-    return 0
 
 
 cdef size_t checked_block(object block) except 0:
@@ -185,7 +170,7 @@ def scan_file(fd, offset, length, expected, *, block=1 << 20):
     cdef bytearray bad = bytearray(count)
     cdef uint8_t *marks = <uint8_t *>PyByteArray_AsString(bad)
     cdef const uint8_t *cvs = <const uint8_t *>PyBytes_AsString(wanted)
-    cdef size_t buffer_bytes = min(block_bytes, <size_t>SCAN_BUFFER_BYTES)
+    cdef size_t buffer_bytes = min(block_bytes, <size_t>READ_BUFFER_BYTES)
     cdef void *buffer = NULL
     cdef int error = posix_memalign(&buffer, PAGE_BYTES, buffer_bytes)
     if error:

@@ -150,10 +150,8 @@ def test_the_journal_survives_a_round_trip(tmp_path: Path) -> None:
     head = PartialHead("c" * 64, "https://h/ü", 1 << 50, '"etag"', "m", True, "p", "origin")
     record = journal.block_record((1 << 50) - 1, bytes(range(32)))
     (tmp_path / "journal").write_bytes(journal.head_bytes(head) + record + record[:-1])
-    assert journal.read(tmp_path / "journal") == (
-        head,
-        {(1 << 50) - 1: bytes(range(32))},
-        len(journal.head_bytes(head)) + 48,
+    assert journal.read(tmp_path / "journal") == journal.Found(
+        head, {(1 << 50) - 1: bytes(range(32))}, (), len(journal.head_bytes(head)) + 48
     )
 
 

@@ -19,6 +19,8 @@ PUBLISHED = {
 }
 """Length → first 32 bytes of the published BLAKE3 vector; its input byte i is i mod 251."""
 
+PUBLISHED_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
 MIB = 1 << 20
 
 
@@ -61,13 +63,23 @@ def try_blake3() -> str:
 
 
 def try_sha256() -> str:
-    data = paint(MIB + 1)
-    one, other = sha256.Sha256(), sha256.Sha256()
-    sha256.sha256_pair(one, b"abc", other, data)
-    # The first example of FIPS 180.
-    require("SHA-256 of abc", one.hexdigest(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
-    require("SHA-256 of 1 MiB and a byte", other.digest(), hashlib.sha256(data).digest())
-    return sha256.__file__
+    for kernel in sha256.simd_names():
+        sha256.set_simd(kernel)
+        data = paint(MIB + 1)
+        one, other = sha256.Sha256(), sha256.Sha256()
+        sha256.sha256_pair(one, b"abc", other, data)
+        # The first example of FIPS 180.
+        require(f"SHA-256 of abc by {kernel}", one.hexdigest(), PUBLISHED_SHA256)
+        require(f"SHA-256 of 1 MiB and a byte by {kernel}", other.digest(), hashlib.sha256(data).digest())
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            begun = sha256.Sha256()
+            begun.update_file(file.fileno(), 0, 100_001)
+            resumed = sha256.Sha256.load(begun.export())
+            resumed.update_file(file.fileno(), 100_001, MIB)
+        require(f"SHA-256 that was saved, by {kernel}", resumed.digest(), hashlib.sha256(data).digest())
+    return f"{sha256.__file__} ({', '.join(sha256.simd_names())})"
 
 
 if __name__ == "__main__":
