@@ -2,11 +2,11 @@
 #include "sha256_machine.h"
 
 #if SHA256_HAS_ARM
-/* gcc names the extension "+crypto" or "+sha2", clang "sha2"; both take the intrinsics only in functions that have it. */
+/* Both compilers take the intrinsics only in functions that have the extension, and gcc's header wants it by its older name. */
 #ifdef __clang__
 #define TARGET __attribute__((target("sha2")))
 #else
-#define TARGET __attribute__((target("+sha2")))
+#define TARGET __attribute__((target("+crypto")))
 #endif
 #define INLINE TARGET static inline __attribute__((always_inline))
 
@@ -26,6 +26,11 @@ INLINE void rounds(struct halves *state, words w) {
     words abcd = state->abcd;
     state->abcd = vsha256hq_u32(abcd, state->efgh, w);
     state->efgh = vsha256h2q_u32(state->efgh, abcd, w);
+}
+
+INLINE void both_rounds(struct halves *a, words w_a, struct halves *b, words w_b) {
+    rounds(a, w_a);
+    rounds(b, w_b);
 }
 
 INLINE void add(struct halves *state, struct halves before) {
