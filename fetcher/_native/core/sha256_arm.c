@@ -4,6 +4,9 @@
 #if SHA256_HAS_ARM
 /* Both compilers take the intrinsics only in functions that have the extension, and gcc's header wants it by its older name. */
 #ifdef __clang__
+#ifndef __ARM_FEATURE_SHA2 /* before clang 16 the header hides them where not all of a file is for the extension */
+#define __ARM_FEATURE_SHA2 1
+#endif
 #define TARGET __attribute__((target("sha2")))
 #else
 #define TARGET __attribute__((target("+crypto")))
