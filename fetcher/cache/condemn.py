@@ -25,9 +25,10 @@ from fetcher.cache.damage import Action, Damage, DamagedFile, Finding, Place
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.leases import Leases
+from fetcher.cache.records import Snapshot
 from fetcher.cache.removal import Removal, Removed, to_trash
 from fetcher.cache.snapshots import COLUMNS, DAMAGED, read_sidecar, record
-from fetcher.cache.survey import identity_of, listed_files
+from fetcher.cache.survey import identity_of, listed_files, roots_of
 from fetcher.errors import CacheError
 
 SETTLE_S = 1.0
@@ -133,18 +134,32 @@ class Condemning:
         return places, finding.of_blob and finding.root is not None and self._blob_is_it(rows, finding)
 
     def _is_there(self, rows: Rows, finding: Finding, place: Place) -> bool:
-        wanted = place.snapshot.id
-        if wanted in self._gone:
+        """Whether the fact itself still holds: the Snapshot may have been removed, and published anew since."""
+        snapshot = place.snapshot
+        if snapshot.id in self._gone:
             return True
-        if not rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone():
+        if not rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (snapshot.id,)).fetchone():
             return False
+        if finding.reason == "sidecar":
+            return self._list_is_wrong(rows, snapshot)
         try:
-            found = os.lstat(place.snapshot.path)
-        except FileNotFoundError:
-            return place.directory is None
-        if place.directory is None:
-            return finding.reason == "unreadable" or not stat.S_ISDIR(found.st_mode)
-        return identity_of(found) == place.directory
+            found = os.lstat(finding.path if finding.identity is None else snapshot.path / place.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return finding.reason == "missing"
+        except OSError:
+            return finding.reason == "unreadable"
+        if finding.identity is not None:
+            return identity_of(found) == finding.identity
+        if finding.reason == "kind":
+            return not (stat.S_ISREG if place.path else stat.S_ISDIR)(found.st_mode)
+        return finding.reason != "missing"
+
+    def _list_is_wrong(self, rows: Rows, snapshot: Snapshot) -> bool:
+        try:
+            listed_files(self._layout, snapshot, roots_of(rows, snapshot.id))
+        except CacheError:
+            return True
+        return False
 
     def _blob_is_it(self, rows: Rows, finding: Finding) -> bool:
         assert finding.root is not None
@@ -171,9 +186,8 @@ class Condemning:
             if snapshot.id in self._known:
                 continue
             try:
-                files = listed_files(self._layout, snapshot)
-                directory = identity_of(os.lstat(snapshot.path))
-            except (CacheError, OSError):
+                files = listed_files(self._layout, snapshot, roots_of(rows, snapshot.id))
+            except CacheError:
                 continue  # a scrub of its own will tell what is wrong with that
             for file in files:
                 path = snapshot.path / file.path
@@ -182,7 +196,7 @@ class Condemning:
                 except OSError:
                     continue
                 if same:
-                    places.append(Place(snapshot, file.path, directory, file.verified_by))
+                    places.append(Place(snapshot, file.path, file.verified_by))
         return places
 
     # --- what is done

@@ -18,8 +18,9 @@ Action = Literal["removed", "in_use", "repaired", "none"]
 """``removed``: out of service, nobody gets it any more. ``in_use``: the same, but a lease holds a Snapshot, which stays
 for its job until that has ended. ``repaired``: made anew from what is right. ``none``: a dry run only looks."""
 
-Identity = tuple[int, int]
-"""Device and inode: what tells a body from another that has its name now."""
+Identity = tuple[int, int, int]
+"""Device, inode and time of the last change of its bytes: what tells a body from another that has its name now. The
+inode alone does not: that of a file just removed is given to the next one that is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,6 @@ class Place:
     snapshot: Snapshot
     path: str
     """Relative to the Snapshot's directory; empty for all of it."""
-    directory: Identity | None
-    """Of the Snapshot's directory; None: there was none."""
     verified_by: str = "size"
 
 

@@ -35,10 +35,17 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Step:
     """How to go through a body: how far at once, and what to do then. Several threads share one."""
 
-    def __init__(self, blocks: int, done: Callable[[int], None], skipped: Callable[[int], None]) -> None:
-        """``done`` is called with the bytes of each step, and may raise to give it up; ``skipped`` with those that are
-        not read."""
+    def __init__(
+        self,
+        blocks: int,
+        begin: Callable[[], None],
+        done: Callable[[int], None],
+        skipped: Callable[[int], None],
+    ) -> None:
+        """``begin`` is called before each step, may wait, and may raise to give it up; ``done`` with the bytes of each
+        step, ``skipped`` with those that are not read."""
         self.blocks = blocks
+        self.begin = begin
         self.done = done
         self.skipped = skipped
 
@@ -60,9 +67,8 @@ def check(body: Body, layout: Layout, step: Step) -> list[Finding]:
         return [_about(body, "unreadable", f"can't be opened: {os.strerror(error.errno or 0)}", None)]
     try:
         status = os.fstat(descriptor)
-        if identity_of(status) != body.identity:
-            step.skipped(body.size)
-            return []
+        # Another body may have the name now. It should be the same content, so it is read all the same.
+        body.identity = identity_of(status)
         if status.st_size != body.size:
             step.skipped(body.size)
             return [_about(body, "size", f"has {status.st_size} bytes, should have {body.size}", None)]
@@ -92,6 +98,7 @@ class _Reading:
 
     def small(self) -> list[Finding]:
         body = self._body
+        self._step.begin()
         data, unreadable = self._read(0, bytearray(body.size))
         self._behind(0, body.size)
         if unreadable:
@@ -135,6 +142,7 @@ class _Reading:
         count = hashing.block_count(self._body.size)
         for first in range(0, count, self._step.blocks):
             last = min(count, first + self._step.blocks)
+            self._step.begin()
             try:
                 bad += self._scan(first, last, cvs)
             except OSError as error:
@@ -165,6 +173,7 @@ class _Reading:
         for block in range(hashing.block_count(self._body.size)):
             offset = block * BLOCK
             length = min(self._body.size - offset, BLOCK)
+            self._step.begin()
             data, failed = self._read(offset, memoryview(buffer)[:length])
             if failed:
                 unreadable.append(block)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fetcher.cache.damage import Finding, Identity, Place, Reason
-from fetcher.cache.index import Index
+from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_error
 from fetcher.cache.records import Snapshot, SnapshotFile
 from fetcher.cache.snapshots import files_of, read_sidecar, snapshot_id
@@ -102,18 +102,17 @@ class Surveyor:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 if error.errno not in MEDIA_ERRNOS:
                     raise disk_error(error, "look at", snapshot.path) from error
-                survey.findings.append(_of_place("unreadable", Place(snapshot, "", None), os.strerror(error.errno)))
+                survey.findings.append(_of_place("unreadable", Place(snapshot, ""), os.strerror(error.errno)))
                 return
             reason: Reason = "missing" if error.errno == errno.ENOENT else "kind"
             words = "the directory is missing" if reason == "missing" else "it is no directory"
-            survey.findings.append(_of_place(reason, Place(snapshot, "", None), words))
+            survey.findings.append(_of_place(reason, Place(snapshot, ""), words))
             return
         try:
-            directory = identity_of(os.fstat(top))
             try:
                 files = listed_files(self._layout, snapshot, roots)
             except CacheError as error:
-                place = Place(snapshot, "", directory)
+                place = Place(snapshot, "")
                 survey.findings.append(
                     _of_place("sidecar", place, error.message, path=self._layout.sidecar(snapshot.id))
                 )
@@ -123,18 +122,23 @@ class Surveyor:
             os.close(top)
         survey.files += len(files)
         for file in files:
-            self._file(file, Place(snapshot, file.path, directory, file.verified_by), found, survey)
+            self._file(file, Place(snapshot, file.path, file.verified_by), found, folders, survey)
         above = {folder for file in files for folder in _folders_of(file.path)}
         for path in sorted({*found} | (folders - above)):
-            place = Place(snapshot, path, directory)
+            place = Place(snapshot, path)
             survey.findings.append(_of_place("extra", place, "is not on the list of its files"))
         for path, words in unreadable:
-            survey.findings.append(_of_place("unreadable", Place(snapshot, path, directory), words))
+            survey.findings.append(_of_place("unreadable", Place(snapshot, path), words))
 
-    def _file(self, file: SnapshotFile, place: Place, found: dict[str, os.stat_result], survey: Survey) -> None:
+    def _file(
+        self, file: SnapshotFile, place: Place, found: dict[str, os.stat_result], folders: set[str], survey: Survey
+    ) -> None:
         status = found.pop(file.path, None)
         size = file.size
-        if status is None:
+        if file.path in folders:
+            folders.discard(file.path)
+            survey.findings.append(_of_place("kind", place, "is no plain file", size=size, root=file.root))
+        elif status is None:
             survey.findings.append(_of_place("missing", place, "is missing", size=size, root=file.root))
         elif not stat.S_ISREG(status.st_mode):
             survey.findings.append(_of_place("kind", place, "is no plain file", size=size, root=file.root))
@@ -166,8 +170,15 @@ class Surveyor:
         body.path, body.of_blob = path, True
 
 
-def listed_files(layout: Layout, snapshot: Snapshot, roots: Collection[str] | None = None) -> list[SnapshotFile]:
-    """What a Snapshot's sidecar lists, if it agrees with the index (and with ``roots``, those that it refers to there).
+def roots_of(rows: Rows, snapshot_id: str) -> set[str]:
+    """What a Snapshot refers to, as the index has it."""
+    return {
+        root for (root,) in rows.execute("SELECT root FROM snapshot_blobs WHERE snapshot_id = ?", (snapshot_id,))
+    }  # fmt: skip
+
+
+def listed_files(layout: Layout, snapshot: Snapshot, roots: Collection[str]) -> list[SnapshotFile]:
+    """What a Snapshot's sidecar lists, if it agrees with the index, where ``roots`` are those that it refers to.
 
     Raises CacheError with what is wrong: a sidecar has no checksum of its own, but few of its bits can turn unseen.
     """
@@ -190,7 +201,7 @@ def listed_files(layout: Layout, snapshot: Snapshot, roots: Collection[str] | No
         and len(files) == snapshot.files
         and sum(file.size for file in files) == snapshot.bytes
         and len({file.path for file in files}) == len(files)
-        and (roots is None or found == set(roots))
+        and found == set(roots)
     )
     if not same:
         raise CacheError("its list of files is not the one that was published")
@@ -247,7 +258,7 @@ def _folders_of(path: str) -> Iterator[str]:
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _now() -> float:

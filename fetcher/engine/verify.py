@@ -53,7 +53,7 @@ class _Work:
         """Gone, replaced, or of another size: not worth reading."""
         self.bodies_done = 0
         blocks = STEP_BLOCKS if rate_bytes_per_s is None else min(STEP_BLOCKS, max(1, rate_bytes_per_s // BLOCK))
-        self._step = Step(blocks, self._done, self._skipped)
+        self._step = Step(blocks, self._begin, self._done, self._skipped)
 
     def run(self) -> None:
         """One thread's."""
@@ -74,17 +74,18 @@ class _Work:
         with self._lock:
             self.bytes_skipped += byte_count
 
-    def _done(self, byte_count: int) -> None:
-        """After each step: count it, wait as long as the rate demands."""
+    def _begin(self) -> None:
+        """Before each step: wait until the rate allows for what was read so far. What was found is told before that."""
         with self._lock:
-            self.bytes_done += byte_count
-            pause_s = 0.0
-            if self._rate is not None:
-                now = time.monotonic()
-                self._due = max(self._due, now) + byte_count / self._rate
-                pause_s = self._due - now
+            pause_s = self._due - time.monotonic()
         if self.stop.wait(pause_s) if pause_s > 0 else self.stop.is_set():
             raise _Stopped
+
+    def _done(self, byte_count: int) -> None:
+        with self._lock:
+            self.bytes_done += byte_count
+            if self._rate is not None:
+                self._due = max(self._due, time.monotonic()) + byte_count / self._rate
 
 
 def verify(

@@ -96,6 +96,12 @@ def blocks_or_none(*blocks: int) -> tuple[int, ...] | None:
     return blocks if hashing.HAS_TREE else None
 
 
+def share(cache: Cache, name: str, contents: Mapping[str, bytes]) -> Snapshot:
+    """Another resource of Blobs that are there."""
+    files = [(entry(path, data), root_of(data) if data else None, "sha256") for path, data in contents.items()]
+    return cache.publish(new_snapshot(name, contents, cache._clock()), files)
+
+
 @pytest.fixture
 def snapshot(cache: Cache) -> Snapshot:
     return publish(cache, "m", CONTENTS)
@@ -116,7 +122,7 @@ def no_links(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
 
 
 def test_a_sound_cache(cache: Cache, snapshot: Snapshot) -> None:
-    publish(cache, "again", CONTENTS)
+    share(cache, "again", CONTENTS)
     put(cache, b"in no snapshot")
     before = files_below(cache)
     report = verify(cache)
@@ -152,7 +158,7 @@ _FLIPS = [
 def test_a_flipped_bit_is_found_and_named(
     cache: Cache, snapshot: Snapshot, path: str, position: int, block: int
 ) -> None:
-    other = publish(cache, "other", {name: data for name, data in CONTENTS.items() if name != path})
+    other = share(cache, "other", {name: data for name, data in CONTENTS.items() if name != path})
     root = root_of(CONTENTS[path])
     flip(cache.layout.blob(root), position)
     damage = only(verify(cache))
@@ -172,8 +178,8 @@ def test_a_flipped_bit_is_found_and_named(
         assert not data or (cache.blob(root_of(data)) is None) == (name == path)
     assert verify(cache).sound
     assert_sound(cache)
-    assert tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS
     assert [name for name in files_below(cache) if "/." in name] == []
+    assert tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS
 
 
 def test_many_blocks_of_many_files(cache: Cache, snapshot: Snapshot) -> None:
@@ -189,7 +195,7 @@ def test_many_blocks_of_many_files(cache: Cache, snapshot: Snapshot) -> None:
 
 
 def test_every_resource_that_shares_it_is_named(cache: Cache, snapshot: Snapshot) -> None:
-    other = publish(cache, "other", {"renamed": CONTENTS["big"]})
+    other = share(cache, "other", {"renamed": CONTENTS["big"]})
     flip(snapshot.path / "big", 7)
     damage = only(verify(cache, [snapshot]))  # asked about one of them
     assert {(file.resource, file.path) for file in damage.files} == {(snapshot.uri, "big"), (other.uri, "renamed")}
@@ -343,7 +349,7 @@ _SNAPSHOT_EDITS: Sequence[tuple[str, Callable[[Path], object], str, str]] = [
         "small",
     ),
     ("a symlink", lambda top: ((top / "small").unlink(), (top / "small").symlink_to("big")), "kind", "small"),
-    ("a folder", lambda top: ((top / "empty").unlink(), (top / "empty").mkdir()), "missing", "empty"),
+    ("a folder", lambda top: ((top / "empty").unlink(), (top / "empty").mkdir()), "kind", "empty"),
     ("extra", lambda top: (top / "nested" / "extra").write_bytes(b"x"), "extra", "nested/extra"),
     ("extra folder", lambda top: (top / "more").mkdir(), "extra", "more"),
     ("extra symlink", lambda top: (top / "more").symlink_to("/etc"), "extra", "more"),
@@ -602,7 +608,7 @@ def test_an_index_made_anew_gives_it_to_nobody_either(
 
 
 def test_a_leased_one_and_another(cache: Cache, snapshot: Snapshot) -> None:
-    other = publish(cache, "other", {"renamed": CONTENTS["big"]})
+    other = share(cache, "other", {"renamed": CONTENTS["big"]})
     lease = cache.lease_timed([snapshot.id], 3600)
     flip(snapshot.path / "big", 0)
     damage = only(verify(cache))
@@ -874,6 +880,7 @@ def test_an_error_of_the_callers_ends_it(cache: Cache, snapshot: Snapshot) -> No
 
 
 def test_a_limit_of_the_rate(cache: Cache, snapshot: Snapshot) -> None:
-    report = verify(cache, rate_bytes_per_s=16 * MIB)
+    """8 MiB, in steps of at most 4, of which the last is not waited for."""
+    report = verify(cache, rate_bytes_per_s=4 * MIB)
     assert report.sound
-    assert report.elapsed_s > 0.75 * report.bytes / (16 * MIB)
+    assert report.elapsed_s > 0.9
