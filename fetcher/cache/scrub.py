@@ -85,8 +85,9 @@ class _Reading:
 
     About the page cache: pages in memory say nothing of what the disk lost meanwhile, and a cache of hundreds of GB
     must not push out of memory what jobs are using. So what nobody leases is dropped from memory before it is read and
-    behind the reading (a 1 GiB file: 0.1 s of CPU for both); what a lease holds is taken from memory where it is there,
-    and stays there: dropping it would slow down the very job that we are to protect. What is dirty stays in any case.
+    behind the reading; what a lease holds is taken from memory where it is there, and stays there: dropping it would
+    slow down the very job that we are to protect. What is dirty or mapped stays in any case. Measured on 2 GiB, two
+    threads, ext4 on NVMe: 0.65 s with dropping and 0.68 s without, 1.2 s without SEQUENTIAL (half the read-ahead).
     """
 
     def __init__(self, descriptor: int, body: Body, step: Step) -> None:

@@ -365,6 +365,7 @@ class Fetcher:
     ) -> VerifyReport:
         """Read all of a resource, or of the whole cache, and take what is no longer what was verified out of service.
 
+        May take minutes; inside an event loop ``await asyncio.to_thread(f.verify)``, callbacks then come from there.
         ``dry_run`` only reports. ``rate_bytes_per_s`` limits the reading. ``on_damage`` is told each damage as it is
         found; ``on_event`` gets Progress. ``stopped`` is asked now and then: true raises InterruptedByUser.
         """

@@ -728,11 +728,18 @@ def test_what_is_removed_after_it_was_found_is_no_damage(
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("damage", ["content", "missing", "sidecar", "extra"])
 def test_what_was_published_anew_is_left_alone(
-    cache: Cache, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+    cache: Cache, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, dry_run: bool, damage: str
 ) -> None:
-    flip(snapshot.path / "big", 0)
-    (snapshot.path / "small").unlink()
+    if damage == "content":
+        flip(snapshot.path / "big", 0)
+    elif damage == "missing":
+        (snapshot.path / "small").unlink()
+    elif damage == "extra":
+        (snapshot.path / "more").write_bytes(b"")
+    else:
+        cache.layout.sidecar(snapshot.id).unlink()
     done: list[Snapshot] = []
 
     def again() -> None:
@@ -744,6 +751,18 @@ def test_what_was_published_anew_is_left_alone(
     assert verify(cache, dry_run=dry_run).sound
     assert cache.lookup(key_of("m"), None) == done[0]
     assert tree_on_disk(done[0].path) == CONTENTS
+
+
+def test_the_inode_of_another_body_is_no_damage(
+    cache: Cache, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system gives the number of a removed file to the next one."""
+    path = snapshot.path / "big"
+    before = path.stat().st_ino
+    flip(path, 0)
+    _after_the_scan(monkeypatch, cache, lambda: change(path, lambda file: file.write(CONTENTS["big"])))
+    assert verify(cache).sound
+    assert path.stat().st_ino == before and cache.lookup(key_of("m"), None) == snapshot
 
 
 def test_a_blob_whose_name_a_sound_body_took_stays(
