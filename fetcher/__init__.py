@@ -29,6 +29,7 @@ from fetcher.errors import (
 )
 
 if TYPE_CHECKING:
+    from fetcher.cache.damage import Damage, VerifyReport
     from fetcher.cache.records import Snapshot
     from fetcher.client import Fetcher, Lease, Mount, MountSet, get
     from fetcher.config import Settings
@@ -47,6 +48,7 @@ __all__ = [
     "S3",
     "Asker",
     "CacheError",
+    "Damage",
     "DeniedError",
     "Event",
     "Fetcher",
@@ -75,6 +77,7 @@ __all__ = [
     "Snapshot",
     "TransportError",
     "UsageError",
+    "VerifyReport",
     "__version__",
     "get",
     "parse_job",
@@ -84,6 +87,7 @@ __all__ = [
 
 _HOMES = {
     "Asker": "fetcher.model.asker",
+    "Damage": "fetcher.cache.damage",
     "Event": "fetcher.model.events",
     "Fetcher": "fetcher.client",
     "HF": "fetcher.model.resource",
@@ -98,6 +102,7 @@ _HOMES = {
     "S3": "fetcher.model.resource",
     "Settings": "fetcher.config",
     "Snapshot": "fetcher.cache.records",
+    "VerifyReport": "fetcher.cache.damage",
     "get": "fetcher.client",
     "parse_job": "fetcher.model.job",
     "parse_market": "fetcher.model.market",

@@ -3,7 +3,10 @@
 import fetcher
 from fetcher import errors
 
-FACE = ["Fetcher", "Lease", "Mount", "MountSet", "PrefetchItem", "PrefetchReport", "Snapshot", "Settings", "get"]
+FACE = [
+    *("Fetcher", "Lease", "Mount", "MountSet", "PrefetchItem", "PrefetchReport", "Snapshot", "Settings", "get"),
+    *("Damage", "VerifyReport"),
+]
 VALUES = [
     *("HF", "S3", "Ollama", "Asker", "Event", "Notice", "Progress"),
     *("parse_job", "parse_market", "parse_uri", "__version__"),

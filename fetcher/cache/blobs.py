@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fetcher import hashing
 from fetcher.cache import durable
-from fetcher.cache.clearing import remove_tree
+from fetcher.cache.clearing import remove_any, remove_tree
 from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout, disk_errors, make_directory
 from fetcher.cache.partials import DATA, Partial
@@ -172,12 +172,15 @@ class Blobs:
             # they have; the name is for ours.
             self._out_of_the_way(made.place)
 
-    def _out_of_the_way(self, place: Path) -> None:
+    def _out_of_the_way(self, place: Path) -> Path:
+        """Take the name from what has it; returns the trash, which gc empties if nobody else does."""
+        trash = self._layout.trash(self._layout.blobs)
         with self._index.write(durable=False):
             try:
-                os.rename(place, self._layout.trash(self._layout.blobs))
+                os.rename(place, trash)
             except FileNotFoundError:
                 pass  # removed by now
+        return trash
 
     def _link(self, source: Path, target: Path) -> bool:
         """Give a file its final name; False if somebody else's copy has it. Never replaces anything."""
@@ -229,6 +232,21 @@ class Blobs:
             return False
         same = (theirs.root, theirs.size) == (mine.root, mine.size)
         return same and (not mine.block_bytes or theirs.chaining_values == mine.chaining_values)
+
+    def renew_tree(self, root: str, size: int, cvs: bytes, verified_by: str) -> None:
+        """A new ``.tree`` for a Blob whose bytes were just found right, in place of one that is damaged or missing."""
+        block_bytes = hashing.BLOCK_BYTES if cvs else 0
+        tree = tree_of(root, size, block_bytes, [cvs], self.digests(root), verified_by)
+        place = self._layout.tree(root)
+        staged = self._layout.staging(self._layout.blobs, "tree", self._owner_id())
+        with disk_errors("write", place):
+            try:
+                durable.write_file(staged, [tree], BODY_MODE, sync=True)
+                while not self._link(staged, place) and not self._tree_serves(tree, root):
+                    remove_any(self._out_of_the_way(place))
+                durable.sync_directory(place.parent)
+            finally:
+                durable.remove_file(staged)
 
     # --- making: many small contents
 

@@ -14,6 +14,7 @@ from fetcher.cache.index import Index
 from fetcher.cache.layout import random_id
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import GoneError, Lease, LeaseKind, Pin
+from fetcher.cache.snapshots import DAMAGED
 from fetcher.errors import LeaseError
 
 _COLUMNS = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth"
@@ -89,6 +90,12 @@ class Leases:
                 )
             except sqlite3.IntegrityError as error:
                 raise GoneError("a snapshot was removed before it could be leased", ids=lease.snapshot_ids) from error
+            damaged = (
+                "SELECT 1 FROM lease_snapshots JOIN snapshots ON snapshots.id = snapshot_id"
+                " WHERE lease_id = ? AND key LIKE ?"
+            )
+            if rows.execute(damaged, (lease.id, f"{DAMAGED}%")).fetchone():
+                raise GoneError("a snapshot was found damaged before it could be leased", ids=lease.snapshot_ids)
 
     def release(self, lease_id: str) -> None:
         """End a lease. Raises LeaseError for one that is unknown or has ended."""

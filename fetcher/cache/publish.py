@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 from fetcher.cache import durable
@@ -18,7 +19,7 @@ from fetcher.cache.clearing import remove_any
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
-from fetcher.cache.snapshots import COLUMNS, FORMAT, discard_names, record, refresh, snapshot_id
+from fetcher.cache.snapshots import COLUMNS, DAMAGED, FORMAT, discard_names, record, refresh, snapshot_id
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import weakest
 from fetcher.model.manifest import FileEntry
@@ -46,18 +47,26 @@ class Publisher:
         Raises GoneError with the roots that were removed meanwhile (fetch them again), ForbiddenError for names that
         can't live in one directory, CacheError and NoSpaceError for what the disk says. Nothing is visible then.
         """
-        wanted = snapshot_id(
-            key=new.key, manifest_digest=new.manifest_digest, private=new.private, principal=new.principal
-        )
-        present = self._refresh(wanted, new, files)
-        if present is not None:
-            return present
         ordered = sorted(files, key=lambda file: file[0].path)
         for entry, root, _ in ordered:
             safe_path(entry.path)
             if (root is None) != (entry.size == 0):
                 raise InternalError(f"{entry.path} of {entry.size} bytes with root {root}")
         check_tree([entry.path for entry, _, _ in ordered])
+        while True:
+            try:
+                return self._publish(new, ordered)
+            except _TakenOutError:
+                continue
+
+    def _publish(self, new: NewSnapshot, ordered: Sequence[PublishedFile]) -> Snapshot:
+        """One try. Raises _TakenOutError if meanwhile something was found damaged, perhaps what we have just linked."""
+        with self._index.read() as rows:
+            taken_out = _taken_out(rows)
+            wanted, edition = _free_id(rows, new)
+        present = self._refresh(wanted, new, ordered, taken_out)
+        if present is not None:
+            return present
         owner_id = self._owner_id()
         staged = self._layout.staging(self._layout.snapshots, wanted, owner_id)
         sidecar = self._layout.staging(self._layout.snapshots, wanted, owner_id)
@@ -66,9 +75,10 @@ class Publisher:
             with disk_errors("publish", self._layout.snapshot(wanted)):
                 to_sync = _Directory(staged, self._layout).fill(ordered)
                 durable.barrier(to_sync, self._layout.snapshots)
-                text = json.dumps(sidecar_of(wanted, new, ordered), ensure_ascii=False, separators=(",", ":"))
+                value = sidecar_of(wanted, new, ordered, edition)
+                text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
                 durable.write_file(sidecar, [text.encode()], 0o600, sync=True)
-                trash = self._make_visible(wanted, new, ordered, staged, sidecar)
+                trash = self._make_visible(wanted, new, ordered, staged, sidecar, taken_out)
         finally:
             for path in (staged, sidecar, *trash):
                 remove_any(path)
@@ -77,22 +87,34 @@ class Publisher:
             raise GoneError("the snapshot was removed as soon as it was published", ids=(wanted,))
         return found
 
-    def _refresh(self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot | None:
+    def _refresh(
+        self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], taken_out: str
+    ) -> Snapshot | None:
         """An equal Snapshot that is complete: the origin just confirmed it."""
         if self._get(wanted) is None:
             return None
         with self._index.write(durable=True) as rows:
+            if _taken_out(rows) != taken_out:
+                raise _TakenOutError
             if self._is_there(wanted):
                 refresh(rows, wanted, self._clock(), new.fresh_for_s, new.keep_for_s)
                 self._let_go(rows, files)
         return self._get(wanted)
 
     def _make_visible(
-        self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], staged: Path, sidecar: Path
+        self,
+        wanted: str,
+        new: NewSnapshot,
+        files: Sequence[PublishedFile],
+        staged: Path,
+        sidecar: Path,
+        taken_out: str,
     ) -> list[Path]:
         """The last step; returns what has to be deleted after it."""
         now = self._clock()
         with self._index.write(durable=True) as rows:
+            if _taken_out(rows) != taken_out:
+                raise _TakenOutError
             known = rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone()
             if known and self._is_there(wanted):
                 refresh(rows, wanted, now, new.fresh_for_s, new.keep_for_s)
@@ -126,6 +148,32 @@ class Publisher:
         with self._index.read() as rows:
             row = rows.execute(f"SELECT {COLUMNS} FROM snapshots WHERE id = ?", (wanted,)).fetchone()
         return record(row, self._layout) if row and self._is_there(wanted) else None
+
+
+class _TakenOutError(Exception):
+    """A scrub took something out of service since we began; never leaves this room."""
+
+
+def _taken_out(rows: Rows) -> str:
+    """How often a scrub took something out of service; see ``condemn``."""
+    row = rows.execute("SELECT value FROM meta WHERE name = 'taken_out'").fetchone()
+    return "" if row is None else str(row[0])
+
+
+def _free_id(rows: Rows, new: NewSnapshot) -> tuple[str, int]:
+    """The id for a Snapshot, and its edition: the first whose place no damaged one has."""
+    for edition in count():
+        wanted = snapshot_id(
+            key=new.key,
+            manifest_digest=new.manifest_digest,
+            private=new.private,
+            principal=new.principal,
+            edition=edition,
+        )
+        row = rows.execute("SELECT key FROM snapshots WHERE id = ?", (wanted,)).fetchone()
+        if row is None or not str(row[0]).startswith(DAMAGED):
+            return wanted, edition
+    raise AssertionError("unreachable")
 
 
 class _Directory:
@@ -232,11 +280,12 @@ class _Directory:
             self._to_sync.append("/".join((str(self._path), *(folder for folder, _ in self._open[1:]))))
 
 
-def sidecar_of(wanted: str, new: NewSnapshot, files: Sequence[PublishedFile]) -> dict[str, object]:
+def sidecar_of(wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], edition: int) -> dict[str, object]:
     """The JSON beside a Snapshot: enough to make its rows anew."""
     return {
         "format": FORMAT,
         "id": wanted,
+        "edition": edition,
         "key": new.key,
         "uri": new.uri,
         "resource": dict(new.resource),

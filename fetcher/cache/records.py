@@ -91,6 +91,8 @@ class Snapshot:
     keep_until: float
     """Then an unleased, unpinned Snapshot may be removed."""
     manifest_digest: str
+    damaged: bool = False
+    """Nobody gets it any more; it stays for whoever leases it."""
 
     def fresh(self, now: float) -> bool:
         """Whether a hit may be answered without asking the origin."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from typing import Any
 
 from fetcher.cache.blobs import insert_blob, scope_of
@@ -17,7 +18,7 @@ from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import HEX_64, Layout
 from fetcher.cache.publish import insert_snapshot
 from fetcher.cache.records import NewSnapshot, Recovery, SnapshotFile
-from fetcher.cache.snapshots import files_of, read_sidecar, snapshot_id
+from fetcher.cache.snapshots import DAMAGED, files_of, read_sidecar, snapshot_id
 from fetcher.cache.writable import copies, lease_of
 from fetcher.errors import FetcherError
 from fetcher.model.manifest import FileEntry
@@ -78,10 +79,17 @@ def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: 
         keep_for_s=float(sidecar["keep_for_s"]),
     )
     expected = snapshot_id(
-        key=new.key, manifest_digest=new.manifest_digest, private=new.private, principal=new.principal
+        key=new.key,
+        manifest_digest=new.manifest_digest,
+        private=new.private,
+        principal=new.principal,
+        edition=int(sidecar.get("edition", 0)),
     )
     if expected != name or not all(_is_whole(layout, name, file) for file in files):
         return False
+    if sidecar.get("damaged"):
+        # Its lease is lost with all others; somebody may be at work on it still, and nobody else is to get it.
+        new = replace(new, key=DAMAGED + new.key)
     entries = [(FileEntry(file.path, file.size, file.digest), file.root, file.verified_by) for file in files]
     insert_snapshot(rows, name, new, entries, now=now, keep_from=now)
     scope = scope_of(new.private, new.principal)

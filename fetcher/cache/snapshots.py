@@ -31,11 +31,18 @@ TOUCH_INTERVAL_S = 60.0
 
 FORMAT = "fetcher-snapshot-1"
 
+DAMAGED = "damaged:"
+"""What the key of a damaged Snapshot starts with that a lease still holds: nobody asks for such a key."""
 
-def snapshot_id(*, key: str, manifest_digest: str, private: bool, principal: str | None) -> str:
-    """Identity of a Snapshot: the same answer, for the same eyes, has the same directory."""
+
+def snapshot_id(*, key: str, manifest_digest: str, private: bool, principal: str | None, edition: int = 0) -> str:
+    """Identity of a Snapshot: the same answer, for the same eyes, has the same directory.
+
+    ``edition``: counted from 0; the next one where a damaged Snapshot has the place and a lease holds it there.
+    """
     scope = ("private", principal or "") if private else ("public", "")
-    return fields_digest("fetcher-snapshot-v1", key, manifest_digest, *scope)
+    editions = (str(edition),) if edition else ()
+    return fields_digest("fetcher-snapshot-v1", key, manifest_digest, *scope, *editions)
 
 
 class Snapshots:
@@ -109,8 +116,8 @@ class Snapshots:
         """
         now = self._clock()
         with self._index.write(durable=True) as rows:
-            refresh(rows, wanted, now, fresh_for_s, keep_for_s)
-        found = self.get(wanted)
+            refreshed = refresh(rows, wanted, now, fresh_for_s, keep_for_s)
+        found = self.get(wanted) if refreshed else None
         if found is None:
             raise GoneError("the snapshot was removed while it was revalidated", ids=(wanted,))
         return found
@@ -141,7 +148,7 @@ def record(row: Sequence[Any], layout: Layout) -> Snapshot:
     """A row of COLUMNS as a value."""
     return Snapshot(
         id=row[0],
-        key=row[1],
+        key=row[1].removeprefix(DAMAGED),
         uri=row[2],
         revision=row[3],
         path=layout.snapshot(row[0]),
@@ -157,16 +164,19 @@ def record(row: Sequence[Any], layout: Layout) -> Snapshot:
         fresh_until=row[13],
         keep_until=row[14],
         manifest_digest=row[15],
+        damaged=row[1].startswith(DAMAGED),
     )
 
 
 def refresh(rows: sqlite3.Connection, wanted: str, now: float, fresh_for_s: float, keep_for_s: float) -> bool:
-    """Restart both clocks of a row; an immutable public one stays without an end of freshness. False: no such row."""
+    """Restart both clocks of a row; an immutable public one stays without an end of freshness. False: no such row, or
+    one that nobody may get any more."""
     return bool(
         rows.execute(
             "UPDATE snapshots SET validated_at = ?, last_used_at = ?, keep_until = ?, keep_for_s = ?,"
-            " fresh_until = CASE WHEN fresh_until IS NULL AND NOT private THEN NULL ELSE ? END WHERE id = ?",
-            (now, now, now + keep_for_s, keep_for_s, now + fresh_for_s, wanted),
+            " fresh_until = CASE WHEN fresh_until IS NULL AND NOT private THEN NULL ELSE ? END"
+            " WHERE id = ? AND key NOT LIKE ?",
+            (now, now, now + keep_for_s, keep_for_s, now + fresh_for_s, wanted, f"{DAMAGED}%"),
         ).rowcount
     )
 

@@ -24,6 +24,7 @@ from fetcher.errors import InternalError
 
 if TYPE_CHECKING:
     from fetcher.cache.blobs import Blobs
+    from fetcher.cache.condemn import Condemning
     from fetcher.cache.flights import Flights
     from fetcher.cache.gc import Collector, PrunePlan
     from fetcher.cache.markets import Markets
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fetcher.cache.publish import PublishedFile, Publisher
     from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
     from fetcher.cache.space import Reservation, Room
+    from fetcher.cache.survey import Survey
     from fetcher.cache.takeover import Partials
     from fetcher.cache.writable import Copies
     from fetcher.model.digest import Digest
@@ -308,6 +310,32 @@ class Cache:
     def prune_plan(self, *, max_bytes: int | None = None) -> PrunePlan:
         """What pruning would remove: until Blobs take at most ``max_bytes``; None: what has had its time."""
         return self._collector.plan(max_bytes=max_bytes)
+
+    def survey(self, snapshots: Sequence[Snapshot] | None, look: Callable[[], None]) -> Survey:
+        """What a scrub of these Snapshots (None: all, and every Blob) is to read. ``look`` may raise to end it."""
+        from fetcher.cache.survey import Surveyor
+
+        leased = {wanted for lease in self.leases() for wanted in lease.snapshot_ids}
+        found = self.snapshots() if snapshots is None else snapshots
+        return Surveyor(self.index, self.layout, leased, look).survey(found, all_blobs=snapshots is None)
+
+    def condemning(self, known: Sequence[Snapshot], *, dry_run: bool) -> Condemning:
+        """Takes what a scrub of ``known`` finds damaged out of service."""
+        from fetcher.cache.condemn import Condemning
+        from fetcher.cache.removal import Removal
+
+        removal = Removal(self.index, self.layout, self._leases, self._owners)
+        return Condemning(
+            self.index,
+            self.layout,
+            self._leases,
+            removal,
+            self._blobs,
+            self._clock,
+            self._owner_id,
+            (snapshot.id for snapshot in known),
+            dry_run=dry_run,
+        )
 
     def usage(self) -> Usage:
         """Where the space went. Walks the whole cache."""

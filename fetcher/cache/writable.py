@@ -52,7 +52,7 @@ class Copies:
                 raise InterruptedByUser("stopped")
 
         snapshot = self._snapshots.get(snapshot_id)
-        if snapshot is None:
+        if snapshot is None or snapshot.damaged:
             raise _gone(snapshot_id)
         try:
             files = self._snapshots.files(snapshot_id)

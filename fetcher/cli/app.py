@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "ls": "list what is in the cache",
     "inspect": "show one entry of the cache and its files",
     "df": "show where the space went",
+    "verify": "read what is in the cache and take out what is damaged",
     "pin": "keep a resource until it is unpinned",
     "unpin": "let go of what a pin keeps",
     "rm": "remove a resource from the cache",
@@ -34,8 +35,6 @@ COMMANDS: dict[str, str] = {
     "cache": "show where the cache is",
 }
 """Command → its line in ``--help``. Each has a module of its name in this room, imported when it is called."""
-
-LATER = ("verify",)
 
 CLOSED_STDOUT_EXIT_CODE = 128 + signal.SIGPIPE
 """As a shell reports a program that SIGPIPE ended: the reader had enough."""
@@ -176,8 +175,6 @@ def _explained(error: UsageError) -> UsageError:
     if not match:
         return error
     word = match[1]
-    if word in LATER:
-        return UsageError(f"the command {word} is not there yet", hint="fetcher --help lists the commands")
     near = nearest(word, COMMANDS)
     hint = f"did you mean {near}?" if near else "fetcher --help lists the commands"
     return UsageError(f"no such command: {shown(word)}", hint=hint)

@@ -48,6 +48,7 @@ def entry_json(event: str, snapshot: Snapshot, leases: Iterable[Lease], pins: It
         "bytes": snapshot.bytes,
         "verified_by": snapshot.verified_by,
         "private": snapshot.private,
+        "damaged": snapshot.damaged,
         "downloaded_at": snapshot.downloaded_at,
         "validated_at": snapshot.validated_at,
         "last_used_at": snapshot.last_used_at,

@@ -38,6 +38,7 @@ from fetcher.model.uri import parse_uri
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from fetcher.cache.damage import Damage, VerifyReport
     from fetcher.engine.fetch import Engine
     from fetcher.engine.market_lists import MarketSource
     from fetcher.engine.prefetch import Prefetch, PrefetchReport
@@ -352,6 +353,33 @@ class Fetcher:
     def prune(self, *, max_bytes: int | None = None) -> GcReport:
         """Remove what nobody needs; with ``max_bytes`` also what was used longest ago, down to that size."""
         return self.cache.prune_plan(max_bytes=max_bytes).execute()
+
+    def verify(
+        self,
+        resource: str | Resource | Mapping[str, Any] | None = None,
+        *,
+        dry_run: bool = False,
+        rate_bytes_per_s: int | None = None,
+        on_damage: Callable[[Damage], None] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> VerifyReport:
+        """Read all of a resource, or of the whole cache, and take what is no longer what was verified out of service.
+
+        May take minutes; inside an event loop ``await asyncio.to_thread(f.verify)``, callbacks then come from there.
+        ``dry_run`` only reports. ``rate_bytes_per_s`` limits the reading. ``on_damage`` is told each damage as it is
+        found; ``on_event`` gets Progress. ``stopped`` is asked now and then: true raises InterruptedByUser.
+        """
+        from fetcher.client.verify import verify
+
+        return verify(
+            self.cache,
+            None if resource is None else self.resource(resource),
+            dry_run=dry_run,
+            rate_bytes_per_s=rate_bytes_per_s,
+            emit=self._on_event,
+            on_damage=on_damage,
+            stopped=stopped,
+        )
 
 
 def get(uri: str, *, asker: Role = "job", **options: object) -> Path:

@@ -67,12 +67,15 @@ class Observer:
 
     def rate(self, now: float) -> float:
         """Body bytes per second over the last few seconds."""
-        downloaded = self.bytes_downloaded + self.beside.bytes_downloaded
-        self._samples.append((now, downloaded))
+        moved = self._bytes_moved()
+        self._samples.append((now, moved))
         while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_WINDOW_S:
             self._samples.popleft()
         began, count = self._samples[0]
-        return (downloaded - count) / (now - began) if now > began else 0.0
+        return (moved - count) / (now - began) if now > began else 0.0
+
+    def _bytes_moved(self) -> int:
+        return self.bytes_downloaded + self.beside.bytes_downloaded
 
     def tick(self, *, force: bool = False) -> None:
         """Tell the numbers, unless that was done a moment ago."""
@@ -109,3 +112,10 @@ class Observer:
         except Exception:
             # The caller's display is broken; the caller's download is not.
             self._emit = None
+
+
+class ReadingObserver(Observer):
+    """Of a run that reads the disk: what it has read is its rate."""
+
+    def _bytes_moved(self) -> int:
+        return self.bytes_done

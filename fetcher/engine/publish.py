@@ -51,7 +51,8 @@ class Publishing:
 
     def _use(self, snapshot: Snapshot) -> None:
         """In a worker: a hit is used now, so tidying up spares it. Raises GoneError if it was removed since."""
-        if self._cache.get_snapshot(snapshot.id) is None:
+        known = self._cache.get_snapshot(snapshot.id)
+        if known is None or known.damaged:
             raise GoneError("a resource was removed from the cache meanwhile", ids=(snapshot.id,))
         self._cache.touch(snapshot.id)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 EVENTS = (
     "cache_dir",
+    "damage",
     "df",
     "doctor",
     "entry",
@@ -26,6 +27,7 @@ EVENTS = (
     "snapshot",
     "summary",
     "unpinned",
+    "verified",
 )
 
 

@@ -72,7 +72,7 @@ def test_the_exit_codes_of_the_document_are_the_tree() -> None:
 def test_the_commands_of_the_document_are_there() -> None:
     listed = re.findall(r"^fetcher ([a-z]+)", MACHINE, re.MULTILINE)
     assert listed == [
-        *("get", "job", "prefetch", "ls", "inspect", "df", "pin", "unpin", "rm", "prune"),
+        *("get", "job", "prefetch", "ls", "inspect", "df", "verify", "pin", "unpin", "rm", "prune"),
         *("release", "renew", "doctor", "cache"),
     ]
     assert set(listed) == set(COMMANDS)
