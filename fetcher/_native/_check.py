@@ -7,8 +7,8 @@ from types import ModuleType
 
 import blake3
 
-# An empty chunk, a partial one, a parent, a full load of the widest kernel and a bit, a level of parents that is wide.
-_LENGTHS = (0, 1, 2048, 17 * 1024 + 5, 40 * 1024)
+# An empty chunk, a partial one, a parent; then chunks, and chunks and parents, for a full load of each kernel and some left.
+_LENGTHS = (0, 1, 2048, 29 * 1024 + 5, 79 * 1024)
 
 
 def wrong_answer(core: ModuleType) -> str | None:

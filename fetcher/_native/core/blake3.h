@@ -78,7 +78,7 @@ struct blake3_kernel {
 /* The scalar kernel, one lane: correct everywhere, the measure of all others. */
 extern const struct blake3_kernel blake3_portable;
 
-#define BLAKE3_LANES_MAX 16
+#define BLAKE3_LANES_MAX 32
 
 /* CVs of `chunks` whole chunks. */
 void blake3_chunks(const struct blake3_mode *mode, const uint8_t *data, size_t chunks, uint64_t chunk_index, uint8_t *cvs);
