@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define KERNELS_MAX 5
+#define KERNELS_MAX 7
 
 /* What this CPU can run, widest first. Filled once, before there is a second thread. */
 static const struct blake3_kernel *kernels[KERNELS_MAX] = {&blake3_portable};
@@ -24,6 +24,8 @@ void blake3_kernel_detect(void) {
         kernels[kernel_count++] = &blake3_lanes32;
 #endif
         kernels[kernel_count++] = &blake3_lanes16;
+        kernels[kernel_count++] = &blake3_lanes8_vl;
+        kernels[kernel_count++] = &blake3_lanes4_vl;
     }
     if (__builtin_cpu_supports("avx2"))
         kernels[kernel_count++] = &blake3_lanes8;
