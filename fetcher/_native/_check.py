@@ -7,7 +7,7 @@ from types import ModuleType
 
 import blake3
 
-# An empty chunk, a partial one, a parent; then chunks, and chunks and parents, for a full load of each kernel and some left.
+# An empty chunk, a partial one, a parent; then a full load of every kernel and some left: of chunks, of parents, too.
 _LENGTHS = (0, 1, 2048, 29 * 1024 + 5, 79 * 1024)
 
 
