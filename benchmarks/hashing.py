@@ -365,7 +365,6 @@ class Follower:
     def __init__(self, descriptors: list[int]) -> None:
         self._descriptors = descriptors
         self._hashers = hashing.Sha256(), hashing.Sha256()
-        self._buffers = bytearray(BLOCK), bytearray(BLOCK)
 
     def tell(self) -> int:
         """Blocks of each that were taken."""
@@ -378,17 +377,7 @@ class Follower:
         """Take so many more of each."""
         (a, b), (fd_a, fd_b) = self._hashers, self._descriptors
         offset = a.tell()
-        if _pair_files:
-            _pair_files(a, fd_a, offset, b, fd_b, offset, blocks * BLOCK)
-            return
-        for at in range(offset, offset + blocks * BLOCK, BLOCK):
-            for descriptor, buffer in zip(self._descriptors, self._buffers, strict=True):
-                os.preadv(descriptor, [buffer], at)
-            hashing.sha256_pair(a, self._buffers[0], b, self._buffers[1])
-
-
-_pair_files: Callable[..., None] | None = getattr(hashing, "sha256_pair_files", None)
-"""The core's own way to read and hash two files with the GIL released once, in a build that has it."""
+        hashing.sha256_pair_files(a, fd_a, offset, b, fd_b, offset, blocks * BLOCK)
 
 
 @dataclass(slots=True)

@@ -1,23 +1,42 @@
-"""The switch: which core hashes blocks. Callers import the names from here (most of them through fetcher/hashing.py).
+"""The switch: which core hashes. Callers import the names from here (most of them through fetcher/hashing).
 
-The compiled core is taken when it can be imported and its answers agree with the ``blake3`` package; otherwise *plain
-mode* runs without block trees. ``FETCHER_NATIVE=plain`` forces that, ``FETCHER_SIMD=<name>`` chooses a kernel. Below
-all floors: must not know anything else of this package.
+The compiled core is taken when it can be imported and its answers agree with the ``blake3`` package and with hashlib.
+Without it *plain mode* runs, which has no block trees. SHA-256 is the core's where the CPU has instructions for it,
+else hashlib's: OpenSSL has faster code for CPUs without. ``FETCHER_NATIVE=plain`` forces plain mode,
+``FETCHER_SIMD=<name>`` chooses a kernel of BLAKE3, ``FETCHER_SHA256=<name>`` one of SHA-256, or ``hashlib``. Below all
+floors: must not know anything else of this package.
 """
 
 import os
 
-__all__ = ["ACTIVE", "SubtreeHasher", "describe", "hash_blocks", "merge_root", "root_of", "scan_file", "write_blocks"]
+from fetcher._native import _check
+
+__all__ = [
+    "ACTIVE",
+    "SHA256_ACTIVE",
+    "Sha256",
+    "SubtreeHasher",
+    "describe",
+    "hash_blocks",
+    "merge_root",
+    "root_of",
+    "scan_file",
+    "sha256_pair",
+    "sha256_pair_files",
+    "write_blocks",
+]
+
+_plain = os.environ.get("FETCHER_NATIVE") == "plain"
 
 try:
-    if os.environ.get("FETCHER_NATIVE") == "plain":
+    if _plain:
         raise ImportError("FETCHER_NATIVE=plain")
-    from fetcher._native import blake3 as _core
-    from fetcher._native._check import wrong_answer, wrong_kernel
+    # Not `from fetcher._native import blake3`: where there is none, that speaks of a circular import.
+    import fetcher._native.blake3 as _blake3
     from fetcher._native.blake3 import SubtreeHasher, hash_blocks, merge_root, root_of, scan_file, write_blocks
 
-    _remark = wrong_kernel(_core, os.environ.get("FETCHER_SIMD"))
-    if _fault := wrong_answer(_core):
+    _remark = _check.wrong_kernel(_blake3, "FETCHER_SIMD")
+    if _fault := _check.wrong_answer(_blake3):
         raise ImportError(_fault)
     ACTIVE = "native"
 except ImportError as error:
@@ -33,8 +52,29 @@ except ImportError as error:
     _remark = str(error)
     ACTIVE = "plain"
 
+_sha256_remark = None
+try:
+    if _plain or os.environ.get("FETCHER_SHA256") == "hashlib":
+        raise ImportError
+    import fetcher._native.sha256 as _sha256
+    from fetcher._native.sha256 import Sha256, sha256_pair, sha256_pair_files
+
+    if _sha256.simd() == "portable" != os.environ.get("FETCHER_SHA256"):
+        raise ImportError
+    _sha256_remark = _check.wrong_kernel(_sha256, "FETCHER_SHA256")
+    if _fault := _check.wrong_sha256(_sha256):
+        _sha256_remark = _fault
+        raise ImportError
+    SHA256_ACTIVE = _sha256.simd()
+except ImportError:
+    from fetcher._native.plain import Sha256, sha256_pair, sha256_pair_files  # type: ignore[assignment]  # the same
+
+    SHA256_ACTIVE = "hashlib"
+
 
 def describe() -> str:
     """One line for ``--version`` and ``doctor``: what is in use, and why not the better thing."""
-    active = f"native ({_core.simd()})" if ACTIVE == "native" else "plain, no block trees"
-    return f"{active}: {_remark}" if _remark else active
+    trees = f"native ({_blake3.simd()}" if ACTIVE == "native" else "plain (no block trees"
+    remarks = [remark for remark in (_remark, _sha256_remark) if remark]
+    active = f"{trees}, SHA-256 by {SHA256_ACTIVE})"
+    return f"{active}: {'; '.join(remarks)}" if remarks else active

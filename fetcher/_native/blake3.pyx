@@ -7,36 +7,21 @@ and more. This module must not know what the bytes mean; its readable twin is pu
 import os
 from operator import index  # a float is no number of bytes, though C would take it
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytearray cimport PyByteArray_AsString, PyByteArray_Resize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+
+from fetcher._native.arguments cimport GIL_BYTES, PAGE_BYTES, READ_BUFFER_BYTES, PyBuffer_Release, take_bytes
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **pointer, size_t alignment, size_t size)
 
 CV_BYTES = BLAKE3_CV_BYTES
 
-# Below this, handing the GIL over costs more than hashing (the same threshold as hashlib and the blake3 package).
-cdef enum:
-    GIL_BYTES = 2048
-    SCAN_BUFFER_BYTES = 256 * 1024  # half of a common L2: read and hashed before it leaves the cache
-    PAGE_BYTES = 4096
-
 cdef object FILE_BYTES_MAX = (1 << 63) - 1  # off_t
 cdef object BLOCK_BYTES_MIN = BLAKE3_CHUNK_BYTES
 cdef object BLOCK_BYTES_MAX = 1 << 30
 cdef object KEY_BYTES = 32
-
-
-cdef int take_bytes(object data, Py_buffer *view) except -1:
-    """A contiguous buffer of single bytes; the caller releases it."""
-    PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
-    if view.itemsize != 1:
-        PyBuffer_Release(view)
-        raise TypeError(f"data must be a buffer of single bytes, its items have {view.itemsize}")
-    return 0
 
 
 cdef size_t checked_block(object block) except 0:
@@ -62,7 +47,7 @@ cdef int set_mode(blake3_mode *mode, object key) except -1:
     cdef bytes copy = bytes(memoryview(key))
     if len(copy) != KEY_BYTES:
         raise ValueError(f"key must be {KEY_BYTES} bytes, not {len(copy)}")
-    blake3_mode_init(mode, <const uint8_t *>PyBytes_AS_STRING(copy))
+    blake3_mode_init(mode, <const uint8_t *>PyBytes_AsString(copy))
     return 0
 
 
@@ -120,7 +105,7 @@ def hash_blocks(data, offset, *, block=1 << 20, key=None):
     try:
         start = checked_offset(offset, block, view.len)
         cvs = new_cvs(count_blocks(view.len, block_bytes))
-        target = <uint8_t *>PyBytes_AS_STRING(cvs)
+        target = <uint8_t *>PyBytes_AsString(cvs)
         if view.len < GIL_BYTES:
             blake3_blocks(&mode, <const uint8_t *>view.buf, view.len, start, block_bytes, target)
         else:
@@ -143,7 +128,7 @@ def merge_root(cvs, size, *, block=1 << 20, key=None):
     cdef Py_ssize_t count = count_blocks(size, block_bytes)
     if len(level) != count * BLAKE3_CV_BYTES:
         raise ValueError(f"a file of {size} bytes has {count} blocks of {block}, not {len(level) / BLAKE3_CV_BYTES:g}")
-    cdef uint8_t *scratch = <uint8_t *>PyByteArray_AS_STRING(level)
+    cdef uint8_t *scratch = <uint8_t *>PyByteArray_AsString(level)
     with nogil:
         blake3_merge_root(&mode, scratch, count, root)
     return PyBytes_FromStringAndSize(<char *>root, BLAKE3_CV_BYTES)
@@ -160,7 +145,7 @@ def write_blocks(fd, offset, data, *, block=1 << 20):
     try:
         start = checked_offset(offset, block, view.len)
         cvs = new_cvs(count_blocks(view.len, block_bytes))
-        target = <uint8_t *>PyBytes_AS_STRING(cvs)
+        target = <uint8_t *>PyBytes_AsString(cvs)
         with nogil:
             error = block_sink_write(descriptor, start, <const uint8_t *>view.buf, view.len, block_bytes, target)
     finally:
@@ -183,9 +168,9 @@ def scan_file(fd, offset, length, expected, *, block=1 << 20):
     if len(wanted) != count * BLAKE3_CV_BYTES:
         raise ValueError(f"{length} bytes have {count} blocks of {block}, not {len(wanted) / BLAKE3_CV_BYTES:g}")
     cdef bytearray bad = bytearray(count)
-    cdef uint8_t *marks = <uint8_t *>PyByteArray_AS_STRING(bad)
-    cdef const uint8_t *cvs = <const uint8_t *>PyBytes_AS_STRING(wanted)
-    cdef size_t buffer_bytes = min(block_bytes, <size_t>SCAN_BUFFER_BYTES)
+    cdef uint8_t *marks = <uint8_t *>PyByteArray_AsString(bad)
+    cdef const uint8_t *cvs = <const uint8_t *>PyBytes_AsString(wanted)
+    cdef size_t buffer_bytes = min(block_bytes, <size_t>READ_BUFFER_BYTES)
     cdef void *buffer = NULL
     cdef int error = posix_memalign(&buffer, PAGE_BYTES, buffer_bytes)
     if error:
@@ -250,7 +235,7 @@ cdef class SubtreeHasher:
                 PyByteArray_Resize(
                     self.complete, known + blake3_stream_completes(&self.stream, view.len) * BLAKE3_CV_BYTES
                 )
-                target = <uint8_t *>PyByteArray_AS_STRING(self.complete) + known
+                target = <uint8_t *>PyByteArray_AsString(self.complete) + known
                 if view.len < GIL_BYTES:
                     blake3_stream_update(&self.stream, <const uint8_t *>view.buf, view.len, target)
                 else:
@@ -289,7 +274,7 @@ cdef class SubtreeHasher:
             else:
                 level = bytearray(self.complete)
                 blake3_merge_root(
-                    &self.mode, <uint8_t *>PyByteArray_AS_STRING(level), len(level) // BLAKE3_CV_BYTES, root
+                    &self.mode, <uint8_t *>PyByteArray_AsString(level), len(level) // BLAKE3_CV_BYTES, root
                 )
             return PyBytes_FromStringAndSize(<char *>root, BLAKE3_CV_BYTES)
         finally:

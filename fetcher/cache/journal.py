@@ -1,4 +1,6 @@
-"""The journal of a Partial: whose bytes it collects, and which blocks were proven. See docs/FORMAT.md.
+"""The journal of a Partial: whose bytes it collects, which blocks were proven, how far a SHA-256 came.
+
+See docs/FORMAT.md.
 
 ::
 
@@ -8,10 +10,11 @@
     n   head: JSON object, the fields of PartialHead
     48× records: u32 kind, u32 CRC-32 of the other 44 bytes, u64 index, 32 bytes value (little-endian)
 
-Kind 1 is a block: index and chaining value. Kinds 2 to 15 are kept for midstates of in-order digests. Unknown kinds are
-skipped. A record is one write(2); one that is torn or damaged fails its CRC and counts for nothing. A later record for
-a block replaces an earlier one. **A journal proves nothing by itself**: every block in it is hashed again before it is
-believed.
+Kind 1 is a block: index and chaining value. Kind 2 is a midstate of the whole's SHA-256: bytes taken, a multiple of 64,
+and the eight words. Kinds 3 to 15 are kept for other digests. Unknown kinds are skipped. A record is one write(2); one
+that is torn or damaged fails its CRC and counts for nothing. A later record for a block replaces an earlier one, and
+every earlier midstate of bytes in that block. **A journal proves nothing by itself**: every block in it is hashed again
+before it is believed, and a midstate counts for what it says of blocks that were found right.
 """
 
 from __future__ import annotations
@@ -20,17 +23,22 @@ import json
 import os
 import struct
 import zlib
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from fetcher.cache.durable import write_all
 from fetcher.cache.records import PartialHead
+from fetcher.plan.tree import BLOCK_BYTES
 
 MAGIC = b"FETJRNL1"
 KIND_BLOCK = 1
+KIND_SHA256 = 2
 RECORD = struct.Struct("<IIQ32s")
 _HEAD = struct.Struct("<8sII")
 _REST = struct.Struct("<IQ32s")
+_MIDSTATE = struct.Struct("<32sQ")
 _HEAD_BYTES_MAX = 1 << 20
+SHA256_MESSAGE_BYTES = 64
 
 
 def head_bytes(head: PartialHead) -> bytes:
@@ -39,10 +47,40 @@ def head_bytes(head: PartialHead) -> bytes:
     return _HEAD.pack(MAGIC, len(text), zlib.crc32(text)) + text
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a journal says."""
+
+    head: PartialHead
+    blocks: dict[int, bytes]
+    """Block → chaining value."""
+    midstates: tuple[tuple[int, bytes], ...]
+    """Bytes taken, and the midstate as ``Sha256.load`` takes it; ascending."""
+    whole_bytes: int
+    """Length of the journal up to its last whole record."""
+
+    def midstate(self, proven: Mapping[int, bytes]) -> bytes | None:
+        """The furthest midstate of nothing but ``proven`` blocks, as this journal knows them."""
+        contiguous = 0
+        while contiguous in proven and proven[contiguous] == self.blocks.get(contiguous):
+            contiguous += 1
+        end = min(contiguous * BLOCK_BYTES, self.head.size - 1)  # of the whole there is a digest, and no midstate
+        return max((found for found in self.midstates if found[0] <= end), default=(0, None))[1]
+
+
+def _record(kind: int, index: int, value: bytes) -> bytes:
+    return RECORD.pack(kind, zlib.crc32(_REST.pack(kind, index, value)), index, value)
+
+
 def block_record(block: int, chaining_value: bytes) -> bytes:
     """One proven block, as it stands in the journal."""
-    check = zlib.crc32(_REST.pack(KIND_BLOCK, block, chaining_value))
-    return RECORD.pack(KIND_BLOCK, check, block, chaining_value)
+    return _record(KIND_BLOCK, block, chaining_value)
+
+
+def sha256_record(midstate: bytes) -> bytes:
+    """How far the SHA-256 of the whole has come; ``midstate`` is of ``Sha256.export``, at a multiple of 64 bytes."""
+    words, length = _MIDSTATE.unpack(midstate)
+    return _record(KIND_SHA256, length, words)
 
 
 def append(descriptor: int, record: bytes) -> None:
@@ -60,22 +98,31 @@ def belongs_to_one_run(path: str | os.PathLike[str]) -> bool:
     return head is not None and not head[0].validator
 
 
-def read(path: str | os.PathLike[str]) -> tuple[PartialHead, dict[int, bytes], int] | None:
-    """Head, block → chaining value, and the length of the whole records; None for anything that is not a journal."""
+def read(path: str | os.PathLike[str]) -> Found | None:
+    """What the journal says; None for anything that is not one."""
     try:
         with open(path, "rb") as file:
             raw = file.read()
     except OSError:
         return None
-    if (found := _head(raw)) is None:
+    if (parsed := _head(raw)) is None:
         return None
-    head, start = found
+    head, start = parsed
     whole = start + (len(raw) - start) // RECORD.size * RECORD.size
     blocks: dict[int, bytes] = {}
+    midstates: list[tuple[int, bytes]] = []
     for kind, check, index, value in RECORD.iter_unpack(memoryview(raw)[start:whole]):
-        if kind == KIND_BLOCK and check == zlib.crc32(_REST.pack(kind, index, value)):
+        if kind not in (KIND_BLOCK, KIND_SHA256) or check != zlib.crc32(_REST.pack(kind, index, value)):
+            continue
+        if kind == KIND_BLOCK:
             blocks[index] = value
-    return head, blocks, whole
+        # A block that was written again may have other bytes than those that a midstate before speaks of.
+        kept = index * BLOCK_BYTES if kind == KIND_BLOCK else index - 1
+        while midstates and midstates[-1][0] > kept:
+            midstates.pop()
+        if kind == KIND_SHA256 and index % SHA256_MESSAGE_BYTES == 0:
+            midstates.append((index, _MIDSTATE.pack(value, index)))
+    return Found(head, blocks, tuple(midstates), whole)
 
 
 def _head(raw: bytes) -> tuple[PartialHead, int] | None:

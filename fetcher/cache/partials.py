@@ -40,6 +40,8 @@ class Partial:
         self.block_count = hashing.block_count(head.size)
         self.proven: dict[int, bytes] = {}
         """Block → chaining value. After ``open``: what earlier work left."""
+        self.midstate: bytes | None = None
+        """After ``open``: how far the SHA-256 of the whole came in earlier work, over blocks that are proven."""
         self.fd = -1
         """Of ``data``, for reading and writing; -1 once closed."""
         self._journal = -1
@@ -71,13 +73,24 @@ class Partial:
     def read_into(self, offset: int, view: memoryview) -> int:
         """Fill ``view`` from ``offset``; the number of bytes read, less than asked only at the end of the file."""
         done = 0
-        with self._call(), self._renamed("read"):
+        with self.reading() as fd:
             while done < len(view):
-                count = os.preadv(self.fd, [view[done:]], offset + done)
+                count = os.preadv(fd, [view[done:]], offset + done)
                 if not count:
                     break
                 done += count
         return done
+
+    @contextmanager
+    def reading(self) -> Iterator[int]:
+        """The descriptor, for a worker call that reads what was written."""
+        with self._call(), self._renamed("read"):
+            yield self.fd
+
+    def save_midstate(self, midstate: bytes) -> None:
+        """Journal how far the SHA-256 of the whole has come, over nothing but proven blocks."""
+        with self._call(), self._renamed("write to"), self._lock:
+            self._append(journal.sha256_record(midstate))
 
     def sync(self) -> None:
         """Make data, then journal durable. An error is final: this Partial is discarded and never published."""
@@ -124,7 +137,7 @@ class Partial:
         if found is None:
             return []
         with self._lock:
-            return sorted(block for block, value in found[1].items() if self.proven.get(block, value) != value)
+            return sorted(block for block, value in found.blocks.items() if self.proven.get(block, value) != value)
 
     def forget_blocks(self) -> None:
         """The origin changed: all blocks are dropped, old and new are never mixed."""
@@ -186,7 +199,7 @@ class Partial:
         """Open data and journal. With ``keep``, believe what the journal says and a rescan confirms; ``step`` is called
         between its pieces."""
         found = journal.read(self.path / JOURNAL) if keep else None
-        if found is not None and not found[0].takes(self.head):
+        if found is not None and not found.head.takes(self.head):
             found = None
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         if found is None:
@@ -200,13 +213,14 @@ class Partial:
             self._journal = os.open(
                 self.path / JOURNAL, flags | os.O_APPEND | (0 if found else os.O_TRUNC), 0o600
             )  # fmt: skip
-            self.proven = {}
+            self.proven, self.midstate = {}, None
             if found is None:
                 os.fchmod(self._journal, 0o600)
                 durable.write_all(self._journal, journal.head_bytes(self.head))
             else:
-                os.ftruncate(self._journal, found[2])  # a torn record at the end would shift all that follow
-                self.proven = self._confirmed(found[1], step)
+                os.ftruncate(self._journal, found.whole_bytes)  # a torn record at the end would shift all that follow
+                self.proven = self._confirmed(found.blocks, step)
+                self.midstate = found.midstate(self.proven)
         except BaseException:
             self._close_files()
             raise
@@ -259,14 +273,14 @@ class Partial:
         """Take the proven blocks of another's Partial, which may change under our eyes: each block is checked in memory
         and written from there."""
         found = journal.read(source / JOURNAL)
-        if found is None or not found[0].takes(self.head) or not hashing.HAS_TREE:
+        if found is None or not found.head.takes(self.head) or not hashing.HAS_TREE:
             return
         try:
             reader = os.open(source / DATA, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return
         try:
-            for block, value in sorted(found[1].items()):
+            for block, value in sorted(found.blocks.items()):
                 if block >= self.block_count or block in self.proven:
                     continue
                 offset = block * hashing.BLOCK_BYTES
@@ -277,6 +291,9 @@ class Partial:
                 ):
                     self.write_block(block, data)
                 step()
+            if midstate := found.midstate(self.proven):
+                self.save_midstate(midstate)
+                self.midstate = midstate
         except OSError as error:
             raise disk_error(error, "read", source) from error
         finally:

@@ -72,10 +72,13 @@ class Reporter:
 
     def kept(self) -> str:
         """What a stopped run leaves for the next one, in words."""
+        from fetcher import hashing  # only who was stopped has to know
+
         if self.last is None or not self.last.bytes_done:
             return "nothing was fetched yet"
         total = "" if self.last.bytes_total is None else f" of {format_size(self.last.bytes_total)}"
-        return f"{format_size(self.last.bytes_done)}{total} are kept"
+        kept = "are kept" if hashing.HAS_TREE else "had come, whole files are kept"
+        return f"{format_size(self.last.bytes_done)}{total} {kept}"
 
 
 def _display_for(output: Output) -> Display | None:

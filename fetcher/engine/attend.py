@@ -1,43 +1,19 @@
-"""One large file from its first part to its Blob: the in-order digests that trail the parts, the verdict, the commit.
-
-The *follower* trails the first missing block and reads back what was just written from the page cache: an origin's
-SHA-256 or git-sha1 can't be computed out of order. It never stops a part that has started; how far it trails decides
-which part may start (``plan.transfer``). In plain mode (no native core) our own BLAKE3 root rides with it.
-"""
+"""One large file from its first part to its Blob: what its follower found, the verdict, the commit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fetcher import hashing
+from fetcher.engine.follow import Follower
 from fetcher.engine.jobs import FileJob
 from fetcher.engine.observe import Observer
 from fetcher.engine.tools import Tools
 from fetcher.errors import IntegrityError, TransportError
-from fetcher.model.digest import Digest
-from fetcher.model.manifest import FileEntry
 from fetcher.plan.transfer import Event, Outcome, State
-from fetcher.plan.tree import BLOCK_BYTES, block_length
-
-FOLLOW_BYTES = 8 << 20
-"""Read back per worker call: long enough that the call itself does not count, short enough to be waited for."""
-
 
 STREAMS_MAX = 5
 """Tries of a file whose bytes must come in one answer, as nothing tells two answers apart."""
-
-
-def crc_of(entry: FileEntry) -> str | None:
-    """The CRC that the origin states of the whole: combined from those of the blocks, in whatever order they come."""
-    claim = entry.digest
-    return claim.algorithm if claim is not None and claim.whole and claim.algorithm in hashing.CRC_BYTES else None
-
-
-def in_order(entry: FileEntry) -> tuple[Digest, ...]:
-    """What of the origin's claims has to be computed from the first byte to the last."""
-    if entry.digest is not None:
-        return () if crc_of(entry) else (entry.digest,)
-    return entry.guesses
 
 
 class Attendant:
@@ -56,103 +32,26 @@ class Attendant:
         self._observer = observer
         self._changed = changed
         self._progressed = progressed
-        self._buffer: bytearray | None = None
-        self._unsummed: list[int] | None = None
-        """Blocks that an earlier run left, last first: their CRCs have to be read back. None: not looked for yet."""
 
     async def execute(self) -> None:
         """Return when the job has its blob, or nobody needs it any more. Raises a typed error when the origin's bytes
         can't be made right."""
         job = self._job
         while True:
-            computed = await self._follow()
+            computed = await Follower(job, self._tools, self._changed, self._progressed).execute()
             if job.abandoned:
                 await self._parts_ended()
                 return
             if computed is None:
                 await self._drop()
-            elif self._right(computed):
+                continue
+            job.transfer.on(Event.LAST_BLOCK)
+            if self._right(computed):
                 job.transfer.on(Event.DIGEST_RIGHT)
                 await self._commit(computed)
                 return
             else:
                 await self._reject(computed)
-
-    # -- the follower ------------------------------------------------------------------------------------------------
-
-    async def _follow(self) -> dict[str, str] | None:
-        """Digests of the whole content, name → hex; None if its blocks have to be dropped, or nobody needs them."""
-        job = self._job
-        digests = [hashing.InOrderDigest.like(claim, job.size) for claim in in_order(job.entry)]
-        if not hashing.HAS_TREE and not any(digest.name == "blake3" for digest in digests):
-            digests.append(hashing.InOrderDigest.new("blake3", job.size))  # blocks have no chaining values
-        offset = 0
-        while not (job.transfer.whole and (offset == job.size or not digests) and not self._blocks_to_sum()):
-            if job.drop is not None or job.abandoned:
-                return None
-            if job.unsynced_bytes >= self._tools.settings.sync_bytes:
-                job.unsynced_bytes = 0
-                assert job.partial is not None
-                await self._tools.workers.slow(job.partial.sync)
-                continue
-            if self._blocks_to_sum():
-                await self._tools.workers.slow(self._sum_some, self._blocks_to_sum())
-                self._progressed()
-                continue
-            readable = job.transfer.readable_bytes
-            if not digests or readable == offset:
-                job.progressed.clear()
-                await job.progressed.wait()
-                continue
-            stop = min(readable, offset + FOLLOW_BYTES)
-            await self._tools.workers.slow(self._advance, digests, offset, stop)
-            offset = job.transfer.frontier_bytes = stop
-            self._progressed()
-            self._changed()
-        if job.drop is not None or job.abandoned:
-            return None
-        job.transfer.on(Event.LAST_BLOCK)
-        computed = {digest.name: digest.hexdigest() for digest in digests}
-        if job.crcs is not None:
-            computed[job.crcs.algorithm] = await self._tools.workers.slow(job.crcs.hexdigest)
-        return computed
-
-    def _blocks_to_sum(self) -> list[int]:
-        """What an earlier run left is read back for its CRCs while the rest comes."""
-        job = self._job
-        if self._unsummed is None:
-            assert job.partial is not None
-            missing = job.crcs.missing() if job.crcs is not None else []
-            self._unsummed = [block for block in reversed(missing) if block in job.partial.proven]
-        return self._unsummed
-
-    def _sum_some(self, blocks: list[int]) -> None:
-        """In a worker: read some of ``blocks`` back, and take them off."""
-        job = self._job
-        assert job.partial is not None and job.crcs is not None
-        view = memoryview(self._scratch())
-        for _ in range(min(FOLLOW_BYTES // BLOCK_BYTES, len(blocks))):
-            block = blocks[-1]
-            count = job.partial.read_into(block * BLOCK_BYTES, view[: block_length(job.size, block)])
-            job.crcs.add(block, view[:count])
-            blocks.pop()
-
-    def _scratch(self) -> bytearray:
-        if self._buffer is None:
-            self._buffer = bytearray(BLOCK_BYTES)
-        return self._buffer
-
-    def _advance(self, digests: list[hashing.InOrderDigest], start: int, stop: int) -> None:
-        """In a worker: feed bytes ``start`` to ``stop`` (exclusive end) of the Partial to all digests."""
-        partial = self._job.partial
-        assert partial is not None
-        view = memoryview(self._scratch())
-        offset = start
-        while offset < stop:
-            count = partial.read_into(offset, view[: min(BLOCK_BYTES, stop - offset)])
-            for digest in digests:
-                digest.update(view[:count])
-            offset += count
 
     # -- verdicts ----------------------------------------------------------------------------------------------------
 

@@ -26,12 +26,13 @@ from fetcher.engine.limit import RateLimit
 from fetcher.engine.observe import Observer
 from fetcher.engine.planner import plan_hit, plan_manifest, plan_space, without_room
 from fetcher.engine.publish import Publishing
+from fetcher.engine.readback import ReadBack
 from fetcher.engine.resolve import Prepared, Resolver
 from fetcher.engine.room import Room, out_of_space
 from fetcher.engine.rounds import CHANGED_TRIES, Round
-from fetcher.engine.run import Run, first_error
+from fetcher.engine.run import Run
 from fetcher.engine.tools import Tools
-from fetcher.engine.workers import Workers
+from fetcher.engine.workers import Workers, first_error
 from fetcher.errors import CacheError, FetcherError, NoSpaceError
 from fetcher.model.events import Event
 from fetcher.net.aiohttp_transport import AiohttpTransport
@@ -63,6 +64,7 @@ class Engine:
             cache=cache,
             transport=transport,
             workers=workers,
+            readback=ReadBack(workers),
             slabs=SlabPool(),
             admission=Admission(settings, time.monotonic, dice),
             limit=RateLimit(settings.limit_rate_bytes_per_s, time.monotonic)

@@ -16,7 +16,7 @@ from fetcher.engine.asks import Ask, Outcome
 from fetcher.engine.fetch import Engine
 from fetcher.engine.market_lists import MarketSource
 from fetcher.engine.pulls import ImageOutcome, Pulls
-from fetcher.engine.run import first_error
+from fetcher.engine.workers import first_error
 from fetcher.errors import DeniedError, FetcherError, ResourceError
 from fetcher.model.asker import Asker
 from fetcher.model.image import Image

@@ -13,7 +13,7 @@ from fetcher import hashing
 from fetcher.cache.records import GoneError
 from fetcher.config import Settings
 from fetcher.engine.asks import Ask
-from fetcher.engine.attend import crc_of, in_order
+from fetcher.engine.follow import crc_of, trailing
 from fetcher.engine.jobs import FileJob, OriginChangedError
 from fetcher.engine.resolve import Prepared
 from fetcher.engine.source import Source
@@ -158,7 +158,7 @@ def _job(
 
 
 def _transfer(entry: FileEntry, settings: Settings) -> Transfer:
-    window_bytes = max(settings.window_bytes, settings.part_bytes) if in_order(entry) else None
+    window_bytes = max(settings.window_bytes, settings.part_bytes) if trailing(entry) else None
     return Transfer(entry.size, part_bytes=settings.part_bytes, window_bytes=window_bytes)
 
 

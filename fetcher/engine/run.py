@@ -20,7 +20,7 @@ from fetcher.engine.observe import Observer
 from fetcher.engine.small import SmallCommitter
 from fetcher.engine.tools import Tools
 from fetcher.engine.watchdog import Watchdog
-from fetcher.engine.workers import finish
+from fetcher.engine.workers import finish, first_error
 from fetcher.errors import (
     DeniedError,
     FetcherError,
@@ -361,16 +361,3 @@ def _close_or_discard(job: FileJob) -> None:
         job.partial.close()
     else:
         job.partial.discard()
-
-
-def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error that a caller should see: a typed one if there is any, else the first."""
-    flat: list[BaseException] = []
-    pending: list[BaseException] = list(errors.exceptions)
-    while pending:
-        error = pending.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            pending.extend(error.exceptions)
-        else:
-            flat.append(error)
-    return next((error for error in flat if isinstance(error, FetcherError)), flat[0])

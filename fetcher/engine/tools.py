@@ -11,6 +11,7 @@ from fetcher.config import Settings
 from fetcher.engine.admission import Admission
 from fetcher.engine.buffers import SlabPool
 from fetcher.engine.limit import RateLimit
+from fetcher.engine.readback import ReadBack
 from fetcher.engine.workers import Workers
 from fetcher.net.transport import Transport
 
@@ -26,6 +27,7 @@ class Tools:
     cache: Cache
     transport: Transport
     workers: Workers
+    readback: ReadBack
     slabs: SlabPool
     admission: Admission
     limit: RateLimit | None

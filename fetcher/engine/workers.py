@@ -1,4 +1,5 @@
-"""Threads: a few for blocks (hash and write, GIL released), a few for what may be slow (digests, commits, the index).
+"""Threads: a few for blocks (hash and write, GIL released), a few for what may be slow (commits, rescans), and some for
+digests that trail the blocks, so that no sync ever holds those up.
 
 A worker call can't be cancelled. To be cancelled therefore means to wait for the call under way, and only then to let
 go of its buffer and its file; ``finish`` is the one place that does so.
@@ -12,6 +13,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+from fetcher.errors import FetcherError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,11 +40,27 @@ async def finish(call: asyncio.Future[R], on_cancel: Callable[[], None] | None =
     return call.result()
 
 
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error that a caller should see: a typed one if there is any, else the first."""
+    flat: list[BaseException] = []
+    pending: list[BaseException] = list(errors.exceptions)
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            flat.append(error)
+    return next((error for error in flat if isinstance(error, FetcherError)), flat[0])
+
+
 class Workers:
     """The engine's threads; close after the last call has come back."""
 
     def __init__(self) -> None:
         cores = os.cpu_count() or 2
+        self.followers_max = min(8, cores)
+        """Calls that read back at the same time."""
+        self._followers = ThreadPoolExecutor(self.followers_max, thread_name_prefix="fetcher-follow")
         self._blocks = ThreadPoolExecutor(min(8, cores + 1), thread_name_prefix="fetcher-block")
         self._slow = ThreadPoolExecutor(min(8, cores + 2), thread_name_prefix="fetcher-slow")
         self._index = ThreadPoolExecutor(1, thread_name_prefix="fetcher-index")
@@ -50,6 +69,11 @@ class Workers:
         """Start a short call on a block's bytes."""
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._blocks, lambda: call(*arguments, **options))
+
+    def follow(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> asyncio.Future[R]:
+        """Start a call that reads some MiB of a Partial back into digests."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._followers, lambda: call(*arguments, **options))
 
     async def slow(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
         """Run a call that may take long: reads back, syncs, talks to the index."""
@@ -69,4 +93,5 @@ class Workers:
     def close(self) -> None:
         self._index.shutdown()
         self._blocks.shutdown()
+        self._followers.shutdown()
         self._slow.shutdown()

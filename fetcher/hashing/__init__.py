@@ -15,10 +15,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fetcher import _native
-from fetcher._native import SubtreeHasher, hash_blocks, merge_root, root_of, scan_file, write_blocks
-from fetcher._native.sha256 import Sha256, sha256_pair
+from fetcher._native import (
+    Sha256,
+    SubtreeHasher,
+    hash_blocks,
+    merge_root,
+    root_of,
+    scan_file,
+    sha256_pair,
+    sha256_pair_files,
+    write_blocks,
+)
 from fetcher.hashing.crc import CRC_BYTES, BlockCrcs
 from fetcher.hashing.in_order import InOrderDigest, digest_bytes, matches
+from fetcher.hashing.trail import Run, Trail
 from fetcher.plan.tree import BLOCK_BYTES, block_count
 
 if TYPE_CHECKING:
@@ -29,10 +39,13 @@ __all__ = [
     "CRC_BYTES",
     "CV_BYTES",
     "HAS_TREE",
+    "SHA256_PAIRS",
     "BlockCrcs",
     "InOrderDigest",
+    "Run",
     "Sha256",
     "SubtreeHasher",
+    "Trail",
     "block_count",
     "describe",
     "digest_bytes",
@@ -42,6 +55,7 @@ __all__ = [
     "root_of",
     "scan_file",
     "sha256_pair",
+    "sha256_pair_files",
     "tree_root",
     "write_blocks",
 ]
@@ -51,6 +65,9 @@ CV_BYTES: Final = 32
 
 HAS_TREE: Final = _native.ACTIVE == "native"
 """Whether blocks have CVs: whether the compiled core is in use."""
+
+SHA256_PAIRS: Final = _native.SHA256_ACTIVE not in ("hashlib", "portable")
+"""Whether two SHA-256 side by side on one core take less time than one after the other."""
 
 describe = _native.describe
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import blake3
 
-from fetcher._native.sha256 import Sha256
+from fetcher._native import Sha256
 from fetcher.errors import InternalError
 from fetcher.hashing.crc import CRC_BYTES, RunningCrc
 from fetcher.model.digest import Digest
@@ -44,12 +44,13 @@ _NEW: Final[dict[str, Callable[[int], Hasher]]] = {
 }
 
 
-def _start(algorithm: str, size: int) -> Hasher:
+def start(algorithm: str, size: int) -> Hasher:
+    """A hasher for a content of ``size`` bytes; ``algorithm`` is a key of ``fetcher.model.digest.HEX_DIGITS``."""
     try:
-        start = _NEW[algorithm]
+        new = _NEW[algorithm]
     except KeyError:
         raise InternalError(f"no way to compute the digest {algorithm!r}, only {', '.join(sorted(_NEW))}") from None
-    return start(size)
+    return new(size)
 
 
 class _Composite:
@@ -59,7 +60,7 @@ class _Composite:
         self._algorithm = algorithm
         self._part_bytes = part_bytes
         self._ended = b""
-        self._part = _start(algorithm, part_bytes)
+        self._part = start(algorithm, part_bytes)
         self._filled = 0
 
     def update(self, data: Buffer, /) -> None:
@@ -68,14 +69,14 @@ class _Composite:
             while position < view.nbytes:
                 if self._filled == self._part_bytes:
                     self._ended += self._part.digest()
-                    self._part, self._filled = _start(self._algorithm, self._part_bytes), 0
+                    self._part, self._filled = start(self._algorithm, self._part_bytes), 0
                 count = min(view.nbytes - position, self._part_bytes - self._filled)
                 self._part.update(view[position : position + count])
                 self._filled += count
                 position += count
 
     def digest(self) -> bytes:
-        outer = _start(self._algorithm, 0)
+        outer = start(self._algorithm, 0)
         outer.update(self._ended + (self._part.digest() if self._filled else b""))
         return outer.digest()
 
@@ -100,7 +101,7 @@ class InOrderDigest:
         """For a content of ``size`` bytes; ``algorithm`` is a key of ``fetcher.model.digest.HEX_DIGITS``."""
         if part_bytes:
             return cls(f"{algorithm}/{part_bytes}", _Composite(algorithm, part_bytes))
-        return cls(algorithm, _start(algorithm, size))
+        return cls(algorithm, start(algorithm, size))
 
     @classmethod
     def like(cls, claim: Digest, size: int) -> InOrderDigest:

@@ -113,7 +113,7 @@ class Transfer:
         self._written_count = 0
         self._first_missing = 0
         self.frontier_bytes = 0
-        """How far the in-order digest has come; stays 0 where there is none."""
+        """How far the digests that trail the blocks have come, all of them; stays 0 where there are none."""
         self._adopted_bytes = 0
         self.bytes_written = 0
         self._unranged_answers = 0
@@ -177,6 +177,14 @@ class Transfer:
     def readable_bytes(self) -> int:
         """Bytes from the start without a hole: what the in-order digest may read."""
         return min(self._first_missing * BLOCK_BYTES, self.size)
+
+    def readable_to(self, offset: int, limit: int) -> int:
+        """How far, from ``offset`` to at most ``limit``, there is no hole: where a digest of a part may read to."""
+        block, end = offset // BLOCK_BYTES, offset
+        while end < limit and block < len(self._blocks) and self._blocks[block] >= WRITTEN:
+            block += 1
+            end = min(block * BLOCK_BYTES, self.size, limit)
+        return end
 
     def empty_all(self) -> None:
         """Drop every block; only with no part open (the engine has stopped them)."""

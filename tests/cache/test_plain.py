@@ -1,4 +1,4 @@
-"""Without the compiled core: same names on disk, roots said by the caller, nothing resumed."""
+"""Without the compiled core: same names on disk, roots said by the caller, nothing resumed, files hashed whole."""
 
 from __future__ import annotations
 
@@ -46,6 +46,13 @@ with Cache.open(settings(place)) as cache:
     assert blob.root == root and blob.path.read_bytes() == data
     tree = TreeFile.decode(cache.layout.tree(root).read_bytes())
     assert (tree.block_bytes, tree.chaining_values, tree.size) == (0, b"", len(data))
+    inode = blob.path.stat().st_ino
+    assert put_large(cache, data, private=True, principal="p" * 32).path.stat().st_ino == inode
+    blob.path.chmod(0o600)
+    with blob.path.open("r+b") as file:
+        file.seek(2 * MIB)
+        file.write(bytes(5))
+    assert put_large(cache, data, private=True, principal="q" * 32).path.read_bytes() == data
     assert put_large(cache, b"one block").root == blake3.blake3(b"one block").hexdigest()
     small = put_small(cache, b"small")
     snapshot = cache.publish(new_snapshot("m", {}, 0.0), [

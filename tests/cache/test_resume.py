@@ -17,11 +17,12 @@ from fetcher.cache import journal, takeover
 from fetcher.cache.records import PartialHead
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError, InternalError
-from tests.cache.world import MIB, Clock, block_of, child, head_of, paint, put_large, settings, tell, told
-
-pytestmark = pytest.mark.needs("native")  # plain mode resumes nothing, see test_plain.py
+from tests.cache.world import MIB, Clock, believed, block_of, child, head_of, paint, put_large, settings, tell, told
 
 SIZE = 5 * MIB + 9
+
+journals = pytest.mark.needs("native")
+"""About what is in a journal; in plain mode that is nothing."""
 
 
 def begun(cache: Cache, data: bytes, *blocks: int) -> Path:
@@ -34,6 +35,7 @@ def begun(cache: Cache, data: bytes, *blocks: int) -> Path:
     return partial.path
 
 
+@journals
 def test_proven_blocks_are_found_again(cache: Cache) -> None:
     data = paint(SIZE)
     begun(cache, data, 0, 3, 5)
@@ -52,12 +54,13 @@ def test_after_close_the_next_process_takes_it_over(open_cache: Callable[..., Ca
     first.close()
     second = open_cache()
     partial = second.partial_open(head_of(data), previous_owner=first.owner.id)
-    assert sorted(partial.proven) == [1, 2]
+    assert sorted(partial.proven) == believed([1, 2])
     assert (partial.path / "data").stat().st_ino == inode, "taken by rename, not copied"
     assert not path.exists()
     partial.close()
 
 
+@journals
 @pytest.mark.parametrize("block", [0, 4, 5])
 def test_a_flipped_byte_costs_its_block_only(cache: Cache, block: int) -> None:
     data = paint(SIZE)
@@ -70,6 +73,7 @@ def test_a_flipped_byte_costs_its_block_only(cache: Cache, block: int) -> None:
     partial.close()
 
 
+@journals
 @pytest.mark.parametrize("cut", [1, 47, 48, 49, 96])
 def test_a_torn_journal_keeps_its_whole_records(cache: Cache, cut: int) -> None:
     data = paint(SIZE)
@@ -86,6 +90,7 @@ def test_a_torn_journal_keeps_its_whole_records(cache: Cache, cut: int) -> None:
     partial.close()
 
 
+@journals
 def test_a_damaged_record_in_the_middle_counts_for_nothing(cache: Cache) -> None:
     data = paint(SIZE)
     path = begun(cache, data, 0, 1, 2)
@@ -109,6 +114,7 @@ def test_every_damage_of_the_head_means_a_new_start(cache: Cache) -> None:
         partial.discard()
 
 
+@journals
 def test_journalled_blocks_beyond_the_end_are_ignored(cache: Cache) -> None:
     data = paint(SIZE)
     path = begun(cache, data, 0)
@@ -150,10 +156,8 @@ def test_the_journal_survives_a_round_trip(tmp_path: Path) -> None:
     head = PartialHead("c" * 64, "https://h/ü", 1 << 50, '"etag"', "m", True, "p", "origin")
     record = journal.block_record((1 << 50) - 1, bytes(range(32)))
     (tmp_path / "journal").write_bytes(journal.head_bytes(head) + record + record[:-1])
-    assert journal.read(tmp_path / "journal") == (
-        head,
-        {(1 << 50) - 1: bytes(range(32))},
-        len(journal.head_bytes(head)) + 48,
+    assert journal.read(tmp_path / "journal") == journal.Found(
+        head, {(1 << 50) - 1: bytes(range(32))}, (), len(journal.head_bytes(head)) + 48
     )
 
 
@@ -172,12 +176,13 @@ def test_a_rejected_copy_is_kept_apart_and_compared(cache: Cache) -> None:
     assert (partial.path / "rejected-data").read_bytes() == wrong
     for block in range(partial.block_count):
         partial.write_block(block, block_of(right, block))
-    assert partial.rejected_blocks() == [2, 5]
+    assert partial.rejected_blocks() == believed([2, 5])
     partial.reject()  # a second one: the first is the one to report
     assert (partial.path / "rejected-data").read_bytes() == wrong
     for block in range(partial.block_count):
         partial.write_block(block, block_of(right, block))
-    cache.commit(partial, digests=[], verified_by="size", private=False, principal=None)
+    root = blake3.blake3(right).hexdigest()
+    cache.commit(partial, digests=[], verified_by="size", private=False, principal=None, root=root)
     assert list(cache.layout.partials.iterdir()) == []
 
 
@@ -190,7 +195,7 @@ def test_forgotten_blocks_do_not_come_back(cache: Cache) -> None:
     partial.write_block(1, block_of(data, 1))
     partial.close()
     partial = cache.partial_open(head_of(data))
-    assert sorted(partial.proven) == [1]
+    assert sorted(partial.proven) == believed([1])
     partial.close()
 
 
@@ -208,7 +213,7 @@ def test_after_kill_9_the_blocks_are_adopted_by_rename(place: Path) -> None:
         claim = cache.flight_claim(head_of(data).content_id, SIZE)
         assert (claim.mine, claim.owner_state, claim.previous_owner) == (True, "dead", before["owner"])
         partial = cache.partial_open(head_of(data), previous_owner=claim.previous_owner)
-        assert sorted(partial.proven) == [0, 1, 2, 3]
+        assert sorted(partial.proven) == believed([0, 1, 2, 3])
         assert (partial.path / "data").stat().st_ino == inode
         partial.close()
         assert put_large(cache, data).root == blake3.blake3(data).hexdigest()
@@ -239,7 +244,7 @@ def test_a_stopped_writer_is_copied_and_never_changes_a_blob(place: Path) -> Non
             time.sleep(0.05)
         assert (claim.owner_state, claim.previous_owner) == ("lost", before["owner"])
         partial = cache.partial_open(head_of(data), previous_owner=claim.previous_owner)
-        assert sorted(partial.proven) == [0, 1, 2, 3]
+        assert sorted(partial.proven) == believed([0, 1, 2, 3])
         old = Path(before["path"], "data")
         assert old.exists() and not os.path.samefile(old, partial.path / "data")
         partial.close()
@@ -259,13 +264,14 @@ def test_a_writer_whose_file_is_gone_is_copied(open_cache: Callable[..., Cache])
     partial.write_block(2, block_of(data, 2))
     first.layout.owner(first.owner.id).unlink()
     heir = second.partial_open(head_of(data))
-    assert sorted(heir.proven) == [2]
+    assert sorted(heir.proven) == believed([2])
     assert (partial.path / "data").exists()
     partial.write_block(1, paint(MIB, 99))
     heir.close()
     partial.close()
 
 
+@journals
 def test_of_a_changing_copy_only_what_is_right_is_taken(open_cache: Callable[..., Cache]) -> None:
     data = paint(SIZE)
     first, second = open_cache(), open_cache()
@@ -290,11 +296,12 @@ def test_a_partial_that_shares_its_body_with_a_blob_is_not_written_to(
     for block in range(partial.block_count):
         partial.write_block(block, block_of(data, block))
     monkeypatch.setattr(type(partial), "discard", lambda self: self.close())
-    blob = first.commit(partial, digests=[], verified_by="size", private=False, principal=None)
+    root = blake3.blake3(data).hexdigest()
+    blob = first.commit(partial, digests=[], verified_by="size", private=False, principal=None, root=root)
     monkeypatch.undo()
     first.close()
     heir = open_cache().partial_open(head_of(data))
-    assert len(heir.proven) == 6
+    assert sorted(heir.proven) == believed([0, 1, 2, 3, 4, 5])
     assert not os.path.samefile(heir.path / "data", blob.path)
     heir.write_block(0, paint(MIB, 99))
     assert blake3.blake3(blob.path.read_bytes()).hexdigest() == blob.root
@@ -304,6 +311,7 @@ def test_a_partial_that_shares_its_body_with_a_blob_is_not_written_to(
 # --- news while re-hashing, and closing too early --------------------------------------------------------------------
 
 
+@journals
 def test_rehashing_tells_that_it_goes_on_and_may_be_given_up(open_cache: Callable[..., Cache]) -> None:
     data = paint(SIZE)
     first = open_cache()
@@ -326,6 +334,7 @@ def test_rehashing_tells_that_it_goes_on_and_may_be_given_up(open_cache: Callabl
     partial.close()
 
 
+@journals
 def test_copying_tells_that_it_goes_on_and_may_be_given_up(place: Path) -> None:
     data = paint(SIZE, 7)
     with (
@@ -362,7 +371,7 @@ def test_a_closed_cache_writes_to_no_partial(open_cache: Callable[..., Cache]) -
     with pytest.raises(InternalError, match="after its end"):
         partial.write_block(1, block_of(data, 1))
     heir = second.partial_open(head_of(data))
-    assert sorted(heir.proven) == [0] and os.fstat(heir.fd).st_ino == inode
+    assert sorted(heir.proven) == believed([0]) and os.fstat(heir.fd).st_ino == inode
     heir.close()
 
 
@@ -407,6 +416,7 @@ def test_who_can_not_stop_keeps_its_lock(
     os.close(owner._descriptor)  # what the end of the process does
 
 
+@journals
 def test_a_closed_cache_opens_no_partial(open_cache: Callable[..., Cache]) -> None:
     cache = open_cache()
     data = paint(SIZE)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from fetcher import hashing
 from fetcher.testing import Hub, Synthetic, Token
 from tests.cli.support import check
 from tests.support.cli import CommandLine, Completed, User
@@ -191,7 +192,7 @@ def _until_bytes_came(process: subprocess.Popen[bytes]) -> None:
 def test_a_stop_keeps_what_came_and_says_so(stocked: Hub, run_cli: CommandLine, number: signal.Signals) -> None:
     stocked.add_repo("acme/large", files={"model.bin": Synthetic(24 * MIB, 2)})
     with run_cli.start(
-        "get", "hf://acme/large", "--json", "--limit-rate", "8MiB", env={"FETCHER_PART_BYTES": "1MiB"}
+        "get", "hf://acme/large", "--json", "--limit-rate", "2MiB", env={"FETCHER_PART_BYTES": "1MiB"}
     ) as process:
         _until_bytes_came(process)
         process.send_signal(number)
@@ -200,10 +201,11 @@ def test_a_stop_keeps_what_came_and_says_so(stocked: Hub, run_cli: CommandLine, 
     error = json.loads(out.splitlines()[-1])
     check(error)
     assert error["kind"] == "interrupted"
-    assert re.fullmatch(r"stopped; .* of 25.2 MB are kept", error["message"])
+    assert re.fullmatch(r"stopped; .* of 25\.2 MB .*are kept", error["message"])
     done = run_cli("get", "hf://acme/large", "--json", "--quiet")
     assert done.exit_code == 0
-    assert 0 < done.last["downloaded"] < 24 * MIB
+    downloaded = done.last["downloaded"]
+    assert 0 < downloaded < 24 * MIB if hashing.HAS_TREE else downloaded == 24 * MIB
 
 
 def test_stopping_twice_leaves_at_once(stocked: Hub, run_cli: CommandLine) -> None:

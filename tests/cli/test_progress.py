@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
+from fetcher import hashing
 from fetcher.cli.live import LiveProgress, drawing
 from fetcher.cli.output import Output, table
 from fetcher.cli.progress import JSONProgress, LineProgress, Reporter, progress_json, progress_line
@@ -108,15 +109,17 @@ def test_a_notice_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "words"),
+    ("numbers", "has_tree", "words"),
     [
-        (None, "nothing was fetched yet"),
-        (replace(NUMBERS, bytes_done=0), "nothing was fetched yet"),
-        (NUMBERS, "1.5 MB of 3.0 MB are kept"),
-        (replace(NUMBERS, bytes_total=None), "1.5 MB are kept"),
+        (None, True, "nothing was fetched yet"),
+        (replace(NUMBERS, bytes_done=0), True, "nothing was fetched yet"),
+        (NUMBERS, True, "1.5 MB of 3.0 MB are kept"),
+        (replace(NUMBERS, bytes_total=None), True, "1.5 MB are kept"),
+        (NUMBERS, False, "1.5 MB of 3.0 MB had come, whole files are kept"),
     ],
 )
-def test_what_is_kept(numbers: Progress | None, words: str) -> None:
+def test_what_is_kept(numbers: Progress | None, has_tree: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "HAS_TREE", has_tree)
     reporter = Reporter(Output(quiet=True))
     if numbers is not None:
         reporter(numbers)

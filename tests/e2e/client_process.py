@@ -1,19 +1,23 @@
 """A client of the library in a process of its own: does what the JSON of its first argument says, tells it as JSON.
 
 ``{"event": "ready"}`` when the imports are through, then ``{"event": "done", …}`` or ``{"event": "error", …}``. Ends
-with the error's exit code. The options are fields of Settings.
+with the error's exit code. The options are fields of Settings. ``disk_bytes``: the size that the cache's disk seems
+to have.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 from fetcher.client import Fetcher, run
 from fetcher.engine import fetch as _loaded  # noqa: F401 - before "ready": what follows is the fetch and nothing else
 from fetcher.errors import FetcherError
+from tests.support.disk import SimulatedDisk
 
 
 def say(fact: dict[str, Any]) -> None:
@@ -56,6 +60,8 @@ async def _work(order: dict[str, Any]) -> None:
 
 def main() -> int:
     order = json.loads(sys.argv[1])
+    if order["disk_bytes"] is not None:
+        os.statvfs = SimulatedDisk(Path(order["options"]["cache_dir"]), order["disk_bytes"]).statvfs
     say({"event": "ready"})
     try:
         run(lambda: _work(order))

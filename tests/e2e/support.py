@@ -133,10 +133,12 @@ class Child:
         hold: bool = False,
         plan_only: bool = False,
         each: bool = False,
+        disk_bytes: int | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
         """``hold``: keep a process lease until stdin closes. ``each``: items for themselves, failures are told with the
-        others. ``prefix``: a command that runs the client (setpriv …)."""
+        others. ``disk_bytes``: the size that the cache's disk seems to have (tests/support/disk.py). ``prefix``: a
+        command that runs the client (setpriv …)."""
         order = {
             "options": dict(settings),
             "items": list(items),
@@ -144,6 +146,7 @@ class Child:
             "hold": hold,
             "plan_only": plan_only,
             "each": each,
+            "disk_bytes": disk_bytes,
         }
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent", "LANG": "C.UTF-8"}
         environ |= {name: value for name, value in os.environ.items() if name == "FETCHER_NATIVE"}

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from fetcher import CacheError
+from fetcher import CacheError, Notice
 from fetcher.cache import partials
 from fetcher.testing import Hub, Synthetic
-from fetcher.testing.faults import Trickle, UrlUses
+from fetcher.testing.faults import OnRequest, Trickle, UrlUses
 from tests.e2e.support import MIB, REPO, RESUMES, Child, assert_whole, fetch, fetcher_of, options, until, wait_until
+from tests.support.disk import SimulatedDisk
 
 BIG, SECOND = "a-big.bin", "b-second.bin"
 
@@ -72,20 +73,30 @@ def test_rehashing_is_progress(hub: Hub, cache_dir: Path, monkeypatch: pytest.Mo
     assert hub.body_bytes_sent() - sent < 16 * MIB, "it went on where the first one was"
 
 
-def test_a_second_asker_waits_for_the_space_that_the_first_one_needs(hub: Hub, cache_dir: Path) -> None:
+def test_a_second_asker_waits_for_the_space_that_the_first_one_needs(
+    hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both need the same 64 MiB, and there is room for one and a half: nobody has to fail."""
-    hub.add_repo(REPO, files={BIG: Synthetic(64 * MIB, 1)})
-    hub.faults.add(Trickle(2 * MIB).on("cdn"))
-    cache_dir.mkdir(parents=True)
-    room = os.statvfs(cache_dir)
-    floor = room.f_bavail * room.f_frsize - 96 * MIB
-    with Child(options(hub, cache_dir, space_floor_bytes=floor), items=[f"hf://{REPO}"]) as first:
+    size, disk_bytes = 64 * MIB, 96 * MIB
+    notices: list[str] = []
+
+    async def until_the_second_waits(exchange: object) -> None:
+        await until(lambda: any(message.startswith("waiting for space") for message in notices))
+
+    def on_event(event: object) -> None:
+        if isinstance(event, Notice):
+            notices.append(event.message)
+
+    hub.add_repo(REPO, files={BIG: Synthetic(size, 1)})
+    hub.faults.add(OnRequest(until_the_second_waits).on("cdn", skip=4))
+    monkeypatch.setattr(os, "statvfs", SimulatedDisk(cache_dir, disk_bytes).statvfs)
+    patient: dict[str, Any] = {"part_idle_timeout_s": 30.0, "part_slow_bytes_per_s": 1.0, "no_progress_timeout_s": 30.0}
+    with Child(options(hub, cache_dir, **patient), items=[f"hf://{REPO}"], disk_bytes=disk_bytes) as first:
         wait_until(lambda: hub.body_bytes_sent() > 0)
-        notes: list[Any] = []
-        outcome = fetch(hub, cache_dir, space_floor_bytes=floor, on_event=notes.append)
-        assert outcome.downloaded < 64 * MIB
+        outcome = fetch(hub, cache_dir, on_event=on_event, **patient)
+        assert outcome.downloaded < size
         first.done()
-    assert hub.body_bytes_sent() == 64 * MIB
+    assert hub.body_bytes_sent() == size
 
 
 def test_what_cant_be_closed_blocks_nobody(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

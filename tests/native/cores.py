@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 
 from fetcher import _native
 from fetcher._native import pure
+
+NATIVE_MODULES = sorted(path.stem for path in Path(_native.__file__).parent.glob("*.pyx"))
+"""What is compiled: each .pyx is one extension."""
 
 KEY = b"whats the Elvish word for friend"
 """The key of the published test vectors."""

@@ -144,7 +144,8 @@ def blocks_of(data: bytes) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("algorithm", sorted(hashing.CRC_BYTES))
 @pytest.mark.parametrize("size", SIZES)
-def test_crcs_of_blocks_in_any_order(algorithm: str, size: int, rng: random.Random) -> None:
+def test_crcs_of_blocks_in_any_order(algorithm: str, size: int) -> None:
+    dice = random.Random(1)  # this room runs without the run's own fixtures too (sanitize.sh)
     data = paint(size)
     expected = one_crc(algorithm)(data).to_bytes(hashing.CRC_BYTES[algorithm], "big").hex()
     running = RunningCrc(algorithm)
@@ -153,7 +154,7 @@ def test_crcs_of_blocks_in_any_order(algorithm: str, size: int, rng: random.Rand
     for _ in range(3):
         crcs = BlockCrcs(algorithm, size)
         blocks = blocks_of(data)
-        rng.shuffle(blocks)
+        dice.shuffle(blocks)
         for number, (block, piece) in enumerate(blocks):
             assert sorted({block for block, _ in blocks[number:]}) == crcs.missing()
             crcs.add(block, memoryview(piece))

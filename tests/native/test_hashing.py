@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 
 import awscrt.checksums  # type: ignore[import-untyped]
 import blake3
 import pytest
 
 from fetcher import hashing
-from fetcher._native.sha256 import Sha256, sha256_pair
 from fetcher.errors import InternalError
 from fetcher.model.digest import HEX_DIGITS
 from tests.native.cores import paint
@@ -94,62 +92,3 @@ def test_block_count() -> None:
 
 def test_public_names_exist() -> None:
     assert [name for name in hashing.__all__ if not hasattr(hashing, name)] == []
-
-
-# --- Sha256 ----------------------------------------------------------------------------------------------------------
-
-
-def test_sha256_is_sha256() -> None:
-    data = paint(10_000)
-    hasher = Sha256()
-    for at in range(0, len(data), 63):
-        hasher.update(data[at : at + 63])
-    assert hasher.tell() == len(data)
-    assert hasher.digest() == hashlib.sha256(data).digest()
-    assert hasher.hexdigest() == hashlib.sha256(data).hexdigest()
-    hasher.update(b"more")
-    assert hasher.digest() == hashlib.sha256(data + b"more").digest()
-
-
-def test_sha256_pair_feeds_both() -> None:
-    a, b = Sha256(), Sha256()
-    sha256_pair(a, b"abc", b, paint(5000))
-    sha256_pair(a, b"", b, b"x")
-    assert (a.tell(), b.tell()) == (3, 5001)
-    assert a.digest() == hashlib.sha256(b"abc").digest()
-    assert b.digest() == hashlib.sha256(paint(5000) + b"x").digest()
-    with pytest.raises(ValueError, match="two hashers"):
-        sha256_pair(a, b"x", a, b"y")
-    assert a.tell() == 3
-
-
-def test_sha256_says_that_it_cannot_be_saved() -> None:
-    assert Sha256.can_export is False
-    with pytest.raises(NotImplementedError, match="can_export"):
-        Sha256().export()
-    with pytest.raises(NotImplementedError, match="can_export"):
-        Sha256.load(bytes(40))
-
-
-def test_sha256_refuses_words() -> None:
-    with pytest.raises(TypeError, match="single bytes"):
-        Sha256().update(memoryview(bytes(8)).cast("I"))
-
-
-def test_sha256_refuses_a_second_thread() -> None:
-    hasher = Sha256()
-    data = bytes(16 << 20)
-    refused = False
-    for _ in range(5):
-        worker = threading.Thread(target=hasher.update, args=(data,))
-        worker.start()
-        while worker.is_alive():
-            try:
-                hasher.update(b"")
-            except RuntimeError:
-                refused = True
-        worker.join()
-        if refused:
-            break
-    assert refused
-    assert hasher.digest() == hashlib.sha256(bytes(hasher.tell())).digest()

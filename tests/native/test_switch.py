@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from fetcher import _native
-from fetcher._native import _check, pure
+from fetcher._native import _check, plain, pure, pure_sha256
 
 
 def python(script: str, **environment: str) -> str:
@@ -83,14 +86,14 @@ PLAIN = """
 
 
 def test_plain_mode_by_choice() -> None:
-    assert python(PLAIN, FETCHER_NATIVE="plain") == "plain, no block trees: FETCHER_NATIVE=plain"
+    assert python(PLAIN, FETCHER_NATIVE="plain") == "plain (no block trees, SHA-256 by hashlib): FETCHER_NATIVE=plain"
 
 
 def test_plain_mode_without_a_compiled_core() -> None:
     hidden = "import sys; sys.modules['fetcher._native.blake3'] = None\n" + textwrap.dedent(PLAIN).replace(
         'assert "fetcher._native.blake3" not in sys.modules', "assert sys.modules['fetcher._native.blake3'] is None"
     )
-    assert python(hidden).startswith("plain, no block trees: ")
+    assert python(hidden).startswith("plain (no block trees, SHA-256 by ")
 
 
 @pytest.mark.needs("native")
@@ -100,14 +103,49 @@ def test_plain_mode_when_the_core_is_wrong() -> None:
         import fetcher._native.pure as pure
         core = types.ModuleType("fetcher._native.blake3")
         core.__dict__.update(vars(pure), root_of=lambda data, key=None: bytes(32))
-        for name in [name for name in sys.modules if name == "fetcher._native"]:
-            del sys.modules[name]
+        del sys.modules["fetcher._native"], sys.modules["fetcher"]._native
         sys.modules["fetcher._native.blake3"] = core
         import fetcher._native
         assert fetcher._native.ACTIVE == "plain"
         print(fetcher._native.describe())
     """
-    assert python(script) == "plain, no block trees: the compiled core hashes 0 bytes wrongly"
+    said = python(script)
+    assert said.startswith("plain (no block trees, SHA-256 by ")
+    assert said.endswith("): the compiled core hashes 0 bytes wrongly")
+
+
+@pytest.mark.needs("native")
+def test_hashlib_when_the_compiled_sha256_is_wrong_or_not_there() -> None:
+    script = """
+        import sys, types
+        import fetcher._native
+        import fetcher._native.sha256 as compiled
+        core = types.ModuleType("fetcher._native.sha256")
+        core.__dict__.update(vars(compiled), sha256_pair=lambda a, data_a, b, data_b: a.update(data_a))
+        for wrong in (core, None):
+            del sys.modules["fetcher._native"], sys.modules["fetcher"]._native
+            sys.modules["fetcher._native.sha256"] = wrong
+            import fetcher._native
+            assert fetcher._native.ACTIVE == "native"
+            assert fetcher._native.SHA256_ACTIVE == "hashlib"
+            assert fetcher._native.Sha256.__module__ == "fetcher._native.plain"
+            print(fetcher._native.describe())
+    """
+    wrong, absent = python(script, FETCHER_SHA256="portable").splitlines()
+    assert wrong.endswith(", SHA-256 by hashlib): the compiled SHA-256 hashes 0 bytes wrongly")
+    assert absent.endswith(", SHA-256 by hashlib)")
+
+
+def test_self_check_of_sha256_finds_one_wrong_length() -> None:
+    assert _check.wrong_sha256(pure_sha256) is _check.wrong_sha256(plain) is None
+    for length in _check._SHA256_LENGTHS:
+
+        class Wrong(plain.Sha256):
+            def digest(self, length: int = length) -> bytes:
+                return bytes(32) if self.tell() == length else super().digest()
+
+        wrong = SimpleNamespace(Sha256=Wrong, sha256_pair=plain.sha256_pair)
+        assert _check.wrong_sha256(wrong) == f"the compiled SHA-256 hashes {length} bytes wrongly"
 
 
 def test_self_check_finds_one_wrong_length() -> None:
@@ -122,10 +160,27 @@ def test_self_check_finds_one_wrong_length() -> None:
 @pytest.mark.needs("native")
 def test_kernel_by_environment() -> None:
     script = "from fetcher import _native; print(_native.describe())"
-    assert python(script, FETCHER_SIMD="portable") == "native (portable)"
-    ignored = python(script, FETCHER_SIMD="mmx")
+    assert python(script, FETCHER_SIMD="portable", FETCHER_SHA256="hashlib") == "native (portable, SHA-256 by hashlib)"
+    assert (
+        python(script, FETCHER_SIMD="portable", FETCHER_SHA256="portable") == "native (portable, SHA-256 by portable)"
+    )
+    ignored = python(script, FETCHER_SIMD="mmx", FETCHER_SHA256="portable")
     assert ignored.startswith("native (")
     assert "FETCHER_SIMD is ignored, no kernel 'mmx'" in ignored
+
+
+@pytest.mark.needs("native")
+def test_sha256_by_environment() -> None:
+    script = """
+        from fetcher import _native, hashing
+        from fetcher._native import sha256
+        best = sha256.simd_names()[0]
+        assert _native.SHA256_ACTIVE == ("hashlib" if best == "portable" else best)
+        assert hashing.SHA256_PAIRS == hashing.Sha256.can_export == (best != "portable")
+    """
+    python(script, FETCHER_SHA256="")
+    said = python("from fetcher import _native; print(_native.describe())", FETCHER_SHA256="mmx")
+    assert "FETCHER_SHA256 is ignored, no kernel 'mmx'" in said or said.endswith("SHA-256 by hashlib)")
 
 
 def test_the_switch_imports_nothing_of_the_floors() -> None:
@@ -141,19 +196,15 @@ def test_the_switch_imports_nothing_of_the_floors() -> None:
 
 
 @pytest.mark.needs("native")
-def test_twins_have_the_same_names_and_docs() -> None:
-    import ast
-    from pathlib import Path
-
-    from fetcher._native import blake3 as compiled
-    from fetcher._native import plain
-
-    stub = ast.parse(Path(pure.__file__).with_name("blake3.pyi").read_text())
-    names = {node.name for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    hasher = next(node for node in stub.body if isinstance(node, ast.ClassDef))
-    methods = {node.name for node in hasher.body if isinstance(node, ast.FunctionDef)}
-    assert len(names) == 9 and len(methods) == 6
-    for twin in (compiled, pure):
-        assert {name for name in names if not hasattr(twin, name)} == set()
-    for twin in (compiled, pure, plain):
-        assert {name for name in methods if not hasattr(twin.SubtreeHasher, name)} == set()
+@pytest.mark.parametrize(("stub", "names", "methods"), [("blake3", 9, 6), ("sha256", 6, 8)])
+def test_twins_have_the_names_of_the_stub(stub: str, names: int, methods: int) -> None:
+    tree = ast.parse(Path(pure.__file__).with_name(f"{stub}.pyi").read_text())
+    promised = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    (hasher,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    promised_methods = {node.name for node in hasher.body if isinstance(node, ast.FunctionDef)}
+    assert (len(promised), len(promised_methods)) == (names, methods)
+    compiled = import_module(f"fetcher._native.{stub}")
+    for twin in (compiled, {"blake3": pure, "sha256": pure_sha256}[stub]):
+        assert {name for name in promised if not hasattr(twin, name)} == set()
+    for twin in (compiled, pure if stub == "blake3" else pure_sha256, plain):
+        assert {name for name in promised_methods if not hasattr(getattr(twin, hasher.name), name)} == set()

@@ -4,27 +4,9 @@
  * an error.
  */
 #include "blake3.h"
+#include "file_read.h"
 
-#include <errno.h>
 #include <string.h>
-#include <unistd.h>
-
-/* Fills `buffer` as far as the file goes: 0 or an errno, the bytes got in *got. */
-static int read_full(int fd, uint64_t offset, uint8_t *buffer, size_t bytes, size_t *got) {
-    *got = 0;
-    while (*got < bytes) {
-        ssize_t count = pread(fd, buffer + *got, bytes - *got, (off_t)(offset + *got));
-        if (count < 0) {
-            if (errno == EINTR)
-                continue;
-            return errno;
-        }
-        if (count == 0)
-            break;
-        *got += (size_t)count;
-    }
-    return 0;
-}
 
 /* Reads and hashes one block of `bytes`; *bad becomes 1 when it is short or its CV is another one. */
 static int scan_block(int fd, const struct blake3_mode *mode, uint64_t offset, size_t bytes, const uint8_t *expected, uint8_t *buffer,
@@ -35,7 +17,7 @@ static int scan_block(int fd, const struct blake3_mode *mode, uint64_t offset, s
     while (bytes) {
         size_t taken = bytes < buffer_bytes ? bytes : buffer_bytes;
         size_t got;
-        int error = read_full(fd, offset, buffer, taken, &got);
+        int error = file_read(fd, offset, buffer, taken, &got);
         if (error || got < taken)
             return error;
         blake3_tree_add(&tree, buffer, taken);
