@@ -219,16 +219,50 @@ def hits(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [row]
 
 
+def hashing(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The hashing core against the blake3 package, hashlib and pwrite; see hashing.py."""
+    choices = {"rounds": options.rounds, "slices": options.slices, "file-size": options.file_size}
+    arguments = [f"--{name}={value}" for name, value in choices.items()]
+    command = (sys.executable, "-m", "benchmarks.hashing", *arguments, "--directory", str(options.directory))
+    output = run(Command(command, {"PYTHONPATH": str(CHECKOUT)})).stdout
+    rows: list[dict[str, Any]] = [json.loads(line) for line in output.partition("\n\n")[0].splitlines()]
+    for row in rows:
+        say(row)
+    return rows
+
+
 SCENARIOS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "big": big,
     "small": small,
     "start": start,
     "requests": requests,
     "hits": hits,
+    "hashing": hashing,
 }
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """In Markdown: of the rows that are processes, and of those that are ratios."""
+    ratios = [row for row in rows if row["scenario"] == "hashing"]
+    processes = [row for row in rows if row["scenario"] != "hashing"]
+    return "\n\n".join(make(some) for make, some in ((table, processes), (ratio_table, ratios)) if some)
+
+
+def ratio_table(rows: list[dict[str, Any]]) -> str:
+    """One line per contest: the fastest slices, their ratio, and in brackets the spread of the rounds' ratios."""
+    lines = ["| hashing | ours | against | it | times as fast | per round |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [row["what"], f"{row['ours']} {row['unit']}"]
+        if "ratio" in row:
+            spread = f"{row['ratio_median']} ({row['ratio_low']}–{row['ratio_high']})"
+            cells += [row["than"], f"{row['other']} {row['unit']}", f"**{row['ratio']}**", spread]
+        else:
+            cells += [""] * 4
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -260,6 +294,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048, metavar="MIB", help="of the large file (2048)")
     parser.add_argument("--files", type=int, default=2000, help="how many small files (2000)")
     parser.add_argument("--snapshots", type=int, default=10_000, help="in the cache, for `hits` (10000)")
+    parser.add_argument("--slices", type=int, default=200, help="of each side in a round, for `hashing` (200)")
+    parser.add_argument("--file-size", type=int, default=1024, metavar="MIB", help="of 4 files, for `hashing` (1024)")
     parser.add_argument(
         "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where rivals write (the temporary one)"
     )
@@ -268,7 +304,7 @@ def main() -> None:
     for name in options.scenario or SCENARIOS:
         rows += SCENARIOS[name](options)
     print()
-    print(table(rows))
+    print(tables(rows))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,18 @@ def test_hits_are_measured_and_ask_nobody(tmp_path: Path) -> None:
     assert hits["snapshots"] == 5
     assert {row.get("what") for row in rows[:-1]} == {"python -c pass", "fetcher --help", "fetcher get (hit)"}
     assert "fetcher get (hit)" in table
+
+
+@pytest.mark.needs("native")
+def test_hashing_is_measured_as_ratios_of_one_run(tmp_path: Path) -> None:
+    rows, table = _compare(tmp_path, "--scenario=hashing", "--slices=1", "--file-size=9")
+    assert {row["scenario"] for row in rows} == {"hashing"}
+    assert len(table.splitlines()) == 2 + len(rows)
+    against = {row["what"]: row["than"] for row in rows if "ratio" in row}
+    assert against["BLAKE3, 64 KiB"] == against["BLAKE3 by updates of 1460 B"] == "blake3 package"
+    assert against["SHA-256, two streams on one core"] == "hashlib, one after the other"
+    assert against["write_blocks, 8 MiB"] == "pwrite"
+    assert all(row["ratio_low"] <= row["ratio"] <= row["ratio_high"] for row in rows if "ratio" in row)
+    together = [(row["unit"], row["than"]) for row in rows if str(row["what"]).endswith("all together")]
+    both_cores = [("GiB/s", "the slowest alone"), ("GiB/s", "the sum of all alone"), ("CPU s", "the sum of all alone")]
+    assert together == (both_cores if len(os.sched_getaffinity(0)) > 1 else [])

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import blake3
 
-# An empty chunk, a partial one, a parent, a full load of the widest kernel and a bit, a level of parents that is wide.
-_LENGTHS = (0, 1, 2048, 17 * 1024 + 5, 40 * 1024)
+# An empty chunk, a partial one, a parent; then a full load of every kernel and some left: of chunks, of parents, too.
+_LENGTHS = (0, 1, 2048, 29 * 1024 + 5, 79 * 1024)
 # Padding in the last message and in one of its own, nothing but whole messages, some of each.
 _SHA256_LENGTHS = (0, 55, 56, 64, 1000)
 

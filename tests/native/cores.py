@@ -55,10 +55,10 @@ def all_cores() -> list[Any]:
     return [*cores, *(pytest.param(Core(blake3, kernel), id=kernel) for kernel in blake3.simd_names())]
 
 
-# Messages of 64, chunks of 1024, loads of 4, 8 and 16 lanes, groups of 64 leaves: each less one, exact, and one more.
+# Messages of 64, chunks of 1024, loads of 4 to 32 lanes, groups of 256 leaves: each less one, exact, and one more.
 BOUNDARIES = sorted(
     {0, 1, 2, 3, 127, 128, 129, 5000}
     | {64 * k + d for k in (1, 2, 3) for d in (-1, 0, 1)}
     | {1024 * k + d for k in (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 35) for d in (-1, 0, 1)}
-    | {1024 * k + d for k in (63, 64, 65, 127, 128, 129, 191, 192, 193, 200) for d in (-1, 0, 1)}
+    | {1024 * k + d for k in (47, 63, 64, 65, 128, 193, 255, 256, 257, 511, 512, 513, 769) for d in (-1, 0, 1)}
 )

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define BYTES_MAX (40 * 1024)
+#define BLAKE3_BYTES_MAX (80 * 1024) /* so that parents fill the widest kernel, too */
 #define FILE_OFFSET_MAX (1ull << 40)
 
 static uint64_t dice_state, case_seed;
@@ -146,7 +147,7 @@ static void through_a_file(int fd, const uint8_t *data, size_t bytes, uint64_t o
 }
 
 static void try_blake3(int fd) {
-    size_t bytes = some_length(BYTES_MAX), block = (size_t)1024 << below(7);
+    size_t bytes = some_length(BLAKE3_BYTES_MAX), block = (size_t)1024 << below(7);
     /* Counters of more than 32 bits, too. */
     uint64_t offset = below(2) ? 0 : (dice() >> (2 + below(60))) / block * block;
     uint8_t *data = some_bytes(bytes), *key = some_bytes(32);

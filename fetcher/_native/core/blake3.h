@@ -78,7 +78,7 @@ struct blake3_kernel {
 /* The scalar kernel, one lane: correct everywhere, the measure of all others. */
 extern const struct blake3_kernel blake3_portable;
 
-#define BLAKE3_LANES_MAX 16
+#define BLAKE3_LANES_MAX 32
 
 /* CVs of `chunks` whole chunks. */
 void blake3_chunks(const struct blake3_mode *mode, const uint8_t *data, size_t chunks, uint64_t chunk_index, uint8_t *cvs);
@@ -96,10 +96,11 @@ bool blake3_kernel_choose(const char *name);
 
 /* ---- blake3_tree.c: chunks to a subtree's CV, CVs to the root ------------------------------------------------------------------------ */
 
-/* Leaves are gathered in groups and merged level by level, so that parents run on the wide kernel as well. */
-#define BLAKE3_GROUP_LEAVES 64
+/* Leaves are gathered in groups and merged level by level, so that parents run on the wide kernel as well: all but a handful at the top of
+ * each group, which is why groups are large. */
+#define BLAKE3_GROUP_LEAVES 256
 /* One full subtree per power of two of groups: enough for 2^64 bytes. */
-#define BLAKE3_STACK_CVS 49
+#define BLAKE3_STACK_CVS 47
 
 /* One subtree under way, fed with chunks in order. Merging is eager; `top` keeps the children of the parent merged last, which after
  * blake3_tree_close is the top one, so that the root can still be finished with the ROOT flag. */

@@ -14,6 +14,7 @@ static inline uint32_t rotate_right(uint32_t word, int bits) { return (word >> b
 #define ROTATE_12(word) rotate_right(word, 12)
 #define ROTATE_8(word) rotate_right(word, 8)
 #define ROTATE_7(word) rotate_right(word, 7)
+#define QUARTER BLAKE3_QUARTER
 
 static inline void compress(uint32_t cv[BLAKE3_KEY_WORDS], const uint8_t message[BLAKE3_MESSAGE_BYTES], uint64_t counter, uint32_t bytes,
                             uint32_t flags) {

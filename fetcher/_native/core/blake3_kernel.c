@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define KERNELS_MAX 4
+#define KERNELS_MAX 7
 
 /* What this CPU can run, widest first. Filled once, before there is a second thread. */
 static const struct blake3_kernel *kernels[KERNELS_MAX] = {&blake3_portable};
@@ -19,8 +19,14 @@ void blake3_kernel_detect(void) {
     kernel_count = 0;
 #if BLAKE3_HAS_X86_LANES
     /* These ask the operating system's consent to the wide registers, too, not the CPU alone. */
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) {
+#if BLAKE3_HAS_X86_LANES32
+        kernels[kernel_count++] = &blake3_lanes32;
+#endif
         kernels[kernel_count++] = &blake3_lanes16;
+        kernels[kernel_count++] = &blake3_lanes8_vl;
+        kernels[kernel_count++] = &blake3_lanes4_vl;
+    }
     if (__builtin_cpu_supports("avx2"))
         kernels[kernel_count++] = &blake3_lanes8;
     if (__builtin_cpu_supports("sse4.1"))

@@ -3,6 +3,7 @@
 
 #if BLAKE3_HAS_X86_LANES || BLAKE3_HAS_NEON_LANES
 #define LANES 4
+#define SETS 1
 #define KERNEL blake3_lanes4
 #if BLAKE3_HAS_X86_LANES
 #define KERNEL_NAME "sse4.1"

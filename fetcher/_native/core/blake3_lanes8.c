@@ -3,6 +3,7 @@
 
 #if BLAKE3_HAS_X86_LANES
 #define LANES 8
+#define SETS 1
 #define KERNEL blake3_lanes8
 #define KERNEL_NAME "avx2"
 #define TARGET __attribute__((target("avx2")))

@@ -1,7 +1,8 @@
 /* The seven rounds of the compression function (paper 2.2), for words of any kind: the scalar and the wide kernels all run these lines.
  *
- * The includer defines ROTATE_16, ROTATE_12, ROTATE_8 and ROTATE_7 (rotations to the right), and has locals v0..v15 and m[16] of its kind
- * of word when it says BLAKE3_ROUNDS(). Macros, because a function could be inlined only into functions of its own target.
+ * The includer defines ROTATE_16, ROTATE_12, ROTATE_8 and ROTATE_7 (rotations to the right), and QUARTER, which is BLAKE3_QUARTER done to
+ * its kind of word. It has locals v0..v15 and m[16] of that kind when it says BLAKE3_ROUNDS(). Macros, because a function could be inlined
+ * only into functions of its own target.
  */
 #ifndef FETCHER_BLAKE3_ROUNDS_H
 #define FETCHER_BLAKE3_ROUNDS_H
@@ -27,14 +28,14 @@
 /* Four columns, then four diagonals; the arguments are the message words in this round's order. */
 #define BLAKE3_ROUND(m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11, m12, m13, m14, m15)                                                 \
     do {                                                                                                                                   \
-        BLAKE3_QUARTER(v0, v4, v8, v12, m[m0], m[m1]);                                                                                     \
-        BLAKE3_QUARTER(v1, v5, v9, v13, m[m2], m[m3]);                                                                                     \
-        BLAKE3_QUARTER(v2, v6, v10, v14, m[m4], m[m5]);                                                                                    \
-        BLAKE3_QUARTER(v3, v7, v11, v15, m[m6], m[m7]);                                                                                    \
-        BLAKE3_QUARTER(v0, v5, v10, v15, m[m8], m[m9]);                                                                                    \
-        BLAKE3_QUARTER(v1, v6, v11, v12, m[m10], m[m11]);                                                                                  \
-        BLAKE3_QUARTER(v2, v7, v8, v13, m[m12], m[m13]);                                                                                   \
-        BLAKE3_QUARTER(v3, v4, v9, v14, m[m14], m[m15]);                                                                                   \
+        QUARTER(v0, v4, v8, v12, m[m0], m[m1]);                                                                                            \
+        QUARTER(v1, v5, v9, v13, m[m2], m[m3]);                                                                                            \
+        QUARTER(v2, v6, v10, v14, m[m4], m[m5]);                                                                                           \
+        QUARTER(v3, v7, v11, v15, m[m6], m[m7]);                                                                                           \
+        QUARTER(v0, v5, v10, v15, m[m8], m[m9]);                                                                                           \
+        QUARTER(v1, v6, v11, v12, m[m10], m[m11]);                                                                                         \
+        QUARTER(v2, v7, v8, v13, m[m12], m[m13]);                                                                                          \
+        QUARTER(v3, v4, v9, v14, m[m14], m[m15]);                                                                                          \
     } while (0)
 
 /* Each line is the one before it, permuted by paper table 2. */
