@@ -110,7 +110,7 @@ class Follower:
         job = self._job
         while not self._over and not self._fed:
             for trail in self._trails:
-                if (run := trail.next_run(self._is_there)) is not None:
+                if (run := trail.next_run(job.transfer.holds)) is not None:
                     await self._feed_some(trail, run)
                     break
             else:
@@ -131,9 +131,6 @@ class Follower:
         self._progressed()
         self._changed()
         self._job.wake()
-
-    def _is_there(self, offset: int) -> bool:
-        return self._job.transfer.readable_to(offset, offset + 1) > offset
 
     async def _save(self, trail: hashing.Trail) -> None:
         """Now and then, for a resume; where there is no hole, so that it covers nothing but journalled blocks."""

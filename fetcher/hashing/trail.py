@@ -18,7 +18,7 @@ from fetcher.model.digest import Digest
 
 READ_BYTES: Final = 256 << 10
 """Read at a time: hashed before it leaves a common L2."""
-PARTS_AHEAD: Final = 256
+PARTS_AHEAD: Final = 64
 """Parts behind the lowest unfinished one that are looked at for bytes to read; they come more or less in order."""
 
 

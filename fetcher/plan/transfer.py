@@ -178,6 +178,10 @@ class Transfer:
         """Bytes from the start without a hole: what the in-order digest may read."""
         return min(self._first_missing * BLOCK_BYTES, self.size)
 
+    def holds(self, offset: int) -> bool:
+        """Whether the byte at ``offset`` is written."""
+        return self._blocks[offset // BLOCK_BYTES] >= WRITTEN
+
     def readable_to(self, offset: int, limit: int) -> int:
         """How far, from ``offset`` to at most ``limit``, there is no hole: where a digest of a part may read to."""
         block, end = offset // BLOCK_BYTES, offset

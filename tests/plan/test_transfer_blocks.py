@@ -113,6 +113,30 @@ def test_counts_follow_the_blocks(proven: bool, tail: int) -> None:
     assert transfer.bytes_written == transfer.size
 
 
+@pytest.mark.parametrize("tail", [1, MIB - 1, MIB])
+def test_what_can_be_read_from_anywhere(tail: int) -> None:
+    """For digests of an upload's parts, which begin and end in the middle of blocks."""
+    transfer = fetching(5, tail=tail, adopted=(1, 4))
+    write(transfer, 2)
+    assert transfer.claim(0), "claimed is not written"
+    size = transfer.size
+    held = [transfer.holds(offset) for offset in (0, MIB - 1, MIB, 3 * MIB - 1, 3 * MIB, 4 * MIB, size - 1)]
+    assert held == [False, False, True, True, False, True, True]
+    for offset, limit, stop in [
+        (0, size, 0),
+        (5, size, 5),
+        (MIB, size, 3 * MIB),
+        (MIB + 7, size, 3 * MIB),
+        (MIB + 7, 2 * MIB + 9, 2 * MIB + 9),
+        (MIB + 7, MIB + 8, MIB + 8),
+        (3 * MIB - 1, size, 3 * MIB),
+        (3 * MIB, size, 3 * MIB),
+        (4 * MIB, size, size),
+        (4 * MIB, 9 * MIB, size),
+    ]:
+        assert transfer.readable_to(offset, limit) == stop
+
+
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
