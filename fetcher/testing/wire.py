@@ -29,9 +29,9 @@ class Listener:
         self._handler = handler
         self._socket = socket.create_server((host, port), backlog=4096)
         self._socket.setblocking(False)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._numbers = count()
-        self._accepting: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def origin(self) -> str:
@@ -41,30 +41,45 @@ class Listener:
 
     def start(self) -> None:
         """Begin to accept connections."""
-        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._accept)
 
     async def close(self) -> None:
         """Stop accepting, end every connection and wait until they are gone."""
-        tasks = [*self._tasks, *([self._accepting] if self._accepting else [])]
-        for task in tasks:
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket)
+            self._loop = None
+        connections = dict(self._connections)
+        for task in connections:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
+        for connection in connections.values():
+            connection.close()  # its task may have been cancelled before its first step
         self._socket.close()
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                peer, address = await loop.sock_accept(self._socket)
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
-                    raise
-                await asyncio.sleep(0.05)  # out of descriptors: the client waits in the backlog meanwhile
-                continue
-            connection = _Connection(peer, address[0], next(self._numbers), self._handler)
-            task = loop.create_task(connection.serve())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _accept(self) -> None:
+        """Somebody wants to connect. Not by ``sock_accept``, which loses a socket if it is cancelled just then."""
+        loop = self._loop
+        if loop is None:
+            return
+        try:
+            peer, address = self._socket.accept()
+        except BlockingIOError:
+            return  # gone again
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                raise
+            loop.remove_reader(self._socket)  # out of descriptors: the client waits in the backlog meanwhile
+            loop.call_later(0.05, self._accept_again)
+            return
+        connection = _Connection(peer, address[0], next(self._numbers), self._handler)
+        task = loop.create_task(connection.serve())
+        self._connections[task] = connection
+        task.add_done_callback(self._connections.pop)
+
+    def _accept_again(self) -> None:
+        if self._loop is not None:
+            self._loop.add_reader(self._socket, self._accept)
 
 
 class _Connection:
@@ -92,7 +107,11 @@ class _Connection:
         except (Closed, ConnectionError, EOFError):
             pass
         finally:
-            self._socket.close()
+            self.close()
+
+    def close(self) -> None:
+        """May be called again."""
+        self._socket.close()
 
     # Receiving
 
