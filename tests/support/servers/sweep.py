@@ -23,7 +23,7 @@ def sweep(directory: Path) -> None:
     """Kill the processes and undo the mounts of the engine in ``directory``, whose own process has ended."""
     deadline = time.monotonic() + _GONE_S
     while found := processes_of(directory):
-        sockets = [place for pid in found for place in _shim_sockets(pid)]
+        sockets = [place for pid in found for place in shim_sockets(pid)]
         for pid in found:
             _kill(pid)
         for shim_socket in sockets:
@@ -79,7 +79,7 @@ def remove_cgroups(groups: Iterable[Path]) -> None:
                 pass
 
 
-def _shim_sockets(pid: int) -> list[Path]:
+def shim_sockets(pid: int) -> list[Path]:
     """Where a shim of containerd listens: outside of the engine's directories, whatever it is told."""
     try:
         held = {os.readlink(entry)[8:-1] for entry in Path(f"/proc/{pid}/fd").iterdir()}
