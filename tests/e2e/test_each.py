@@ -141,7 +141,7 @@ def test_one_that_fails_in_mid_run(hub: Hub, cache_dir: Path, fault: str, order:
     rule, kind = FAULTS[fault]
     hub.faults.add(rule)
     events: list[Progress] = []
-    results = fetch_each(hub, cache_dir, order, events, no_progress_timeout_s=1.5)
+    results = fetch_each(hub, cache_dir, order, events, no_progress_timeout_s=4.0)
     assert hub.faults.fired
     good(results, hub, GOOD, OTHER)
     error = results[BAD]
@@ -217,7 +217,7 @@ def test_two_that_fail_by_the_same_content_one_after_the_other(hub: Hub, cache_d
 def test_a_stall_without_end_is_told_of_each_by_its_own_name(hub: Hub, cache_dir: Path) -> None:
     repos(hub)
     hub.faults.add(StallAfter(0).on(path="bad-own.bin"), StallAfter(0).on(path="other-own.bin"))
-    results = fetch_each(hub, cache_dir, [BAD, GOOD, OTHER], no_progress_timeout_s=1.5)
+    results = fetch_each(hub, cache_dir, [BAD, GOOD, OTHER], no_progress_timeout_s=4.0)
     good(results, hub, GOOD)
     for name in (BAD, OTHER):
         error = results[name]
