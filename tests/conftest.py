@@ -28,7 +28,7 @@ pytest_plugins = ["tests.support.servers.fixtures"]
 SEED = int(os.environ.get("FETCHER_TEST_SEED") or 1)
 ALL = os.environ.get("FETCHER_TEST_ALL") == "1"
 
-LEFTOVER_GRACE_S = 3.0
+LEFTOVER_GRACE_S = 15.0
 """A closed server's thread or a killed child may take a moment to be gone, on a machine with all cores busy."""
 
 LOOPBACK = "127.0.0.0/8,::1/128"
