@@ -29,6 +29,7 @@ from tests.e2e.support import (
     MIB,
     RESUMES,
     Child,
+    Gate,
     assert_blobs_sound,
     assert_whole,
     blobs_of,
@@ -398,17 +399,20 @@ def test_what_is_complete_is_there_while_others_are_still_coming(hub: Hub, cache
 
 def test_ctrl_c_keeps_what_is_here(hub: Hub, cache_dir: Path) -> None:
     repos(hub)
-    hub.faults.add(Trickle(MIB // 2).on("cdn", path="other-own.bin"))
+    gate = Gate()
+    hub.faults.add(OnRequest(gate).on("cdn", path="other-own.bin", skip=3))
     settings = options(hub, cache_dir, connections_max=4)
     uris = [f"hf://{name}" for name in (BAD, GOOD, OTHER)]
     with Child(settings, uris, each=True) as child:
         assert child.line()["event"] == "ready"
-        wait_until(lambda: len(blobs_of(cache_dir)) >= 6 and hub.body_bytes_sent("other-own.bin") > MIB)
+        wait_until(lambda: len(blobs_of(cache_dir)) >= 6 and hub.body_bytes_sent("other-own.bin") >= 3 * MIB)
         wait_until(lambda: len(snapshots_of(cache_dir)) == 2)
         child.send(signal.SIGINT)
         assert child.result()["kind"] == "interrupted"
         assert child.process.returncode == 130
     hub.faults.clear()
+    gate.open()
+    wait_until(lambda: all(record.ended for record in hub.requests))
     sent = hub.body_bytes_sent()
     good(fetch_each(hub, cache_dir, [BAD, GOOD, OTHER]), hub, BAD, GOOD, OTHER)
     again = hub.body_bytes_sent() - sent

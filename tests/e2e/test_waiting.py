@@ -13,7 +13,7 @@ from fetcher import CacheError, Notice
 from fetcher.cache import partials
 from fetcher.testing import Hub, Synthetic
 from fetcher.testing.faults import Delay, OnRequest, Trickle, UrlUses
-from tests.e2e.support import MIB, REPO, RESUMES, Child, assert_whole, fetch, fetcher_of, options, until, wait_until
+from tests.e2e.support import MIB, REPO, Child, assert_whole, fetch, fetcher_of, options, until, wait_until
 from tests.support.disk import SimulatedDisk
 
 BIG, SECOND = "a-big.bin", "b-second.bin"
@@ -50,7 +50,7 @@ def test_one_time_urls_on_a_slow_line(hub: Hub, cache_dir: Path) -> None:
     assert hub.count("cdn", status=403) > 6
 
 
-@pytest.mark.skipif(not RESUMES, reason="plain mode has no journal")
+@pytest.mark.needs("native")
 def test_rehashing_is_progress(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier run left takes longer to read than a run may go without a new block."""
     monkeypatch.setattr(partials, "SCAN_STEP_BLOCKS", 2)

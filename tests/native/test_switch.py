@@ -27,7 +27,6 @@ def python(script: str, **environment: str) -> str:
     return run.stdout.strip()
 
 
-@pytest.mark.skipif(os.environ.get("FETCHER_NATIVE") == "plain", reason="FETCHER_NATIVE=plain")
 @pytest.mark.needs("native")
 def test_the_compiled_core_was_really_loaded() -> None:
     assert _native.ACTIVE == "native"
