@@ -30,7 +30,8 @@ except ImportError as error:
         write_blocks,
     )
 
-    _remark = str(error)
+    # A name that can't be imported from here: there is no such module beside this one.
+    _remark = "the compiled core was not built" if error.name == __name__ else str(error)
     ACTIVE = "plain"
 
 
