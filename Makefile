@@ -7,22 +7,29 @@ DEMO_DIR ?= demo-cache
 WORKERS ?= auto
 TESTS ?= tests
 PYTEST_ARGS ?=
+# Where plain mode (no compiled core) is another way through the code; and of that, what proves it in about a minute.
+PLAIN_TESTS ?= $(addprefix tests/,cache cli e2e engine native real)
+PLAIN_CORE := $(addprefix tests/cache/test_,happy.py resume.py faults.py retention.py trust.py) \
+  $(addprefix tests/e2e/test_,happy.py integrity.py checks.py stopped.py sharing.py validators.py \
+    faults.py::test_healed_in_pairs kill.py::test_ctrl_c_at_the_command_line)
 BENCH_ARGS ?=
 
 NATIVE_SOURCES := $(shell find fetcher/_native -name '*.pyx' -o -name '*.pxd' -o -path '*/core/*.[ch]' 2>/dev/null)
+PYTEST := $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench sanitize clean
+.PHONY: help demo test test-plain check bench sanitize clean
 
 help:
-	@echo "make demo      set up, then a market's list and a job from embedded origins, and again as a hit (450 MB in $(DEMO_DIR))"
-	@echo "make test      all tests this machine allows; lists by name what was not run (FETCHER_TEST_ALL=1: that fails)"
-	@echo "make check     formatting, ruff, mypy, import floors"
-	@echo "make bench     numbers against curl and huggingface_hub (BENCH_ARGS='--help' for choices)"
-	@echo "make sanitize  the native core under AddressSanitizer and UBSan"
-	@echo "make clean     remove what was built and the demo's files; keeps $(VENV)"
+	@echo "make demo        set up, then a market's list and a job from embedded origins, and again as a hit (450 MB in $(DEMO_DIR))"
+	@echo "make test        all tests this machine allows; lists by name what was not run (FETCHER_TEST_ALL=1: that fails)"
+	@echo "make test-plain  in plain mode, the tests for which the mode matters (of FETCHER_TEST_ALL=1 a part of them is part)"
+	@echo "make check       formatting, ruff, mypy, import floors"
+	@echo "make bench       numbers against curl and huggingface_hub (BENCH_ARGS='--help' for choices)"
+	@echo "make sanitize    the native core under AddressSanitizer and UBSan"
+	@echo "make clean       remove what was built and the demo's files; keeps $(VENV)"
 
 # --- set-up ----------------------------------------------------------------------------------------------------------
 
@@ -80,11 +87,22 @@ demo: $(VENV)/.installed
 	@echo "demo: a market's list and a job, a few hundred MB from embedded origins, then a hit; all files in $(DEMO_DIR)"
 	@$(PY) -m fetcher.testing.demo_run --directory $(DEMO_DIR)
 
+# Everything is both modes. The native one comes second, and its closing lines last.
+ifeq ($(FETCHER_TEST_ALL) $(TESTS),1 tests)
+PLAIN_FIRST := FETCHER_NATIVE=plain $(PYTEST) $(PLAIN_CORE) || plain_failed=1;
+endif
+
 test: $(VENV)/.installed $(VENV)/.test-dependencies
 ifeq ($(FETCHER_TEST_ALL),1)
 	@bash tests/support/debian.sh
 endif
-	@$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS) $(TESTS)
+	@failed=0; plain_failed=0; $(PLAIN_FIRST) \
+	$(PYTEST) $(TESTS) || failed=1; \
+	if [ $$plain_failed = 1 ]; then echo "FAILED in plain mode: see the tests before these"; failed=1; fi; \
+	exit $$failed
+
+test-plain: $(VENV)/.installed $(VENV)/.test-dependencies
+	@FETCHER_NATIVE=plain $(PYTEST) $(PLAIN_TESTS)
 
 check: $(VENV)/.installed $(VENV)/.test-dependencies
 	@failed=0; \

@@ -2,6 +2,7 @@
 
 - ``@pytest.mark.needs(...)``: what the machine must have; see tests/support/needs.py. What was not run is listed at the
   end by name; with ``FETCHER_TEST_ALL=1`` it fails the run.
+- ``FETCHER_NATIVE=plain``: everything in plain mode. What is about block trees is listed too, but is not missed.
 - ``FETCHER_TEST_SEED``: seed of every random test, printed at the start. The default is fixed: two runs do the same.
 """
 
@@ -27,8 +28,10 @@ pytest_plugins = ["tests.support.servers.fixtures"]
 
 SEED = int(os.environ.get("FETCHER_TEST_SEED") or 1)
 ALL = os.environ.get("FETCHER_TEST_ALL") == "1"
+PLAIN = os.environ.get("FETCHER_NATIVE") == "plain"
+NO_TREES = "about block trees, and FETCHER_NATIVE=plain chooses to do without"
 
-LEFTOVER_GRACE_S = 3.0
+LEFTOVER_GRACE_S = 15.0
 """A closed server's thread or a killed child may take a moment to be gone, on a machine with all cores busy."""
 
 LOOPBACK = "127.0.0.0/8,::1/128"
@@ -62,13 +65,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"seed: {SEED} (FETCHER_TEST_SEED), {'everything must run' if ALL else 'what the machine allows'}"
+    mode = ", plain mode" if PLAIN else ""
+    return f"seed: {SEED} (FETCHER_TEST_SEED), {'everything must run' if ALL else 'what the machine allows'}{mode}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for marker in item.iter_markers("needs"):
             for need in marker.args:
+                if need == "native" and PLAIN:
+                    item.add_marker(pytest.mark.skip(reason=NO_TREES))
+                    continue
                 try:
                     reason = needs.missing(need)
                 except KeyError:
@@ -89,11 +96,15 @@ def _not_run(terminal: Any) -> dict[str, list[str]]:
     return found
 
 
+def _missed(not_run: dict[str, list[str]]) -> bool:
+    return bool(not_run.keys() - {NO_TREES})
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     is_worker = hasattr(session.config, "workerinput")
-    if ALL and not is_worker and terminal and _not_run(terminal) and exitstatus == pytest.ExitCode.OK:
+    if ALL and not is_worker and terminal and _missed(_not_run(terminal)) and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -101,12 +112,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     not_run = _not_run(terminalreporter)
     if not not_run:
         return
-    terminalreporter.section("not run", red=ALL, yellow=not ALL)
+    fails = ALL and _missed(not_run)
+    terminalreporter.section("not run", red=fails, yellow=not fails)
     for reason, names in sorted(not_run.items()):
         terminalreporter.write_line(f"{reason}:")
         for name in sorted(names):
             terminalreporter.write_line(f"    {name}")
-    if ALL:
+    if fails:
         terminalreporter.write_line("FETCHER_TEST_ALL=1: what was not run fails the run", red=True)
 
 

@@ -111,23 +111,33 @@ def test_what_ends_by_itself_is_given_time() -> None:
 
 
 def test_what_is_not_run_is_listed_and_fails_when_all_must_run(tmp_path: Path) -> None:
-    test = tmp_path / "test_planted.py"
-    test.write_text(
-        "import pytest\ndef test_runs(): pass\n"
-        "@pytest.mark.skip(reason='no such machine')\ndef test_does_not_run(): pass\n"
-    )
+    missing = "@pytest.mark.skip(reason='no such machine')"
     for everything, exit_code in (("0", 0), ("1", 1)):
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-n1", "--rootdir", CHECKOUT, "-p", "tests.conftest", test],
-            cwd=CHECKOUT,
-            env={"PATH": "/usr/bin:/bin", "FETCHER_TEST_ALL": everything, "TMPDIR": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = _run_planted(tmp_path, missing, FETCHER_TEST_ALL=everything)
         assert "no such machine:\n" in done.stdout, done.stdout + done.stderr
         assert "::test_does_not_run" in done.stdout
         assert done.returncode == exit_code, done.stdout
+
+
+def test_what_plain_mode_has_not_is_listed_and_not_missed(tmp_path: Path) -> None:
+    done = _run_planted(tmp_path, "@pytest.mark.needs('native')", FETCHER_TEST_ALL="1", FETCHER_NATIVE="plain")
+    assert "FETCHER_NATIVE=plain chooses to do without:\n" in done.stdout, done.stdout + done.stderr
+    assert "::test_does_not_run" in done.stdout
+    assert done.returncode == 0, done.stdout
+
+
+def _run_planted(directory: Path, mark: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A run of two tests, one of them with ``mark``."""
+    test = directory / "test_planted.py"
+    test.write_text(f"import pytest\ndef test_runs(): pass\n{mark}\ndef test_does_not_run(): pass\n")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n1", "--rootdir", CHECKOUT, "-p", "tests.conftest", test],
+        cwd=CHECKOUT,
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(directory), **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.needs("ordinary-user")

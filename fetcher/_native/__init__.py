@@ -49,7 +49,7 @@ except ImportError as error:
         write_blocks,
     )
 
-    _remark = str(error)
+    _remark = "the compiled core was not built" if error.name == f"{__name__}.blake3" else str(error)
     ACTIVE = "plain"
 
 _sha256_remark = None

@@ -196,7 +196,7 @@ def test_a_stop_keeps_what_came_and_says_so(stocked: Hub, run_cli: CommandLine, 
     ) as process:
         _until_bytes_came(process)
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     error = json.loads(out.splitlines()[-1])
     check(error)
@@ -210,11 +210,11 @@ def test_a_stop_keeps_what_came_and_says_so(stocked: Hub, run_cli: CommandLine, 
 
 def test_stopping_twice_leaves_at_once(stocked: Hub, run_cli: CommandLine) -> None:
     stocked.add_repo("acme/large", files={"model.bin": Synthetic(24 * MIB, 2)})
-    with run_cli.start("get", "hf://acme/large", "--json", "--limit-rate", "2MiB") as process:
+    with run_cli.start("get", "hf://acme/large", "--json", "--limit-rate", "512KiB") as process:
         _until_bytes_came(process)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
     assert process.returncode == 130
 
 

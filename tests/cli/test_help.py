@@ -10,6 +10,7 @@ import pytest
 from fetcher.cli import app
 from fetcher.cli.app import COMMANDS, build_parser
 from tests.cli.support import Program
+from tests.support.cli import CommandLine
 
 ROOM = Path(app.__file__).parent
 NOT_COMMANDS = {"__init__", "app", "context", "entries", "fetching", "hold", "live", "output", "progress"}
@@ -61,6 +62,15 @@ def test_version(program: Program) -> None:
     assert done.exit_code == 0
     assert done.out.startswith("fetcher 0.1.0 (Python 3.")
     assert "core: " in done.out
+
+
+def test_plain_mode_says_so(run_cli: CommandLine) -> None:
+    plain = {"FETCHER_NATIVE": "plain"}
+    assert "core: plain, no block trees" in run_cli("--version", env=plain).stdout
+    checks = {check["name"]: check for check in run_cli("doctor", "--json", env=plain).last["checks"]}
+    assert checks["core"]["status"] == "warn"
+    assert "plain, no block trees" in checks["core"]["message"]
+    assert "gcc" in checks["core"]["hint"]
 
 
 SHARED = [

@@ -119,7 +119,7 @@ def test_a_job_does_not_get_the_operators_token(stocked: Hub, run_cli: CommandLi
 # --- leases that end with something
 
 
-def _ends(run_cli: CommandLine, within_s: float = 10.0) -> bool:
+def _ends(run_cli: CommandLine, within_s: float = 30.0) -> bool:
     deadline = time.monotonic() + within_s
     while leases(run_cli):
         if time.monotonic() > deadline:
@@ -166,7 +166,7 @@ def test_a_hold(
         assert mounts["lease"]["expires_at"] is None
         assert leases(run_cli) == [{"id": mounts["lease"]["id"], "kind": "process", "expires_at": None}]
         end(process)
-        assert process.wait(timeout=15) == exit_code
+        assert process.wait(timeout=30) == exit_code
         assert process.stdout.read() == b""
     assert _ends(run_cli)
 
@@ -178,7 +178,7 @@ def test_a_hold_with_a_time(stocked: Hub, run_cli: CommandLine, job: Path) -> No
         mounts = json.loads(process.stdout.readline())
         assert mounts["lease"]["expires_at"] == pytest.approx(time.time() + 3_600, abs=60)
         _close_stdin(process)
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=30) == 0
     assert leases(run_cli) == []
 
 
@@ -200,10 +200,10 @@ def test_a_hold_ends_with_the_owner_or_the_parent(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hold_room, "LOOK_EVERY_S", 0.01)
     with subprocess.Popen(["true"]) as gone:
         pass
-    asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=gone.pid), 5))
+    asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=gone.pid), 20))
     parents = iter([100, 100, 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
-    asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=None), 5))
+    asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=None), 20))
 
 
 def test_every_resource_that_is_refused_is_told(stocked: Hub, run_cli: CommandLine) -> None:

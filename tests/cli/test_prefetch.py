@@ -354,7 +354,7 @@ def engine_in_thread(**fields: Any) -> Iterator[StubEngine]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(30)
         yield made[0]
     finally:
         loop.call_soon_threadsafe(stop.set)
@@ -416,7 +416,7 @@ def test_a_stop_keeps_what_came_and_the_summary_is_the_last_line(
             if fact["event"] == "progress" and fact["bytes_done"] > 4 * MIB:
                 break
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     *_, error, summary = [json.loads(each) for each in out.splitlines()]
     check(error)

@@ -66,6 +66,8 @@ class Healed:
     """How many bytes may be sent a second time."""
     single: bool = False
     """Not for pairs: it counts requests, or it is slow."""
+    silent: bool = False
+    """Only a client that waits for nothing long gets over it soon."""
     worlds: tuple[WorldKind, ...] = ALL
     never_fires: frozenset[WorldKind] = frozenset()
     """Where we never send what it is for, which is the point."""
@@ -106,11 +108,11 @@ HEALED = [
         ),
     ),
     Healed("hang-up", lambda w: (HangUp().on("*"),)),
-    Healed("stall-before-body", lambda w: (w.places.body.hit(StallAfter(0), times=2),)),
-    Healed("stall-in-body", lambda w: (StallAfter(100_000).on(times=2),)),
+    Healed("stall-before-body", lambda w: (w.places.body.hit(StallAfter(0), times=2),), silent=True),
+    Healed("stall-in-body", lambda w: (StallAfter(100_000).on(times=2),), silent=True),
     Healed("short-stall", lambda w: (StallAfter(1000, 0.2).on(every=3),)),
-    Healed("stall-api", lambda w: (w.places.first.hit(Delay(30), times=1),), single=True),
-    Healed("trickle", lambda w: (w.places.body.hit(Trickle(20_000), path=w.name(LARGE), times=1),)),
+    Healed("stall-api", lambda w: (w.places.first.hit(Delay(30), times=1),), single=True, silent=True),
+    Healed("trickle", lambda w: (w.places.body.hit(Trickle(20_000), path=w.name(LARGE), times=1),), silent=True),
     Healed("429-api", lambda w: (w.places.api.hit(Status(429, 1), times=1),)),
     Healed("429-resolve", lambda w: (Status(429, 1).on("resolve", "resolve-cache", times=2),), worlds=("hub",)),
     Healed("429-body-retry-after", lambda w: (w.places.own.hit(Status(429, 1), times=2),)),

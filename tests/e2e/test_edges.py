@@ -93,6 +93,6 @@ def test_hiccups_far_apart_do_not_start_a_file_over(hub: Hub, cache_dir: Path) -
 
 def test_a_wait_that_was_ordered_is_no_lack_of_progress(hub: Hub, cache_dir: Path) -> None:
     hub.add_repo(REPO, files={"small.json": "{}"})
-    hub.faults.add(Status(503, retry_after=2).on("resolve-cache", times=2))
-    outcome = fetch(hub, cache_dir, no_progress_timeout_s=1.5, retry_after_max_s=10.0)
+    hub.faults.add(Status(503, retry_after=4).on("resolve-cache", times=1))
+    outcome = fetch(hub, cache_dir, no_progress_timeout_s=3.0, retry_after_max_s=10.0)
     assert_whole(outcome.snapshot, hub)

@@ -71,15 +71,16 @@ def test_too_many_files_are_refused_with_the_number(hub: Hub, cache_dir: Path) -
         fetch(hub, cache_dir, manifest_files_max=49)
 
 
+@pytest.mark.timeout(150)  # four times what it takes on a machine that does nothing else
 def test_planning_a_hundred_thousand_files(hub: Hub, cache_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     count = 100_000
     hub.quotas = Quotas(api=100_000)
     hub.add_repo(REPO, files={f"train/{n // 1000:03}/{n:06}.json": b"{%d}" % n for n in range(count)})
     began = time.monotonic()
-    with Child(options(hub, cache_dir, api_timeout_s=20.0, api_time_max_s=60.0), plan_only=True) as child:
+    with Child(options(hub, cache_dir, api_timeout_s=60.0, api_time_max_s=120.0), plan_only=True) as child:
         assert child.line()["event"] == "ready"
         started = time.monotonic()
-        fact = child.done(50)
+        fact = child.done(120)
         took_s = time.monotonic() - started
     assert started >= began
     assert (fact["files"], fact["files_to_fetch"]) == (count, count)

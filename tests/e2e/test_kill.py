@@ -14,7 +14,7 @@ import pytest
 
 from fetcher.cache.partials import Partial
 from fetcher.testing import Hub, Synthetic
-from fetcher.testing.faults import Trickle
+from fetcher.testing.faults import StallAfter, Trickle
 from tests.e2e.support import (
     MIB,
     REPO,
@@ -87,6 +87,9 @@ def killed_three_times(hub: Hub, cache_dir: Path, dice: random.Random, size: int
             allowed += in_socket_buffers(port) + CONNECTIONS * (MIB + READ_AHEAD)
             child.send(signal.SIGKILL)
             assert child.process.wait() == -signal.SIGKILL, "it had finished before it was killed"
+        # On a busy machine the hub may only have paused. What it said from then on has reached nobody.
+        wait_until(lambda: all(record.ended for record in hub.requests.select("cdn")))
+        allowed += hub.body_bytes_sent() - sent
         nothing_visible(cache_dir)
         if forget:
             shutil.rmtree(cache_dir / "partials-v1")
@@ -135,17 +138,19 @@ def test_killed_while_small_files_are_published(hub: Hub, cache_dir: Path, rng: 
 def test_a_cancelled_fetch_ends_at_once_and_resumes(hub: Hub, cache_dir: Path, moment: float) -> None:
     size = 8 * MIB
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1)})
-    hub.faults.add(Trickle(2 * MIB).on("cdn"))
+    # Left alone it would never end, nor would anything in it for a minute.
+    hub.faults.add(StallAfter(MIB // 2).on("cdn", skip=int(moment * 8)))
 
     async def main() -> None:
-        async with fetcher_of(hub, cache_dir, connections_max=2) as fetcher:
+        patience = {"part_idle_timeout_s": 60.0, "part_slow_window_s": 60.0, "no_progress_timeout_s": 60.0}
+        async with fetcher_of(hub, cache_dir, connections_max=2, **patience) as fetcher:
             task = asyncio.create_task(fetcher.fetch(f"hf://{REPO}"))
             await until(lambda: hub.body_bytes_sent() > moment * size)
             began = time.monotonic()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < 20.0
             # The same object goes on: nothing of the cancelled run stands in its way.
             hub.faults.clear()
             sent = hub.body_bytes_sent()
@@ -162,7 +167,7 @@ def test_cancelled_twice(hub: Hub, cache_dir: Path) -> None:
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(6 * MIB, 1), "other.bin": Synthetic(3 * MIB, 2), "a.txt": "a"})
 
     async def main() -> None:
-        async with fetcher_of(hub, cache_dir, connections_max=3, no_progress_timeout_s=3.0) as fetcher:
+        async with fetcher_of(hub, cache_dir, connections_max=3, no_progress_timeout_s=20.0) as fetcher:
             for turns in range(6):
                 hub.faults.add(Trickle(MIB).on("cdn"))
                 hub.requests.clear()
@@ -228,13 +233,13 @@ def test_cancelled_before_anything_was_asked(hub: Hub, cache_dir: Path) -> None:
 def test_ctrl_c_at_the_command_line(hub: Hub, run_cli: CommandLine, number: signal.Signals) -> None:
     size = 24 * MIB
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1)})
-    hub.faults.add(Trickle(3 * MIB).on("cdn"))
+    hub.faults.add(Trickle(MIB).on("cdn"))
     environ = {"FETCHER_PART_BYTES": "1MiB", "FETCHER_CONNECTIONS_MAX": "4", "FETCHER_SPACE_FLOOR_BYTES": "0"}
     with run_cli.start("get", f"hf://{REPO}", "--json", env=environ) as process:
         try:
             wait_until(lambda: hub.body_bytes_sent() > size // 2 or process.poll() is not None)
             process.send_signal(number)
-            stdout, stderr = process.communicate(timeout=10)
+            stdout, stderr = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == 130, stderr.decode()
@@ -251,7 +256,7 @@ def test_ctrl_c_at_the_command_line(hub: Hub, run_cli: CommandLine, number: sign
 
 def test_a_partial_of_a_cancelled_run_is_kept(hub: Hub, cache_dir: Path) -> None:
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(6 * MIB, 1)})
-    hub.faults.add(Trickle(MIB).on("cdn"))
+    hub.faults.add(StallAfter(MIB // 2).on("cdn", skip=4))
     with Child(options(hub, cache_dir, connections_max=3)) as child:
         assert child.line()["event"] == "ready"
         wait_until(lambda: hub.body_bytes_sent() > 4 * MIB)

@@ -190,7 +190,7 @@ def test_the_same_repo_with_other_files_is_another_item(world: World) -> None:
 def test_one_stalls_one_is_wrong_one_is_good(world: World) -> None:
     world.requires(hf(TWO), OLLAMA, hf(ONE))
     world.hub.faults.add(StallAfter(0).on(path="two.bin"), FlipByte(5).on(path="one.bin"))
-    report = world.prefetch(no_progress_timeout_s=1.5)
+    report = world.prefetch(no_progress_timeout_s=4.0)
     assert [(item.status, item.error.kind if item.error else None) for item in report.items] == [
         ("failed", "transport"),
         ("done", None),
@@ -342,7 +342,7 @@ def test_the_last_good_list_stands_in(world: World, mode: str) -> None:
     world.market.behave(mode)
     began = time.monotonic()
     report = world.prefetch(api_timeout_s=0.4)
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 25
     assert (statuses(report), report.unpinned, world.pinned()) == (["hit", "hit"], 0, 2)
     source = world.list(api_timeout_s=0.4)
     assert source.kept_since is not None and time.time() - source.kept_since < 60

@@ -11,12 +11,13 @@ import pytest
 
 from fetcher import DeniedError, NotFoundError
 from fetcher.testing import Hub, Synthetic, hub_in_thread
-from fetcher.testing.faults import Status, Trickle
+from fetcher.testing.faults import OnRequest, Status, Trickle
 from tests.e2e.support import (
     MIB,
     REPO,
     RESUMES,
     Child,
+    Gate,
     assert_whole,
     fetch,
     fetcher_of,
@@ -55,17 +56,18 @@ def test_processes_that_want_one_resource_download_it_once(hub: Hub, cache_dir: 
 def test_a_waiter_takes_over_from_a_killed_owner(hub: Hub, cache_dir: Path) -> None:
     size = 10 * MIB
     hub.add_repo(REPO, files={"weights.bin": Synthetic(size, 1)})
-    hub.faults.add(Trickle(MIB).on("cdn"))
+    gate = Gate()
+    hub.faults.add(OnRequest(gate).on("cdn", skip=6))
     settings = options(hub, cache_dir, connections_max=2)
     with Child(settings) as owner:
         assert owner.line()["event"] == "ready"
         wait_until(lambda: hub.body_bytes_sent() > MIB)
         with Child(settings) as waiter:
             assert waiter.line()["event"] == "ready"
-            wait_until(lambda: hub.count("tree") == 2 and hub.body_bytes_sent() > 6 * MIB)
+            wait_until(lambda: hub.count("tree") == 2 and hub.body_bytes_sent() >= 6 * MIB)
             owner.send(signal.SIGKILL)
             owner.process.wait()
-            hub.faults.clear()
+            gate.open()
             done = waiter.done()
     assert tree_of(Path(done["paths"][0])) == held_by(hub)
     assert hub.body_bytes_sent() <= size + (2 * 2 * MIB if RESUMES else size)
@@ -127,18 +129,20 @@ def test_overlapping_fetches_of_one_object(hub: Hub, cache_dir: Path) -> None:
 def test_cancelling_one_of_two_does_not_harm_the_other(hub: Hub, cache_dir: Path, victim: str) -> None:
     size = 8 * MIB
     hub.add_repo(REPO, files={"weights.bin": Synthetic(size, 1)})
-    hub.faults.add(Trickle(2 * MIB).on("cdn"))
+    gate = Gate()
+    hub.faults.add(OnRequest(gate).on("cdn", skip=4))
 
     async def main() -> None:
         async with fetcher_of(hub, cache_dir, connections_max=2) as fetcher:
             owner = asyncio.create_task(fetcher.fetch(f"hf://{REPO}"))
             await until(lambda: hub.body_bytes_sent() > MIB)
             waiter = asyncio.create_task(fetcher.fetch(f"hf://{REPO}"))
-            await until(lambda: hub.count("tree") == 2 and hub.body_bytes_sent() > 4 * MIB)
+            await until(lambda: hub.count("tree") == 2 and hub.body_bytes_sent() >= 4 * MIB)
             cancelled, survivor = (owner, waiter) if victim == "owner" else (waiter, owner)
             cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
+            gate.open()
             assert_whole((await survivor).snapshot, hub)
 
     asyncio.run(main())
@@ -146,10 +150,11 @@ def test_cancelling_one_of_two_does_not_harm_the_other(hub: Hub, cache_dir: Path
 
 
 def test_a_waiter_goes_on_with_its_own_credential_when_the_owner_loses_his(cache_dir: Path) -> None:
-    size = 8 * MIB
+    size = 16 * MIB
     with hub_in_thread(tokens={ALICE: "alice"}) as hub:
         hub.add_repo(REPO, files={"weights.bin": Synthetic(size, 1)})
-        hub.faults.add(Trickle(2 * MIB).on("cdn"))
+        gate = Gate()
+        hub.faults.add(OnRequest(gate).on("cdn", skip=2))
 
         async def main() -> None:
             async with fetcher_of(hub, cache_dir, connections_max=2, part_bytes=2 * MIB) as fetcher:
@@ -159,6 +164,7 @@ def test_a_waiter_goes_on_with_its_own_credential_when_the_owner_loses_his(cache
                 await until(lambda: hub.count("tree") == 2)
                 del hub.tokens[ALICE]
                 hub.faults.add(Status(403).on("cdn", times=1))
+                gate.open()
                 with pytest.raises(DeniedError):
                     await owner
                 assert_whole((await waiter).snapshot, hub)
@@ -173,7 +179,8 @@ def test_a_waiter_goes_on_with_its_own_credential_when_the_owner_loses_his(cache
 def test_an_asker_without_access_gets_an_answer_of_his_own(cache_dir: Path) -> None:
     with hub_in_thread(tokens={ALICE: "alice"}) as hub:
         hub.add_repo(REPO, files=mixed_files(), private=True)
-        hub.faults.add(Trickle(2 * MIB).on("cdn"))
+        gate = Gate()
+        hub.faults.add(OnRequest(gate).on("cdn", skip=2))
         hers: Any = {"type": "HF", "repo": REPO, "accessToken": ALICE}
 
         async def main() -> None:
@@ -183,6 +190,7 @@ def test_an_asker_without_access_gets_an_answer_of_his_own(cache_dir: Path) -> N
                 with pytest.raises(NotFoundError):
                     await fetcher.fetch(f"hf://{REPO}")
                 assert not alice.done()
+                gate.open()
                 assert_whole((await alice).snapshot, hub)
                 with pytest.raises(NotFoundError):
                     await fetcher.fetch(f"hf://{REPO}")

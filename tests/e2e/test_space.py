@@ -13,13 +13,14 @@ import pytest
 
 from fetcher import NoSpaceError
 from fetcher.testing import Hub, Synthetic
-from fetcher.testing.faults import OnRequest, Trickle
+from fetcher.testing.faults import OnRequest
 from fetcher.testing.hub.hostility import HostileTree
 from tests.e2e.support import (
     MIB,
     REPO,
     RESUMES,
     Child,
+    Gate,
     fetch,
     held_by,
     mixed_files,
@@ -100,7 +101,8 @@ needs_disk = pytest.mark.needs("root", "mountns")
 def test_a_disk_that_fills_up_meanwhile(hub: Hub, tmp_path: Path) -> None:
     size = 12 * MIB
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1), "small.txt": "small"})
-    hub.faults.add(Trickle(4 * MIB).on("cdn"))
+    gate = Gate()
+    hub.faults.add(OnRequest(gate).on("cdn", skip=5))
     with small_disk(tmp_path / "disk", 24 * MIB) as disk:
         settings = options(hub, disk.mount_point / "cache", connections_max=2)
         with Child(settings, prefix=disk.prefix) as child:
@@ -114,6 +116,7 @@ def test_a_disk_that_fills_up_meanwhile(hub: Hub, tmp_path: Path) -> None:
                         filler.flush()
                 except OSError:
                     pass
+            gate.open()
             fact = child.result()
             assert (child.process.returncode, fact["kind"]) == (50, "no_space"), fact
         cache = disk.path / "cache"
@@ -135,7 +138,8 @@ def test_a_partial_is_not_planned_twice(hub: Hub, tmp_path: Path) -> None:
     """What a Partial already holds needs no room again: a file that barely fits can be resumed."""
     size = 16 * MIB
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1)})
-    hub.faults.add(Trickle(6 * MIB).on("cdn"))
+    gate = Gate()
+    hub.faults.add(OnRequest(gate).on("cdn", skip=13))
     with small_disk(tmp_path / "disk", 22 * MIB) as disk:
         settings = options(hub, disk.mount_point / "cache", connections_max=2)
         with Child(settings, prefix=disk.prefix) as child:
@@ -144,6 +148,7 @@ def test_a_partial_is_not_planned_twice(hub: Hub, tmp_path: Path) -> None:
             child.process.kill()
             child.process.wait()
         hub.faults.clear()
+        gate.open()
         with Child(settings, prefix=disk.prefix) as child:
             child.done()
     assert hub.body_bytes_sent(WEIGHTS) <= size + 6 * MIB

@@ -122,9 +122,9 @@ def test_hang_up_closes_a_kept_connection_without_saying_so() -> None:
 
 def test_stall_for_ever() -> None:
     with faulty(StallAfter(MIB + 1).on("cdn")) as hub:
-        answer = fetch(locate(hub), timeout_s=0.4)
+        answer = fetch(locate(hub), timeout_s=2.0)
         assert (answer.ended, answer.body) == ("silence", LARGE.read(0, MIB + 1))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while not hub.requests.select("cdn")[0].ended:  # the stalled answer notices that the client has gone
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -146,14 +146,14 @@ def test_a_hub_can_be_left_while_an_answer_stalls() -> None:
             time.sleep(0.005)
         began = time.monotonic()
     thread.join()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
 
 
 def test_trickle() -> None:
     with faulty(Trickle(100_000)) as hub:
         answer = part(hub, 5, 40_005)
         assert answer.body == LARGE.read(5, 40_005)
-        assert 0.35 < answer.seconds < 3
+        assert 0.35 < answer.seconds < 20
 
 
 def test_delay() -> None:

@@ -147,7 +147,7 @@ def test_a_hundred_thousand_files() -> None:
             url = answer.headers["link"].partition("<")[2].partition(">")[0] if "link" in answer.headers else None
         assert paths == sorted(files)
         assert hub.count("tree") == 101  # 100,000 files and 100 directories
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 50
 
 
 def test_files_on_disk_are_served_from_disk(tmp_path: Path) -> None:

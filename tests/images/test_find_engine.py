@@ -176,7 +176,7 @@ def test_an_engine_that_does_not_answer_is_given_up(short: Path) -> None:
             found = await find_engine({"DOCKER_HOST": f"unix://{path}"}, settings(connect_timeout_s=0.2))
             assert isinstance(found, NoEngine)
             assert "no answer within 0.2 s" in found.reason
-            await asyncio.wait_for(closed.wait(), 5)
+            await asyncio.wait_for(closed.wait(), 20)
 
     asyncio.run(test())
 

@@ -11,7 +11,7 @@ import pytest
 from fetcher.errors import FetcherError, ForbiddenError, TransportError
 from fetcher.net.request import Request
 from tests.net.raw_server import Connection, Reply, body_reply, bytes_reply, serving
-from tests.net.wiring import CERTIFICATE, IDLE_S, body_of, get, run, transport
+from tests.net.wiring import CERTIFICATE, IDLE_S, SILENCE_S, body_of, get, run, transport
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
 SECRET_PATH = "/repo/file?Signature=topsecret"
@@ -68,11 +68,12 @@ FAULTS: dict[str, tuple[Reply, type[FetcherError], str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_has_a_typed_error_that_tells_it(name: str, uv: bool) -> None:
     reply, kind, words = FAULTS[name]
+    idle_timeout_s = SILENCE_S if name.startswith("silent") else IDLE_S
 
     async def main() -> None:
         async with serving(reply) as server, transport() as made:
             with pytest.raises(kind, match=words) as caught:
-                await body_of(made, get(server, SECRET_PATH))
+                await body_of(made, get(server, SECRET_PATH), idle_timeout_s=idle_timeout_s)
             assert f"127.0.0.1:{server.port}" in caught.value.message
             assert "topsecret" not in "".join(traceback.format_exception(caught.value))
 
@@ -204,7 +205,7 @@ def test_a_certificate_for_another_name_is_final() -> None:
 
 def test_no_tls_at_the_other_end() -> None:
     async def main() -> None:
-        async with serving(body_reply(b"ok")) as server, transport() as made:
+        async with serving(body_reply(b"ok")) as server, transport(connect_timeout_s=2.0) as made:
             with pytest.raises(TransportError):
                 await made.send(Request("GET", f"https://127.0.0.1:{server.port}/"), idle_timeout_s=IDLE_S)
 

@@ -19,12 +19,15 @@ from tests.net.raw_server import RawServer
 
 CERTIFICATE = Path(__file__).with_name("certificate.pem")
 """Self-signed, for origin.test and 127.0.0.1; its key is no secret."""
-IDLE_S = 0.3
+IDLE_S = 15.0
+"""For origins that answer: a busy machine may stand still for seconds."""
+SILENCE_S = 0.3
+"""For those that fall silent."""
 
 
 def settings(**changes: Any) -> Settings:
     values: dict[str, Any] = {"cache_dir": Path("/unused"), "state_dir": Path("/unused"), "allow_net": ("127.0.0.0/8",)}
-    return Settings(**{**values, "connect_timeout_s": 2.0, **changes})
+    return Settings(**{**values, "connect_timeout_s": 15.0, **changes})
 
 
 @asynccontextmanager
@@ -47,8 +50,8 @@ def get(server: RawServer, path: str = "/", **more: Any) -> Request:
     return Request("GET", server.origin + path, **more)
 
 
-async def body_of(made: AiohttpTransport, request: Request, **more: Any) -> bytes:
-    response = await made.send(request, idle_timeout_s=IDLE_S, **more)
+async def body_of(made: AiohttpTransport, request: Request, *, idle_timeout_s: float = IDLE_S, **more: Any) -> bytes:
+    response = await made.send(request, idle_timeout_s=idle_timeout_s, **more)
     try:
         data = await response.read_all(1 << 24)
         await response.release()

@@ -824,7 +824,7 @@ def test_a_listing_that_is_none(kind: Any) -> None:
         error = await refused(ask, S3.at("s3://b-1/p"))
         assert error.kind in ("transport", "not_found", "resource")
         assert (await refused(ask, S3.at("s3://b-1/p/"))).kind in ("transport", "resource")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
     run(test, faults=FaultPlan(ListGarbage(kind)))
 

@@ -106,11 +106,12 @@ def test_stalls_trickles_delays_and_hang_ups() -> None:
         answer = get(s3, "small")
         assert (answer.body, answer.seconds > 0.2) == (b"small\n" * 10, True)
     with faulty(StallAfter(500).on("object")) as s3:
-        answer = get(s3, timeout_s=0.3)
+        answer = get(s3, timeout_s=2.0)
         assert (answer.ended, len(answer.body)) == ("silence", 500)
     with faulty(Delay(0.2).on("list")) as s3:
         assert page(s3).seconds >= 0.2
-        assert get(s3, "small").seconds < 0.2
+        get(s3, "small")
+        assert [bool(record.faults) for record in s3.requests] == [True, False]
     with faulty(HeadersWithoutEnd().on("object")) as s3:
         assert (get(s3).status, get(s3).ended) == (None, "too much")
 
@@ -205,10 +206,10 @@ def test_slow_down_in_bursts() -> None:
 
 
 def test_slow_down_above_a_rate() -> None:
-    with faulty(SlowDownAbove(requests_per_s=20.0, burst=3).on("object")) as s3:
+    with faulty(SlowDownAbove(requests_per_s=0.5, burst=3).on("object")) as s3:
         statuses = [get(s3, "small").status for _ in range(8)]
         assert statuses[:3] == [200] * 3 and 503 in statuses[3:]
-        time.sleep(0.2)
+        time.sleep(2.1)
         assert get(s3, "small").status == 200
 
 
