@@ -59,22 +59,23 @@ try:
     import fetcher._native.sha256 as _sha256
     from fetcher._native.sha256 import Sha256, sha256_pair, sha256_pair_files
 
+    _sha256_remark = _check.wrong_kernel(_sha256, "FETCHER_SHA256")
     if _sha256.simd() == "portable" != os.environ.get("FETCHER_SHA256"):
         raise ImportError
-    _sha256_remark = _check.wrong_kernel(_sha256, "FETCHER_SHA256")
     if _fault := _check.wrong_sha256(_sha256):
-        _sha256_remark = _fault
-        raise ImportError
+        raise ImportError(_fault)
     SHA256_ACTIVE = _sha256.simd()
-except ImportError:
+except ImportError as error:
     from fetcher._native.plain import Sha256, sha256_pair, sha256_pair_files  # type: ignore[assignment]  # the same
 
+    _sha256_remark = str(error) or _sha256_remark
     SHA256_ACTIVE = "hashlib"
 
 
 def describe() -> str:
     """One line for ``--version`` and ``doctor``: what is in use, and why not the better thing."""
     trees = f"native ({_blake3.simd()}" if ACTIVE == "native" else "plain (no block trees"
-    remarks = [remark for remark in (_remark, _sha256_remark) if remark]
+    # Of a core that was not built at all one remark is enough.
+    remarks = [remark for remark in (_remark, _sha256_remark if ACTIVE == "native" else None) if remark]
     active = f"{trees}, SHA-256 by {SHA256_ACTIVE})"
     return f"{active}: {'; '.join(remarks)}" if remarks else active

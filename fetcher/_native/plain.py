@@ -79,6 +79,14 @@ class SubtreeHasher:
 READ_BYTES = 1 << 20
 
 
+def _refuse_words(data: Buffer) -> None:
+    with memoryview(data) as view:
+        if view.itemsize != 1:
+            raise TypeError(f"data must be a buffer of single bytes, its items have {view.itemsize}")
+        if not view.c_contiguous:
+            raise BufferError("data must be contiguous")
+
+
 class Sha256:
     can_export: ClassVar[bool] = False
 
@@ -90,9 +98,8 @@ class Sha256:
         self._busy = threading.Lock()
 
     def update(self, data: Buffer, /) -> None:
+        _refuse_words(data)
         with memoryview(data) as view:
-            if view.itemsize != 1:
-                raise TypeError(f"data must be a buffer of single bytes, its items have {view.itemsize}")
             if not self._busy.acquire(blocking=False):
                 raise RuntimeError("this Sha256 is at work in another thread")
             try:
@@ -132,6 +139,8 @@ class Sha256:
 def sha256_pair(a: Sha256, data_a: Buffer, b: Sha256, data_b: Buffer) -> None:
     if a is b:
         raise ValueError("a pair needs two hashes: the bytes of one have an order")
+    for data in (data_a, data_b):
+        _refuse_words(data)  # before either has taken a byte
     a.update(data_a)
     b.update(data_b)
 

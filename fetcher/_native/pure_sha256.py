@@ -189,6 +189,8 @@ def sha256_pair(a: Sha256, data_a: Buffer, b: Sha256, data_b: Buffer) -> None:
     if a is b:
         raise ValueError("a pair needs two hashes: the bytes of one have an order")
     content_a, content_b = bytes_of(data_a), bytes_of(data_b)
+    a._check_room(len(content_a))
+    b._check_room(len(content_b))
     a.update(content_a)
     b.update(content_b)
 

@@ -26,7 +26,6 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from fetcher.cache.durable import write_all
 from fetcher.cache.records import PartialHead
 from fetcher.plan.tree import BLOCK_BYTES
 
@@ -68,6 +67,11 @@ class Found:
         return max((found for found in self.midstates if found[0] <= end), default=(0, None))[1]
 
 
+def taken(midstate: bytes) -> int:
+    """The bytes that a midstate is of."""
+    return int(_MIDSTATE.unpack(midstate)[1])
+
+
 def _record(kind: int, index: int, value: bytes) -> bytes:
     return RECORD.pack(kind, zlib.crc32(_REST.pack(kind, index, value)), index, value)
 
@@ -81,11 +85,6 @@ def sha256_record(midstate: bytes) -> bytes:
     """How far the SHA-256 of the whole has come; ``midstate`` is of ``Sha256.export``, at a multiple of 64 bytes."""
     words, length = _MIDSTATE.unpack(midstate)
     return _record(KIND_SHA256, length, words)
-
-
-def append(descriptor: int, record: bytes) -> None:
-    """Add one record. The descriptor is opened for appending."""
-    write_all(descriptor, record)
 
 
 def belongs_to_one_run(path: str | os.PathLike[str]) -> bool:
@@ -120,7 +119,7 @@ def read(path: str | os.PathLike[str]) -> Found | None:
         kept = index * BLOCK_BYTES if kind == KIND_BLOCK else index - 1
         while midstates and midstates[-1][0] > kept:
             midstates.pop()
-        if kind == KIND_SHA256 and index % SHA256_MESSAGE_BYTES == 0:
+        if kind == KIND_SHA256 and index and index % SHA256_MESSAGE_BYTES == 0:
             midstates.append((index, _MIDSTATE.pack(value, index)))
     return Found(head, blocks, tuple(midstates), whole)
 

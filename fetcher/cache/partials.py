@@ -199,7 +199,7 @@ class Partial:
         """Open data and journal. With ``keep``, believe what the journal says and a rescan confirms; ``step`` is called
         between its pieces."""
         found = journal.read(self.path / JOURNAL) if keep else None
-        if found is not None and not found.head.takes(self.head):
+        if found is not None and not (hashing.HAS_TREE and found.head.takes(self.head)):
             found = None
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         if found is None:
@@ -291,7 +291,8 @@ class Partial:
                 ):
                     self.write_block(block, data)
                 step()
-            if midstate := found.midstate(self.proven):
+            midstate = found.midstate(self.proven)
+            if midstate and (self.midstate is None or journal.taken(midstate) > journal.taken(self.midstate)):
                 self.save_midstate(midstate)
                 self.midstate = midstate
         except OSError as error:

@@ -20,7 +20,7 @@ from fetcher.cache.records import PartialHead
 from fetcher.errors import CacheError, FetcherError, InternalError
 
 CLOSE_WAIT_S = 2.0
-"""How long closing waits for calls in flight: each writes one block."""
+"""How long closing waits for calls in flight: each writes a block, or reads some MiB back."""
 CLOSE_POLL_S = 0.01
 
 

@@ -53,8 +53,9 @@ class Follower:
             self._trails.append(hashing.Trail("blake3", job.size))  # blocks have no chaining values
         assert job.partial is not None
         self._partial = job.partial
+        self._saves = hashing.HAS_TREE and len(self._trails) == 1 and self._trails[0].saves
         self._saved_bytes = 0
-        if len(self._trails) == 1 and self._trails[0].saves and self._partial.midstate is not None:
+        if self._saves and self._partial.midstate is not None:
             self._trails[0].resume(self._partial.midstate)
             self._saved_bytes = job.transfer.frontier_bytes = self._trails[0].frontier
         missing = job.crcs.missing() if job.crcs is not None else []
@@ -106,16 +107,15 @@ class Follower:
                 await self._news()
 
     async def _feed(self) -> None:
-        """Feed one run after the other, the lowest first, while there is one."""
+        """Feed one run after the other while there is one, of the digest that is furthest behind."""
         job = self._job
         while not self._over and not self._fed:
-            for trail in self._trails:
+            for trail in sorted(self._trails, key=lambda trail: trail.frontier):
                 if (run := trail.next_run(job.transfer.holds)) is not None:
                     await self._feed_some(trail, run)
                     break
             else:
                 await self._news()
-        job.wake()  # the others see that it is over, too
 
     async def _feed_some(self, trail: hashing.Trail, run: hashing.Run) -> None:
         transfer = self._job.transfer
@@ -130,12 +130,13 @@ class Follower:
         transfer.frontier_bytes = min(each.frontier for each in self._trails)
         self._progressed()
         self._changed()
-        self._job.wake()
+        self._job.wake()  # the other feeders, too: this may have been the end
 
     async def _save(self, trail: hashing.Trail) -> None:
-        """Now and then, for a resume; where there is no hole, so that it covers nothing but journalled blocks."""
-        if not hashing.HAS_TREE or not trail.saves or trail.frontier - self._saved_bytes < MIDSTATE_BYTES:
+        """Now and then, for a resume."""
+        if not self._saves or trail.frontier - self._saved_bytes < MIDSTATE_BYTES:
             return
+        # The journal takes midstates of whole messages only; between the ends of blocks there are none.
         if trail.frontier % BLOCK_BYTES == 0 and (midstate := trail.midstate()) is not None:
             self._saved_bytes = trail.frontier
             await self._tools.workers.slow(self._partial.save_midstate, midstate)

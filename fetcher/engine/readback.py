@@ -1,8 +1,7 @@
 """Written bytes, read back from the page cache into digests: which calls run, and which two as one.
 
-One SHA-256 alone waits for its own last round most of the time, so two files on one core cost hardly more than one.
-Whoever has bytes for one joins another who has; only if there is nobody, or the others are in pairs already, it goes
-alone.
+One SHA-256 alone waits for its own last round half of the time, so two files on one core take much less than twice as
+long as one. Half of the cores follow; where more files have bytes than that, two of them share one.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class ReadBack:
         self._workers = workers
         self._waiting: deque[Step] = deque()
         self._calls = 0
-        self._lone = False
-        """One of the calls is of one file alone."""
+        self._calls_max = max(1, workers.followers_max // 2)
+        """The other half of the cores receives, hashes blocks and writes."""
 
     def __repr__(self) -> str:
         return f"<ReadBack {self._calls} calls, {len(self._waiting)} waiting>"
@@ -65,32 +64,33 @@ class ReadBack:
             step.done.cancel()
 
     def _dispatch(self) -> None:
-        while self._waiting and self._calls < self._workers.followers_max:
-            if len(self._waiting) > 1:
-                self._start(self._waiting.popleft(), self._waiting.popleft())
-            elif self._lone:
-                return  # it is over soon, and then there are two
-            else:
-                self._start(self._waiting.popleft())
+        while self._waiting and (free := self._calls_max - self._calls) > 0:
+            together = 2 if len(self._waiting) > free else 1
+            self._start(tuple(self._waiting.popleft() for _ in range(min(together, len(self._waiting)))))
 
-    def _start(self, *steps: Step) -> None:
+    def _start(self, steps: tuple[Step, ...]) -> None:
+        try:
+            call = self._workers.follow(_feed_all, *steps)
+        except Exception as error:  # no thread to be had: whoever waits is told
+            for step in steps:
+                step.done.set_exception(error)
+            return
         self._calls += 1
-        self._lone = self._lone or len(steps) == 1
-        call = self._workers.follow(_feed_all, *steps)
         call.add_done_callback(partial(self._ended, steps))
 
     def _ended(self, steps: tuple[Step, ...], call: asyncio.Future[list[int | Exception]]) -> None:
         self._calls -= 1
-        if len(steps) == 1:
-            self._lone = False
-        for step, result in zip(steps, call.result(), strict=True):
-            if isinstance(result, Exception):
+        failed = call.exception()
+        for step, result in zip(steps, [failed] * len(steps) if failed else call.result(), strict=True):
+            if isinstance(result, BaseException):
                 step.done.set_exception(result)
             else:
                 step.done.set_result(result)
-        if len(self._waiting) > 1:
+        if not self._waiting:
+            return
+        if len(self._waiting) < self._calls_max - self._calls:
             self._dispatch()
-        elif self._waiting:
+        else:
             asyncio.get_running_loop().call_later(PARTNER_WAIT_S, self._dispatch)
 
 

@@ -78,6 +78,8 @@ class Trail:
     """One digest of a content of ``size`` bytes, of the whole or of parts."""
 
     def __init__(self, algorithm: str, size: int, *, part_bytes: int = 0) -> None:
+        if size <= 0:
+            raise InternalError("a content of no bytes has nothing to follow")
         self.name = f"{algorithm}/{part_bytes}" if part_bytes else algorithm
         """As ``Digest.name``."""
         self._algorithm = algorithm

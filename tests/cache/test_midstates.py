@@ -179,3 +179,45 @@ def test_it_is_copied_with_the_blocks_that_it_is_of(open_cache: Callable[..., Ca
     assert heir.midstate == expected
     assert reopened(second, heir) == expected, "it stands in our journal, too"
     partial.close()
+
+
+def test_two_sources_that_are_not_of_one_mind(open_cache: Callable[..., Cache]) -> None:
+    """One left a block with other bytes, the other a midstate of the right ones: together they prove nothing."""
+    first, second, third = open_cache(), open_cache(), open_cache()
+    wrong = first.partial_open(head_of(DATA))
+    wrong.write_block(0, paint(MIB, 99))
+    right = second.partial_open(head_of(DATA))
+    write(right, 0, 1, 2)
+    right.save_midstate(midstate_of(DATA, 3 * MIB))
+    for cache in (first, second):
+        cache.layout.owner(cache.owner.id).unlink()
+    heir = third.partial_open(head_of(DATA), previous_owner=first.owner.id)
+    assert sorted(heir.proven) == [0, 1, 2]
+    assert heir.midstate is None
+    for partial in (heir, wrong, right):
+        partial.close()
+
+
+def test_of_two_sources_the_one_that_came_further(open_cache: Callable[..., Cache]) -> None:
+    first, second, third = open_cache(), open_cache(), open_cache()
+    left = []
+    for cache, blocks in ((first, 3), (second, 1)):
+        partial = cache.partial_open(head_of(DATA))
+        write(partial, *range(blocks))
+        partial.save_midstate(midstate_of(DATA, blocks * MIB))
+        left.append(partial)
+        cache.layout.owner(cache.owner.id).unlink()
+    heir = third.partial_open(head_of(DATA), previous_owner=first.owner.id)
+    assert heir.midstate == midstate_of(DATA, 3 * MIB)
+    assert reopened(third, heir) == midstate_of(DATA, 3 * MIB)
+    for partial in left:
+        partial.close()
+
+
+def test_one_of_no_bytes_counts_for_nothing(tmp_path: Path) -> None:
+    head = PartialHead("c" * 64, "https://h/f", SIZE, '"etag"', "m", False, None, "none")
+    place = tmp_path / "journal"
+    place.write_bytes(journal.head_bytes(head) + journal._record(journal.KIND_SHA256, 0, bytes(32)))
+    found = journal.read(place)
+    assert found is not None
+    assert found.midstates == ()

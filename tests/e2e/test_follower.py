@@ -86,7 +86,7 @@ def test_a_block_that_was_torn_goes_through_the_digest_again(
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1)})
     hub.faults.add(StallAfter(0).on(path=WEIGHTS, skip=9))
     with pytest.raises(Exception, match="no new byte"):
-        fetch(hub, cache_dir, no_progress_timeout_s=1.5)
+        fetch(hub, cache_dir, no_progress_timeout_s=1.5, connections_max=1)
     assert max(midstates(cache_dir)) >= 6 * MIB
     (data,) = [path for path in partial_files(cache_dir) if path.name == "data"]
     with data.open("r+b") as file:

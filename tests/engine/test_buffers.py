@@ -28,8 +28,8 @@ def test_slabs_start_on_a_page() -> None:
 
 def test_a_large_bytearray_would_not() -> None:
     """The reason for the maps; the day this fails they can go."""
-    buffer = bytearray(BLOCK_BYTES)
-    assert ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % PAGE_BYTES != 0
+    buffers = [bytearray(BLOCK_BYTES) for _ in range(8)]  # one of them may, by chance
+    assert any(ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % PAGE_BYTES for buffer in buffers)
 
 
 def test_slabs_in_use_never_overlap() -> None:

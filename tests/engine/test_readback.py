@@ -52,7 +52,7 @@ class Desk:
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.workers = Workers()
-        self.readback = ReadBack(self.workers)
+        self.on_cores(2)
         self.gate = threading.Event()
         self.calls: list[tuple[str, ...]] = []
         self._tmp_path = tmp_path
@@ -63,6 +63,11 @@ class Desk:
             return feed_all(*steps)
 
         monkeypatch.setattr(readback, "_feed_all", noted)
+
+    def on_cores(self, cores: int) -> None:
+        """As on a machine with so many: half of them follow."""
+        self.workers.followers_max = cores
+        self.readback = ReadBack(self.workers)
 
     def source(self, name: str, size: int = SIZE, *, gated: bool = False) -> Source:
         return Source(self._tmp_path / name, paint(size, shade=len(name)), self.gate if gated else None)
@@ -128,26 +133,31 @@ def test_files_that_have_bytes_go_two_by_two(desk: Desk, count: int) -> None:
     assert len(desk.calls) == 6 * count // 2
 
 
-def test_an_odd_one_goes_alone_beside_pairs(desk: Desk) -> None:
-    """With a thread to spare, a third file does not wait for a pair."""
-    desk.workers.followers_max = 2
+def test_with_threads_to_spare_each_goes_alone(desk: Desk) -> None:
+    desk.on_cores(4)
 
-    async def main() -> None:
-        pair = [desk.source("a", gated=True), desk.source("bb", gated=True)]
-        tasks = [asyncio.create_task(desk.whole(source)) for source in pair]
-        await until(lambda: pair[0].readers == 1)
-        third = desk.source("ccc")
-        assert await desk.whole(third) == right(third)
-        desk.gate.set()
-        assert await asyncio.gather(*tasks) == [right(source) for source in pair]
+    async def main() -> list[str]:
+        return await asyncio.gather(*(desk.whole(source, step=50_000) for source in sources))
 
-    asyncio.run(main())
-    assert desk.calls == [("a", "bb"), ("ccc",)]
+    sources = [desk.source("a"), desk.source("bb")]
+    assert asyncio.run(main()) == [right(source) for source in sources]
+    assert {len(call) for call in desk.calls} == {1}
+    assert len(desk.calls) == 12
+
+
+def test_an_odd_one_goes_alone_beside_a_pair(desk: Desk) -> None:
+    desk.on_cores(4)
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(desk.whole(source) for source in sources))
+
+    sources = [desk.source("a"), desk.source("bb"), desk.source("ccc")]
+    assert asyncio.run(main()) == [right(source) for source in sources]
+    assert sorted(desk.calls) == [("a", "bb"), ("ccc",)]
 
 
 def test_a_second_one_waits_for_the_first_and_joins_it(desk: Desk) -> None:
-    """A call of one alone is short; what it would gain by going beside it, the next call gains twice."""
-    desk.workers.followers_max = 2
+    """One that was just served is most likely back at once: then there are two."""
 
     async def main() -> None:
         first, second = desk.source("a", gated=True), desk.source("bb")
@@ -180,8 +190,6 @@ def test_whoever_waits_goes_alone_when_the_other_does_not_come_back(desk: Desk) 
 
 
 def test_no_more_calls_at_a_time_than_there_are_threads(desk: Desk) -> None:
-    desk.workers.followers_max = 1
-
     async def main() -> None:
         sources = [desk.source("x" * (number + 1), gated=True) for number in range(4)]
         tasks = [asyncio.create_task(desk.whole(source)) for source in sources]
@@ -237,8 +245,6 @@ def test_a_lone_file_that_was_cut(desk: Desk) -> None:
 
 
 def test_cancelled_while_it_waits_it_leaves(desk: Desk) -> None:
-    desk.workers.followers_max = 1
-
     async def main() -> None:
         first = [desk.source("a", gated=True), desk.source("bb", gated=True)]
         tasks = [asyncio.create_task(desk.whole(source)) for source in first]
@@ -273,6 +279,33 @@ def test_cancelled_in_a_call_it_ends_with_the_call(desk: Desk) -> None:
         assert await tasks[1] == right(sources[1])
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_without_a_thread_whoever_waits_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Of a limit on processes: the run must end, and not wait for a call that never began."""
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(desk.whole(source) for source in sources), return_exceptions=True)
+
+    monkeypatch.setattr(desk.workers, "follow", refuse)
+    sources = [desk.source("x" * (number + 1)) for number in range(count)]
+    assert [str(error) for error in asyncio.run(main())] == ["can't start new thread"] * count
+
+
+def test_a_call_that_breaks_is_told_to_both(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: readback.Step) -> list[int | Exception]:
+        raise MemoryError
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(desk.whole(source) for source in sources), return_exceptions=True)
+
+    monkeypatch.setattr(readback, "_feed_all", broken)
+    sources = [desk.source("a"), desk.source("bb")]
+    assert [type(error) for error in asyncio.run(main())] == [MemoryError, MemoryError]
 
 
 def test_other_digests_go_by_themselves(desk: Desk) -> None:

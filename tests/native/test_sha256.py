@@ -193,7 +193,16 @@ def test_a_length_that_the_standard_can_not_count(saves: Build) -> None:
         full.update(b"x")
     with pytest.raises(ValueError, match=r"2\*\*61"):
         full.update_file(-1, 0, 1)
-    assert full.tell() == (1 << 61) - 1
+    other = saves.Sha256()
+    with tempfile.TemporaryFile() as file:
+        file.write(b"xy")
+        file.flush()
+        for a, b in ((full, other), (other, full)):
+            with pytest.raises(ValueError, match=r"2\*\*61"):
+                saves.sha256_pair(a, b"x", b, b"x")
+            with pytest.raises(ValueError, match=r"2\*\*61"):
+                saves.sha256_pair_files(a, file.fileno(), 0, b, file.fileno(), 0, 2)
+    assert (full.tell(), other.tell()) == ((1 << 61) - 1, 0)
 
 
 def test_hashlib_says_that_it_cannot_be_saved() -> None:

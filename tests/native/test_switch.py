@@ -141,7 +141,7 @@ def test_hashlib_when_the_compiled_sha256_is_wrong_or_not_there() -> None:
     """
     wrong, absent = python(script, FETCHER_SHA256="portable").splitlines()
     assert wrong.endswith(", SHA-256 by hashlib): the compiled SHA-256 hashes 0 bytes wrongly")
-    assert absent.endswith(", SHA-256 by hashlib)")
+    assert ", SHA-256 by hashlib): import of fetcher._native.sha256 halted" in absent
 
 
 def test_self_check_of_sha256_finds_one_wrong_length() -> None:
@@ -188,7 +188,39 @@ def test_sha256_by_environment() -> None:
     """
     python(script, FETCHER_SHA256="")
     said = python("from fetcher import _native; print(_native.describe())", FETCHER_SHA256="mmx")
-    assert "FETCHER_SHA256 is ignored, no kernel 'mmx'" in said or said.endswith("SHA-256 by hashlib)")
+    assert "FETCHER_SHA256 is ignored, no kernel 'mmx'" in said
+
+
+@pytest.mark.needs("native")
+@pytest.mark.parametrize(
+    ("asked", "active", "pairs", "remark"),
+    [
+        ("", "hashlib", False, False),
+        ("sha-ni", "hashlib", False, True),
+        ("hashlib", "hashlib", False, False),
+        ("portable", "portable", False, False),
+    ],
+)
+def test_sha256_on_a_cpu_without_instructions_for_it(asked: str, active: str, pairs: bool, remark: bool) -> None:
+    script = """
+        import sys, types
+        import fetcher._native
+        from fetcher._native import sha256 as compiled
+        core = types.ModuleType("fetcher._native.sha256")
+        core.__dict__.update(vars(compiled))
+        compiled.set_simd("portable")
+
+        def set_simd(name):
+            if name != "portable":
+                raise ValueError(f"no kernel {name!r} on this machine, there are: portable")
+
+        core.set_simd = set_simd
+        del sys.modules["fetcher._native"], sys.modules["fetcher"]._native
+        sys.modules["fetcher._native.sha256"] = core
+        from fetcher import hashing
+        print(fetcher._native.SHA256_ACTIVE, hashing.SHA256_PAIRS, "is ignored" in hashing.describe())
+    """
+    assert python(script, FETCHER_SHA256=asked) == f"{active} {pairs} {remark}"
 
 
 def test_the_switch_imports_nothing_of_the_floors() -> None:

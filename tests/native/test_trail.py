@@ -146,6 +146,34 @@ def test_a_file_that_ends_early_or_can_not_be_read(fd: int, algorithm: str) -> N
     assert run.position == SIZE
 
 
+def test_a_read_that_fails_on_the_way_loses_no_count(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken before the error was taken: fed again, it would be in the digest twice."""
+    run = Trail("sha256", SIZE).next_run(lambda _: True)
+    assert run is not None and run.sha256 is not None
+    taken = run.sha256
+
+    class Failing:
+        def tell(self) -> int:
+            return taken.tell()
+
+        def update_file(self, fd: int, offset: int, length: int) -> int:
+            taken.update_file(fd, offset, 100)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Run, "sha256", property(lambda self: Failing()))
+    with pytest.raises(OSError):
+        run.feed(fd, 1000)
+    assert run.position == 100
+    monkeypatch.undo()
+    run.feed(fd, SIZE - 100)
+    assert run.hasher.hexdigest() == hashlib.sha256(DATA).hexdigest()
+
+
+def test_nothing_can_not_be_followed() -> None:
+    with pytest.raises(InternalError, match="no bytes"):
+        Trail("sha256", 0)
+
+
 # --- midstates -------------------------------------------------------------------------------------------------------
 
 

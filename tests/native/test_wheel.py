@@ -166,7 +166,8 @@ def pythons() -> list[Path]:
         found += (path for name in names for path in pyenv.glob(f"versions/*/bin/{name}"))
     # pyenv's shims are scripts that choose among the versions, which are all here already.
     usable = [path for path in found if os.access(path, os.X_OK) and not path.is_relative_to(pyenv / "shims")]
-    return sorted({path.resolve() for path in usable})
+    # Free-threaded ones (python3.13t) import no abi3; a link may hide that they are.
+    return sorted({path.resolve() for path in usable if path.resolve().name in names})
 
 
 def version_of(python: Path) -> str:

@@ -1,8 +1,8 @@
 /* SHA-256 (FIPS 180-4): the interface of the C core.
  *
  * Origins state it of whole contents, and it can't be computed out of order. Two things make up for that: a hash under way is a plain
- * value that can be kept and gone on with, and two of them run side by side on one core at nearly twice the speed of one, because one
- * alone only waits for its own last round.
+ * value that can be kept and gone on with, and two of them run side by side on one core at up to twice the speed of one, because one
+ * alone waits for its own last round half of the time.
  *
  * A *message* here is the standard's 64-byte block, since a *block* in this project is a piece of a file. The caller has checked every
  * argument. Nothing here allocates, locks or fails, except the functions that read files.
