@@ -34,7 +34,7 @@ struct sha256_kernel {
 /* sha256_portable.c: the standard in plain C, correct everywhere, the measure of the others. */
 extern const struct sha256_kernel sha256_portable;
 /* The round constants: first 32 bits of the fractions of the cube roots of the first 64 primes (4.2.2). */
-extern const uint32_t sha256_constants[SHA256_ROUNDS];
+extern const uint32_t sha256_constants[SHA256_ROUNDS] __attribute__((visibility("hidden"))); /* else each is reached by way of a table */
 
 /* Looks at the CPU and puts its instructions for SHA-256 to work, if it has any. Once, before the first hash. */
 void sha256_kernel_detect(void);
