@@ -31,7 +31,9 @@ class Listener:
         self._socket.setblocking(False)
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = count()
-        self._accepting: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._again: asyncio.TimerHandle | None = None
+        """When to accept again, out of descriptors."""
 
     @property
     def origin(self) -> str:
@@ -41,30 +43,40 @@ class Listener:
 
     def start(self) -> None:
         """Begin to accept connections."""
-        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+        self._loop = asyncio.get_running_loop()
+        # Not a task: one that is cancelled between the kernel's accept and its own next step loses the connection.
+        self._loop.add_reader(self._socket, self._accept, self._loop)
 
     async def close(self) -> None:
         """Stop accepting, end every connection and wait until they are gone."""
-        tasks = [*self._tasks, *([self._accepting] if self._accepting else [])]
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket)
+        if self._again is not None:
+            self._again.cancel()
+        tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._socket.close()
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                peer, address = await loop.sock_accept(self._socket)
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
-                    raise
-                await asyncio.sleep(0.05)  # out of descriptors: the client waits in the backlog meanwhile
-                continue
-            connection = _Connection(peer, address[0], next(self._numbers), self._handler)
-            task = loop.create_task(connection.serve())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _accept(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            peer, address = self._socket.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                raise
+            # Out of descriptors: the client waits in the backlog meanwhile.
+            loop.remove_reader(self._socket)
+            self._again = loop.call_later(0.05, loop.add_reader, self._socket, self._accept, loop)
+            return
+        connection = _Connection(peer, address[0], next(self._numbers), self._handler)
+        task = loop.create_task(connection.serve())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # Not by the task itself: of one that is cancelled before its first step nothing runs, not even a `finally`.
+        task.add_done_callback(lambda _: peer.close())
 
 
 class _Connection:
@@ -91,8 +103,6 @@ class _Connection:
                     break
         except (Closed, ConnectionError, EOFError):
             pass
-        finally:
-            self._socket.close()
 
     # Receiving
 
