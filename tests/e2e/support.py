@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from fetcher import Fetcher, Snapshot, hashing
+from fetcher.cache import journal
 from fetcher.engine.asks import Outcome
 from fetcher.testing import Hub, Synthetic
 from tests.support.cli import CHECKOUT
@@ -286,6 +287,18 @@ def assert_blobs_sound(cache_dir: Path, contents: Iterable[str]) -> None:
 
 def partial_files(cache_dir: Path) -> list[Path]:
     return sorted(path for path in (cache_dir / "partials-v1").rglob("*") if path.is_file())
+
+
+def proven_blocks(cache_dir: Path) -> int:
+    """How many blocks the journals of all Partials vouch for. What an origin has sent says little of that: much of it
+    may still be in the buffers between."""
+    found = [journal.read(path) for path in partial_files(cache_dir) if path.name == "journal"]
+    return sum(len(blocks) for _, blocks, _ in filter(None, found))
+
+
+def kept_blocks(cache_dir: Path, blocks: int) -> bool:
+    """Whether so many are proven; always without the native core, which proves none."""
+    return not RESUMES or proven_blocks(cache_dir) >= blocks
 
 
 def bytes_below(directory: Path) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from fetcher import Fetcher, IntegrityError
 from fetcher.engine.asks import Outcome
 from fetcher.testing import S3, Exchange, Fault, Hub, Synthetic, s3_in_thread
-from fetcher.testing.faults import StallAfter, Trickle
+from fetcher.testing.faults import OnRequest, StallAfter, Trickle
 from fetcher.testing.messages import Reply
 from fetcher.testing.s3 import RCLONE, Key, Quirks
 from fetcher.testing.s3.checksums import digest
@@ -22,10 +22,12 @@ from tests.e2e.support import (
     HURRIED,
     MIB,
     Child,
+    Gate,
     assert_blobs_sound,
     blobs_of,
     nothing_visible,
     partial_files,
+    proven_blocks,
     run_fetch,
     sha256_of,
     wait_until,
@@ -223,18 +225,21 @@ def test_after_a_kill_the_blocks_that_are_here_are_read_back_for_their_crcs(
     size = 24 * MIB + 5
     content = Synthetic(size, 3)
     s3.bucket("models").put("file.bin", content, checksum=checksum)
-    s3.faults.add(Trickle(4 * MIB).on("object"))
+    gate = Gate()
+    s3.faults.add(OnRequest(gate).on("object", method="GET", skip=14))
     with Child(options(cache_dir, connections_max=4), [f"{s3.endpoint}/models/"]) as child:
         assert child.line()["event"] == "ready"
-        wait_until(lambda: s3.body_bytes_sent() > size // 2 or child.process.poll() is not None)
+        wait_until(lambda: proven_blocks(cache_dir) >= 12)
         child.send(signal.SIGKILL)
         assert child.process.wait() == -signal.SIGKILL
     s3.faults.clear()
+    gate.open()
+    wait_until(lambda: all(record.ended for record in s3.requests))
     s3.requests.clear()
     outcome = fetch(s3, cache_dir)
     assert sha256_of(outcome.snapshot.path / "file.bin") == content.sha256
     assert outcome.snapshot.verified_by == checksum
-    assert s3.body_bytes_sent() <= size // 2 + 5 * MIB
+    assert s3.body_bytes_sent() <= size - 12 * MIB
     assert not partial_files(cache_dir)
 
 

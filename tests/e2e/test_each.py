@@ -35,6 +35,7 @@ from tests.e2e.support import (
     blobs_of,
     fetcher_of,
     held_by,
+    kept_blocks,
     options,
     repo_bytes,
     tree_of,
@@ -406,6 +407,7 @@ def test_ctrl_c_keeps_what_is_here(hub: Hub, cache_dir: Path) -> None:
     with Child(settings, uris, each=True) as child:
         assert child.line()["event"] == "ready"
         wait_until(lambda: len(blobs_of(cache_dir)) >= 6 and hub.body_bytes_sent("other-own.bin") >= 3 * MIB)
+        wait_until(lambda: kept_blocks(cache_dir, 3))
         wait_until(lambda: len(snapshots_of(cache_dir)) == 2)
         child.send(signal.SIGINT)
         assert child.result()["kind"] == "interrupted"

@@ -19,6 +19,7 @@ from tests.e2e.support import (
     Gate,
     fetch,
     held_by,
+    kept_blocks,
     mixed_files,
     options,
     repo_bytes,
@@ -118,6 +119,7 @@ def test_a_death_in_another_pid_namespace_is_noticed(hub: Hub, cache_dir: Path) 
         with Child(settings, prefix=prefix) as waiter:
             assert waiter.line()["event"] == "ready"
             wait_until(lambda: hub.count("tree") == 2 and hub.body_bytes_sent() >= 6 * MIB)
+            wait_until(lambda: kept_blocks(cache_dir, 6))
             owner.send(signal.SIGKILL)
             owner.process.wait()
             gate.open()

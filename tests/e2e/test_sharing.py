@@ -22,6 +22,7 @@ from tests.e2e.support import (
     fetch,
     fetcher_of,
     held_by,
+    kept_blocks,
     mixed_files,
     options,
     repo_bytes,
@@ -65,6 +66,7 @@ def test_a_waiter_takes_over_from_a_killed_owner(hub: Hub, cache_dir: Path) -> N
         with Child(settings) as waiter:
             assert waiter.line()["event"] == "ready"
             wait_until(lambda: hub.count("tree") == 2 and hub.body_bytes_sent() >= 6 * MIB)
+            wait_until(lambda: kept_blocks(cache_dir, 6))
             owner.send(signal.SIGKILL)
             owner.process.wait()
             gate.open()

@@ -23,6 +23,7 @@ from tests.e2e.support import (
     Gate,
     fetch,
     held_by,
+    kept_blocks,
     mixed_files,
     nothing_visible,
     options,
@@ -107,7 +108,7 @@ def test_a_disk_that_fills_up_meanwhile(hub: Hub, tmp_path: Path) -> None:
         settings = options(hub, disk.mount_point / "cache", connections_max=2)
         with Child(settings, prefix=disk.prefix) as child:
             assert child.line()["event"] == "ready"
-            wait_until(lambda: hub.body_bytes_sent(WEIGHTS) > 4 * MIB)
+            wait_until(lambda: hub.body_bytes_sent(WEIGHTS) >= 5 * MIB and kept_blocks(disk.path / "cache", 5))
             # Somebody else takes all that is left.
             with (disk.path / "filler").open("wb") as filler:
                 try:
@@ -144,7 +145,7 @@ def test_a_partial_is_not_planned_twice(hub: Hub, tmp_path: Path) -> None:
         settings = options(hub, disk.mount_point / "cache", connections_max=2)
         with Child(settings, prefix=disk.prefix) as child:
             assert child.line()["event"] == "ready"
-            wait_until(lambda: hub.body_bytes_sent(WEIGHTS) > 12 * MIB)
+            wait_until(lambda: kept_blocks(disk.path / "cache", 13))
             child.process.kill()
             child.process.wait()
         hub.faults.clear()

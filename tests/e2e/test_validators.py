@@ -24,6 +24,7 @@ from tests.e2e.support import (
     RESUMES,
     Child,
     assert_blobs_sound,
+    kept_blocks,
     nothing_visible,
     partial_files,
     run_fetch,
@@ -167,6 +168,7 @@ def killed_at(s3: S3, cache_dir: Path, mark: int) -> None:
     with Child(options(cache_dir, connections_max=2), [s3.url("models", WEIGHTS)]) as child:
         assert child.line()["event"] == "ready"
         wait_until(lambda: s3.body_bytes_sent() > mark or child.process.poll() is not None)
+        wait_until(lambda: kept_blocks(cache_dir, 2) or child.process.poll() is not None)
         child.send(signal.SIGKILL)
         assert child.process.wait() == -signal.SIGKILL
     assert partial_files(cache_dir)

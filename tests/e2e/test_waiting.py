@@ -13,7 +13,19 @@ from fetcher import CacheError, Notice
 from fetcher.cache import partials
 from fetcher.testing import Hub, Synthetic
 from fetcher.testing.faults import Delay, OnRequest, Trickle, UrlUses
-from tests.e2e.support import MIB, REPO, Child, assert_whole, fetch, fetcher_of, options, until, wait_until
+from tests.e2e.support import (
+    MIB,
+    REPO,
+    Child,
+    Gate,
+    assert_whole,
+    fetch,
+    fetcher_of,
+    options,
+    proven_blocks,
+    until,
+    wait_until,
+)
 from tests.support.disk import SimulatedDisk
 
 BIG, SECOND = "a-big.bin", "b-second.bin"
@@ -63,14 +75,17 @@ def test_rehashing_is_progress(hub: Hub, cache_dir: Path, monkeypatch: pytest.Mo
         return scan(*arguments, **options)
 
     hub.add_repo(REPO, files={BIG: Synthetic(16 * MIB, 1)})
-    with Child(options(hub, cache_dir, limit_rate_bytes_per_s=8 * MIB), items=[f"hf://{REPO}"]) as first:
-        wait_until(lambda: hub.body_bytes_sent() > 12 * MIB)
+    gate = Gate()
+    hub.faults.add(OnRequest(gate).on("cdn", skip=12))
+    with Child(options(hub, cache_dir), items=[f"hf://{REPO}"]) as first:
+        wait_until(lambda: proven_blocks(cache_dir) == 12)
         first.process.kill()
-    sent = hub.body_bytes_sent()
+    hub.faults.clear()
+    gate.open()
     monkeypatch.setattr(partials.hashing, "scan_file", slow_scan)
     outcome = fetch(hub, cache_dir, no_progress_timeout_s=2.5)
     assert_whole(outcome.snapshot, hub)
-    assert hub.body_bytes_sent() - sent < 16 * MIB, "it went on where the first one was"
+    assert outcome.downloaded == 4 * MIB, "it went on where the first one was"
 
 
 def test_a_second_asker_waits_for_the_space_that_the_first_one_needs(

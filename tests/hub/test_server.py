@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import os
 import resource
@@ -132,6 +133,26 @@ def test_large_bodies_are_not_held_in_memory() -> None:
         connection.close()
     assert received == 400 * MIB
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_who_comes_while_it_closes_is_hung_up_on(turns: int) -> None:
+    """Accepted a turn of the loop ago, perhaps, and not served yet: such a socket must not stay open either."""
+
+    async def main() -> None:
+        async with Hub() as hub:
+            host, port = hub.endpoint.removeprefix("http://").split(":")
+            client = socket.create_connection((host, int(port)), timeout=5)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        with client:
+            try:
+                assert client.recv(1) == b""
+            except ConnectionResetError:
+                pass  # it never left the backlog
+
+    asyncio.run(main())
+    gc.collect()  # what was left open warns now, in this test
 
 
 def test_a_hundred_thousand_files() -> None:
