@@ -201,6 +201,7 @@ def test_many_publish_the_same(place: Path) -> None:
         assert_sound(cache)
 
 
+@pytest.mark.timeout(180)  # hundreds of fsyncs, on a disk that others write to
 def test_publishing_beside_removing(place: Path) -> None:
     """One publishes, one removes it as soon as it is there: whole, or a typed error, never half."""
     with child("publish-again", place, "40") as other, Cache.open(settings(place, gc_grace_s=0.0)) as cache:

@@ -22,6 +22,8 @@ from tests.support.cli import CommandLine, Completed, User
 
 MIB = 1 << 20
 URI = "hf://acme/tiny"
+FEW_AT_ONCE = {"FETCHER_PART_BYTES": "1MiB", "FETCHER_CONNECTIONS_MAX": "2"}
+"""So that under a limited rate the first block is soon whole, and the last one not for long."""
 FILES: dict[str, Any] = {"config.json": b"{}", "empty": b"", "weights/model.bin": Synthetic(3 * MIB + 7, 1)}
 
 
@@ -191,9 +193,7 @@ def _until_bytes_came(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_keeps_what_came_and_says_so(stocked: Hub, run_cli: CommandLine, number: signal.Signals) -> None:
     stocked.add_repo("acme/large", files={"model.bin": Synthetic(24 * MIB, 2)})
-    with run_cli.start(
-        "get", "hf://acme/large", "--json", "--limit-rate", "2MiB", env={"FETCHER_PART_BYTES": "1MiB"}
-    ) as process:
+    with run_cli.start("get", "hf://acme/large", "--json", "--limit-rate", "2MiB", env=FEW_AT_ONCE) as process:
         _until_bytes_came(process)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
@@ -210,7 +210,7 @@ def test_a_stop_keeps_what_came_and_says_so(stocked: Hub, run_cli: CommandLine, 
 
 def test_stopping_twice_leaves_at_once(stocked: Hub, run_cli: CommandLine) -> None:
     stocked.add_repo("acme/large", files={"model.bin": Synthetic(24 * MIB, 2)})
-    with run_cli.start("get", "hf://acme/large", "--json", "--limit-rate", "512KiB") as process:
+    with run_cli.start("get", "hf://acme/large", "--json", "--limit-rate", "1MiB", env=FEW_AT_ONCE) as process:
         _until_bytes_came(process)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)

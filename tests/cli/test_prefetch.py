@@ -408,7 +408,7 @@ def test_a_stop_keeps_what_came_and_the_summary_is_the_last_line(
     hub.add_repo("acme/large", files={LARGE: Synthetic(24 * MIB, 2)})
     large = {"type": "HF", "url": "acme/large"}
     market.set(MARKET, document(TINY, large, {"type": "HF"}))
-    env = {"FETCHER_PART_BYTES": "1MiB"}
+    env = {"FETCHER_PART_BYTES": "1MiB", "FETCHER_CONNECTIONS_MAX": "2"}
     with run_cli.start("prefetch", MARKET, "--json", "--limit-rate", "4MiB", env=env) as process:
         assert process.stdout is not None
         for each in process.stdout:
