@@ -66,10 +66,10 @@ def test_version(program: Program) -> None:
 
 def test_plain_mode_says_so(run_cli: CommandLine) -> None:
     plain = {"FETCHER_NATIVE": "plain"}
-    assert "core: plain, no block trees" in run_cli("--version", env=plain).stdout
+    assert "core: plain (no block trees" in run_cli("--version", env=plain).stdout
     checks = {check["name"]: check for check in run_cli("doctor", "--json", env=plain).last["checks"]}
     assert checks["core"]["status"] == "warn"
-    assert "plain, no block trees" in checks["core"]["message"]
+    assert "plain (no block trees" in checks["core"]["message"]
     assert "gcc" in checks["core"]["hint"]
 
 

@@ -293,7 +293,7 @@ def proven_blocks(cache_dir: Path) -> int:
     """How many blocks the journals of all Partials vouch for. What an origin has sent says little of that: much of it
     may still be in the buffers between."""
     found = [journal.read(path) for path in partial_files(cache_dir) if path.name == "journal"]
-    return sum(len(blocks) for _, blocks, _ in filter(None, found))
+    return sum(len(journaled.blocks) for journaled in found if journaled is not None)
 
 
 def kept_blocks(cache_dir: Path, blocks: int) -> bool:
