@@ -319,8 +319,8 @@ class Cache:
         found = self.snapshots() if snapshots is None else snapshots
         return Surveyor(self.index, self.layout, leased, look).survey(found, all_blobs=snapshots is None)
 
-    def condemning(self, known: Sequence[Snapshot], *, dry_run: bool) -> Condemning:
-        """Takes what a scrub of ``known`` finds damaged out of service."""
+    def condemning(self, *, dry_run: bool) -> Condemning:
+        """Takes what a scrub finds damaged out of service."""
         from fetcher.cache.condemn import Condemning
         from fetcher.cache.removal import Removal
 
@@ -332,8 +332,7 @@ class Cache:
             removal,
             self._blobs,
             self._clock,
-            self._owner_id,
-            (snapshot.id for snapshot in known),
+            keep_s=self.settings.gc_grace_s,
             dry_run=dry_run,
         )
 

@@ -56,8 +56,7 @@ def state_words(entry: dict[str, object], now: float) -> str:
     """What matters of an entry's state: whether a hit would ask nobody, and what keeps it."""
     fresh_until = entry["fresh_until"]
     fresh = fresh_until is None or (isinstance(fresh_until, float | int) and now < fresh_until)
-    words = ["fresh" if fresh else "stale"]
-    words += ["damaged"] if entry["damaged"] else []
+    words = ["damaged" if entry["damaged"] else "fresh" if fresh else "stale"]
     words += ["private"] if entry["private"] else []
     words += ["leased"] if entry["leases"] else []
     words += ["pinned"] if entry["pins"] else []
