@@ -28,8 +28,8 @@ def run(context: Context) -> int:
     what: str = context.options.what
     with context.cache(looking=True) as cache:
         found = snapshots_of(cache, what) if "://" in what else [snapshot_at(cache, Path(what))]
-        leases, pins = cache.leases(), cache.pins()
-        entries = [entry_json("inspect", snapshot, leases, pins) for snapshot in found]
+        leases, pins, present = cache.leases(), cache.pins(), cache.snapshots()
+        entries = [entry_json("inspect", snapshot, leases, pins, present) for snapshot in found]
         # One that was found damaged has no list any more: nobody is given it, and no new index is to adopt it.
         files = [[] if snapshot.damaged else cache.files(snapshot.id) for snapshot in found]
     for number, (entry, listed) in enumerate(zip(entries, files, strict=True)):

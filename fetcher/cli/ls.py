@@ -22,7 +22,7 @@ def run(context: Context) -> int:
     with context.cache(looking=True) as cache:
         snapshots = cache.snapshots()
         leases, pins = cache.leases(), cache.pins()
-    entries = [entry_json("entry", snapshot, leases, pins) for snapshot in snapshots]
+    entries = [entry_json("entry", snapshot, leases, pins, snapshots) for snapshot in snapshots]
     if context.output.json_lines:
         for entry in entries:
             context.output.event(entry)

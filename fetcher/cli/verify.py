@@ -153,7 +153,7 @@ def _cure(damage: Damage) -> str:
     release = "; ".join(f"fetcher release {lease}" for lease in leases)
     return (
         f"in use by {'lease' if len(leases) == 1 else 'leases'} {', '.join(leases)}: it stays for its job, and nobody "
-        f"else gets it: the next fetch gets what was damaged anew. End that job, then `{release}`"
+        f"else gets it; end that job, then `{release}`"
     )
 
 
