@@ -38,7 +38,8 @@ def snapshot_at(cache: Cache, path: Path) -> Snapshot:
 def entry_json(
     event: str, snapshot: Snapshot, leases: Iterable[Lease], pins: Iterable[Pin], present: Iterable[Snapshot]
 ) -> dict[str, Any]:
-    """What is known of one Snapshot. ``present``: all there are; a pin holds a damaged one until a sound one is there."""
+    """What is known of one Snapshot. ``present``: all there are, since a pin keeps a damaged one only until there is a
+    sound one."""
     replaced = snapshot.damaged and any(
         (other.key, other.private, other.damaged) == (snapshot.key, snapshot.private, False)
         and (not other.private or other.principal == snapshot.principal)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fetcher import hashing
-from fetcher.cache import durable, leases, scrub, snapshots, survey
+from fetcher.cache import condemn, durable, leases, scrub, snapshots, survey
 from fetcher.cache.damage import Damage
 from fetcher.cache.publish import Publisher, _Directory
 from fetcher.cache.records import GoneError, Snapshot
@@ -676,3 +676,32 @@ def test_the_clock_of_what_is_hidden(cache: Cache, snapshot: Snapshot, clock: Cl
     verify(cache)
     (shown,) = cache.snapshots()
     assert shown.fresh_until == clock.now and shown.keep_until >= snapshot.keep_until
+
+
+@pytest.mark.parametrize("leased", [False, True])
+def test_a_crash_before_the_commit(
+    cache: Cache, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, leased: bool
+) -> None:
+    """The list has its trash name, the row is as it was: the next scrub hides it, and what is sound is there."""
+    if leased:
+        cache.lease_timed([snapshot.id], 3600)
+    flip(snapshot.path / "big", 0)
+
+    class KilledError(Exception):
+        pass
+
+    def killed(_: object) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(condemn, "taken_out", killed)
+    with pytest.raises(KilledError):
+        verify(cache)
+    monkeypatch.undo()
+    assert served(cache) == [snapshot.id] and not cache.layout.sidecar(snapshot.id).exists()
+    reasons = {damage.reason for damage in verify(cache).damage}
+    assert reasons == {"sidecar", "missing"}, "the Blob had lost its name"
+    assert served(cache) == [] and hidden(cache) == [snapshot.id]
+    assert cache.blob(root_of(CONTENTS["nested/two"])) is not None
+    assert tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS
+    cache.gc()
+    assert verify(cache).sound is not leased
