@@ -20,7 +20,7 @@ from fetcher import hashing
 from fetcher.cache import durable
 from fetcher.cache.clearing import remove_any, remove_tree
 from fetcher.cache.index import Index
-from fetcher.cache.layout import Layout, disk_errors, make_directory
+from fetcher.cache.layout import Layout, disk_errors, make_directory, read_plain
 from fetcher.cache.partials import DATA, Partial
 from fetcher.cache.records import Blob, SmallFile
 from fetcher.cache.tree_file import TreeFile, tree_of
@@ -175,11 +175,12 @@ class Blobs:
     def _out_of_the_way(self, place: Path) -> Path:
         """Take the name from what has it; returns the trash, which gc empties if nobody else does."""
         trash = self._layout.trash(self._layout.blobs)
-        with self._index.write(durable=False):
+        with self._index.write(durable=False) as rows:
             try:
                 os.rename(place, trash)
             except FileNotFoundError:
                 pass  # removed by now
+            taken_out(rows)  # whoever has just linked it is to notice
         return trash
 
     def _link(self, source: Path, target: Path) -> bool:
@@ -227,8 +228,8 @@ class Blobs:
         """Whether a tree that was there before us says the same of the bytes as ours, or more."""
         mine = TreeFile.decode(ours)
         try:
-            theirs = TreeFile.decode(self._layout.tree(root).read_bytes())
-        except (FileNotFoundError, ValueError):
+            theirs = TreeFile.decode(read_plain(self._layout.tree(root)))
+        except (OSError, ValueError):
             return False
         same = (theirs.root, theirs.size) == (mine.root, mine.size)
         return same and (not mine.block_bytes or theirs.chaining_values == mine.chaining_values)
@@ -242,7 +243,7 @@ class Blobs:
         with disk_errors("write", place):
             try:
                 durable.write_file(staged, [tree], BODY_MODE, sync=True)
-                while not self._link(staged, place) and not self._tree_serves(tree, root):
+                while not self._link(staged, place):
                     remove_any(self._out_of_the_way(place))
                 durable.sync_directory(place.parent)
             finally:
@@ -326,6 +327,13 @@ def _root_in_order(descriptor: int, size: int) -> str:
     while count := os.preadv(descriptor, [view[: size - digest.offset]], digest.offset):
         digest.update(view[:count])
     return digest.hexdigest()
+
+
+def taken_out(rows: sqlite3.Connection) -> None:
+    """Count that a body lost its Blob's name because it is damaged: whoever is about to publish it looks again."""
+    rows.execute(
+        "INSERT INTO meta VALUES ('taken_out', '1') ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1"
+    )
 
 
 def scope_of(private: bool, principal: str | None) -> str:

@@ -1,43 +1,57 @@
-"""Taking what is damaged out of service, in one transaction per finding: the lock under which names appear and go.
+"""Taking what is damaged out of service, in one transaction each: the lock under which names appear and go.
 
-- A finding is asked about again under that lock: what was removed or replaced since it was looked at is no damage.
+- What was noticed is asked about again under that lock: what was removed or replaced meanwhile is no damage. What can
+  be seen without reading is looked at by the very functions of ``survey``; of a body whose bytes are wrong it is asked
+  which names it has now. Nothing is decided by what an earlier finding did.
 - A damaged Blob loses its rows, its body and its tree their names: nothing links it any more, whoever holds it. A
-  Snapshot under way that has linked it already finds the counter changed, and starts over (``publish``).
-- A damaged Snapshot goes, unless a lease holds it. Then its directory stays as it is for its job, and the row gives up
-  the key by which others find it: no hit and no revalidation leads there, a sound one can be published beside it, and
-  it goes with the lease. Pins are of a resource, not of a damaged copy: they stay, and protect nothing here.
-- Sound Blobs of a Snapshot that goes count as used now: the next fetch finds them, if it comes within gc's grace.
+  Snapshot under way that has linked it already finds that out before it appears (``publish``).
+- A damaged Snapshot is hidden, always: its row gives up the key by which others find it, and its sidecar goes, so that
+  an index made anew does not adopt it. Its directory stays as it is for whoever leases it, its row for the sound Blobs
+  that it refers to. It goes (``gc``) when no lease holds it, and a sound one is there or its time is over; a pin of the
+  resource holds it until a sound one is there.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fetcher.cache import durable
-from fetcher.cache.blobs import Blobs
-from fetcher.cache.clearing import remove_any
-from fetcher.cache.damage import Action, Damage, DamagedFile, Finding, Place
+from fetcher.cache.blobs import Blobs, taken_out
+from fetcher.cache.damage import (
+    Action,
+    Damage,
+    DamagedFile,
+    Fault,
+    Finding,
+    Identity,
+    Place,
+    Suspect,
+    identity_of,
+)
 from fetcher.cache.index import Index, Rows
-from fetcher.cache.layout import Layout, disk_errors
+from fetcher.cache.layout import Layout, disk_error, disk_errors
 from fetcher.cache.leases import Leases
 from fetcher.cache.records import Snapshot
 from fetcher.cache.removal import Removal, Removed, to_trash
-from fetcher.cache.snapshots import COLUMNS, DAMAGED, read_sidecar, record
-from fetcher.cache.survey import identity_of, listed_files, roots_of
-from fetcher.errors import CacheError
+from fetcher.cache.snapshots import COLUMNS, IS_HIDDEN, SidecarError, hide, record
+from fetcher.cache.survey import listed_files, look_at, look_at_blob, paths_of, reason_of, roots_of
 
 SETTLE_S = 1.0
 """A dry run has no lock to look under. What is missing while another's transaction removes it, of whose end we see
 nothing, must stay missing for so long; a transaction takes milliseconds."""
+LISTS_MAX = 64
+"""Sidecars kept in memory, by root: many findings are of the same few Snapshots."""
+
+
+class ChangedError(Exception):
+    """The body of a finding was written to since it was read: read it again. Nothing was done."""
 
 
 class Condemning:
-    """Acts on the findings of one scrub, one after another."""
+    """Acts on what one scrub finds, one after another."""
 
     def __init__(
         self,
@@ -47,204 +61,243 @@ class Condemning:
         removal: Removal,
         blobs: Blobs,
         clock: Callable[[], float],
-        owner_id: Callable[[], str],
-        known: Iterable[str],
         *,
+        keep_s: float,
         dry_run: bool,
     ) -> None:
-        """``known``: ids of the Snapshots that were looked at; others may show the same body."""
+        """``keep_s``: how long a hidden Snapshot keeps its sound Blobs at least, for the next fetch to find them."""
         self._index = index
         self._layout = layout
         self._leases = leases
         self._removal = removal
         self._blobs = blobs
         self._clock = clock
-        self._owner_id = owner_id
-        self._known = set(known)
-        self._gone: set[str] = set()
-        """Snapshots that went for an earlier finding of this scrub: what else was damaged in them is still told."""
+        self._keep_s = keep_s
         self._dry_run = dry_run
+        self._lists: dict[str, dict[str, list[str]]] = {}
 
-    def take_out(self, finding: Finding) -> Damage | None:
-        """What became of it; None: it was removed or replaced meanwhile, and is no damage."""
+    # --- what was seen without reading
+
+    def seen(self, suspect: Suspect) -> list[Damage]:
+        """What became of a Snapshot, or a Blob, that looked wrong; empty: it does not any more."""
+        if suspect.snapshot is None:
+            return self._blob(suspect)
+        return self._snapshot(suspect, suspect.snapshot)
+
+    def _snapshot(self, suspect: Suspect, snapshot: Snapshot) -> list[Damage]:
         if self._dry_run:
-            return self._look(finding)
-        if finding.reason == "tree":
-            return self._mend(finding)
-        if not finding.of_blob and all(place.snapshot.id in self._gone for place in finding.places):
-            return _damage(finding, self._told(finding.places, {}), "removed")
+            _settle(suspect)
+            with self._index.read() as rows:
+                faults = self._faults(rows, snapshot.id)
+                before = {(fault.reason, fault.path) for fault in suspect.faults}
+                still = [fault for fault in faults if (fault.reason, fault.path) in before]
+                if not still or not self._visible(rows, snapshot.id):
+                    return []
+                return self._told(rows, still, "none")
         removed = Removed()
-        unlisted: list[Path] = []
         with self._index.write(durable=True) as rows:
-            places, blob = self._still(rows, finding)
+            faults = self._faults(rows, snapshot.id)
+            if not faults:
+                return []
+            self._hide(rows, [snapshot.id], removed)
+            told = self._told(rows, faults, "removed")
+        removed.empty_trash()
+        return told
+
+    def _faults(self, rows: Rows, wanted: str) -> list[Fault]:
+        """Of a Snapshot as it is now; none if nobody gets it any more."""
+        snapshot = self._visible(rows, wanted)
+        return [] if snapshot is None else look_at(self._layout, snapshot, roots_of(rows, wanted)).faults
+
+    def _visible(self, rows: Rows, wanted: str) -> Snapshot | None:
+        row = rows.execute(f"SELECT {COLUMNS} FROM snapshots WHERE id = ? AND NOT {IS_HIDDEN}", (wanted,)).fetchone()
+        return record(row, self._layout) if row else None
+
+    def _told(self, rows: Rows, faults: Iterable[Fault], action: Action) -> list[Damage]:
+        return [
+            self._damage(rows, fault, [] if fault.place is None else [fault.place], action) for fault in faults
+        ]  # fmt: skip
+
+    def _blob(self, suspect: Suspect) -> list[Damage]:
+        root = suspect.root
+        assert root is not None
+        if self._dry_run:
+            _settle(suspect)
+            with self._index.read() as rows:
+                found = look_at_blob(self._layout, root, suspect.faults[0].size)
+                still = isinstance(found, Fault) and found in suspect.faults and _has_row(rows, root)
+                return self._told(rows, [found], "none") if still and isinstance(found, Fault) else []
+        removed = Removed()
+        with self._index.write(durable=True) as rows:
+            found = look_at_blob(self._layout, root, suspect.faults[0].size)
+            if not isinstance(found, Fault) or not _has_row(rows, root):
+                return []
+            self._take_blob(rows, root, removed)
+            told = self._told(rows, [found], "removed")
+        removed.empty_trash()
+        return told
+
+    def known(self, snapshot: Snapshot) -> list[Damage]:
+        """A Snapshot that was found damaged before: it is told of as long as a lease holds it."""
+        with self._index.read() as rows:
+            if snapshot.id not in self._leases.leased(rows, [snapshot.id]) or self._visible(rows, snapshot.id):
+                return []
+            words = "was found damaged before"
+            fault = Fault("known", snapshot.path, words, Place(snapshot, ""))
+            return [self._damage(rows, fault, [Place(snapshot, "")], "in_use")]
+
+    # --- what was read
+
+    def read(self, finding: Finding, *, changing: bool = False) -> Damage | None:
+        """What became of a body whose bytes are wrong; None: none of its names is there any more.
+
+        Raises ChangedError if it was written to since it was read, unless ``changing`` says that it is all the time.
+        """
+        if finding.tree_path is not None:
+            return self._mend(finding, changing)
+        if self._dry_run:
+            with self._index.read() as rows:
+                places, blob = self._names(rows, finding, changing)
+                return self._damage(rows, finding, places, "none") if places or blob else None
+        removed = Removed()
+        with self._index.write(durable=True) as rows:
+            places, blob = self._names(rows, finding, changing)
             if not places and not blob:
                 return None
-            files, leased = self._files(rows, places)
-            here = list(dict.fromkeys(place.snapshot.id for place in places if place.snapshot.id not in self._gone))
-            going = [wanted for wanted in here if wanted not in leased]
-            rows.executemany(
-                "UPDATE blobs SET used_at = MAX(used_at, ?)"
-                " WHERE root IN (SELECT root FROM snapshot_blobs WHERE snapshot_id = ?)",
-                [(self._clock(), wanted) for wanted in going],
-            )
-            self._removal.snapshots(rows, going, removed)
-            for wanted in leased:
-                unlisted += self._hide(rows, wanted)
-            if blob and finding.root is not None:
-                self._removal.blob(rows, finding.root, removed)
-            rows.execute(
-                "INSERT INTO meta VALUES ('taken_out', '1')"
-                " ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1"
-            )
-        self._gone.update(going)
+            self._hide(rows, {place.snapshot.id: None for place in places}, removed)
+            if blob:
+                self._take_blob(rows, finding.body.root, removed)
+            told = self._damage(rows, finding, places, "removed")
         removed.empty_trash()
-        for path in unlisted:
-            remove_any(path)
-        return _damage(finding, files, "in_use" if leased else "removed")
+        return told
 
-    def _look(self, finding: Finding) -> Damage | None:
-        while True:
-            with self._index.read() as rows:
-                places, blob = self._still(rows, finding)
-                if not places and not blob:
-                    return None
-                files, _ = self._files(rows, places)
-            if finding.identity is not None or time.monotonic() - finding.noticed_at >= SETTLE_S:
-                return _damage(finding, files, "none")
-            time.sleep(0.05)
-
-    def _files(self, rows: Rows, places: list[Place]) -> tuple[tuple[DamagedFile, ...], dict[str, str]]:
-        """The places as they are told, and which Snapshots of them are leased: id → lease."""
-        leased = self._leases.leased(rows, {place.snapshot.id for place in places})
-        return self._told(places, leased), leased
-
-    def _told(self, places: Sequence[Place], leased: Mapping[str, str]) -> tuple[DamagedFile, ...]:
-        return tuple(
-            DamagedFile(place.snapshot.uri, place.snapshot.id, place.path, leased.get(place.snapshot.id))
-            for place in places
-        )
-
-    # --- whether it still is so
-
-    def _still(self, rows: Rows, finding: Finding) -> tuple[list[Place], bool]:
-        """The places that still show it, and whether the Blob is still concerned."""
-        places = [place for place in finding.places if self._is_there(rows, finding, place)]
-        if finding.identity is not None and finding.root is not None and finding.reason != "tree":
-            places += self._elsewhere(rows, finding)
-        return places, finding.of_blob and finding.root is not None and self._blob_is_it(rows, finding)
-
-    def _is_there(self, rows: Rows, finding: Finding, place: Place) -> bool:
-        """Whether the fact itself still holds: the Snapshot may have been removed, and published anew since."""
-        snapshot = place.snapshot
-        if snapshot.id in self._gone:
-            return True
-        if not rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (snapshot.id,)).fetchone():
-            return False
-        if finding.reason == "sidecar":
-            return self._list_is_wrong(rows, snapshot)
-        try:
-            found = os.lstat(finding.path if finding.identity is None else snapshot.path / place.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return finding.reason == "missing"
-        except OSError:
-            return finding.reason == "unreadable"
-        if finding.identity is not None:
-            return identity_of(found) == finding.identity
-        if finding.reason == "kind":
-            return not (stat.S_ISREG if place.path else stat.S_ISDIR)(found.st_mode)
-        return finding.reason != "missing"
-
-    def _list_is_wrong(self, rows: Rows, snapshot: Snapshot) -> bool:
-        try:
-            listed_files(self._layout, snapshot, roots_of(rows, snapshot.id))
-        except CacheError:
-            return True
-        return False
-
-    def _blob_is_it(self, rows: Rows, finding: Finding) -> bool:
-        assert finding.root is not None
-        if not rows.execute("SELECT 1 FROM blobs WHERE root = ?", (finding.root,)).fetchone():
-            return False
-        try:
-            found = os.lstat(self._layout.blob(finding.root))
-        except FileNotFoundError:
-            return finding.reason == "missing"
-        if finding.identity is None:
-            return finding.reason == "kind" and not stat.S_ISREG(found.st_mode)
-        return identity_of(found) == finding.identity
-
-    def _elsewhere(self, rows: Rows, finding: Finding) -> list[Place]:
-        """Places of a damaged body in Snapshots that this scrub was not asked about, or that are new."""
-        found = rows.execute(
-            f"SELECT {COLUMNS} FROM snapshots"
-            " WHERE id IN (SELECT snapshot_id FROM snapshot_blobs WHERE root = ?) ORDER BY id",
-            (finding.root,),
+    def _names(self, rows: Rows, finding: Finding, changing: bool) -> tuple[list[Place], bool]:
+        """Where the body shows now, and whether it has the Blob's name."""
+        body = finding.body
+        is_it = _Sameness(finding.identity, changing)
+        places = {
+            (place.snapshot.id, place.path): place
+            for place in body.places
+            if _has_snapshot(rows, place.snapshot.id) and is_it(place.snapshot.path / place.path)
+        }
+        # Those that this scrub was not asked about, and those that came since.
+        visible = rows.execute(
+            f"SELECT {COLUMNS} FROM snapshots WHERE NOT {IS_HIDDEN}"
+            " AND id IN (SELECT snapshot_id FROM snapshot_blobs WHERE root = ?) ORDER BY id",
+            (body.root,),
         ).fetchall()
-        places = []
-        for row in found:
+        for row in visible:
             snapshot = record(row, self._layout)
-            if snapshot.id in self._known:
-                continue
+            for path in self._paths(rows, snapshot, finding):
+                if (snapshot.id, path) not in places and is_it(snapshot.path / path):
+                    places[snapshot.id, path] = Place(snapshot, path)
+        blob = _has_row(rows, body.root) and is_it(self._layout.blob(body.root))
+        return list(places.values()), blob
+
+    def _paths(self, rows: Rows, snapshot: Snapshot, finding: Finding) -> list[str]:
+        """The files of a Snapshot that should be this content."""
+        if snapshot.id not in self._lists:
             try:
                 files = listed_files(self._layout, snapshot, roots_of(rows, snapshot.id))
-            except CacheError:
-                continue  # a scrub of its own will tell what is wrong with that
+            except SidecarError:
+                return paths_of(snapshot.path, finding.identity)
+            listed: dict[str, list[str]] = {}
             for file in files:
-                path = snapshot.path / file.path
-                try:
-                    same = file.root == finding.root and identity_of(os.lstat(path)) == finding.identity
-                except OSError:
-                    continue
-                if same:
-                    places.append(Place(snapshot, file.path, file.verified_by))
-        return places
+                if file.root is not None:
+                    listed.setdefault(file.root, []).append(file.path)
+            if len(self._lists) >= LISTS_MAX:
+                self._lists.clear()
+            self._lists[snapshot.id] = listed  # an id is of one Manifest: what it lists never changes
+        return self._lists[snapshot.id].get(finding.body.root, [])
+
+    def _mend(self, finding: Finding, changing: bool) -> Damage | None:
+        """A body that is right, as a whole, needs no fetching anew: its ``.tree`` is made from it."""
+        body = finding.body
+        with self._index.read() as rows:
+            places, blob = self._names(rows, finding, changing)
+            if not blob:
+                return None
+            told = self._damage(rows, finding, places, "none" if self._dry_run else "repaired")
+        if not self._dry_run:
+            verified_by = body.places[0].verified_by if body.places else "size"
+            self._blobs.renew_tree(body.root, body.size, finding.chaining_values, verified_by)
+        return told
 
     # --- what is done
 
-    def _hide(self, rows: Rows, wanted: str) -> list[Path]:
-        """Let nobody find a leased Snapshot any more. The sidecar says so, too: an index made anew reads nothing else.
-        Returns what is to be deleted after the commit."""
-        known = rows.execute("SELECT key FROM snapshots WHERE id = ?", (wanted,)).fetchone()
-        if known is None or str(known[0]).startswith(DAMAGED):
-            return []
-        rows.execute(
-            "UPDATE snapshots SET key = ? || key, fresh_until = 0, keep_until = MIN(keep_until, ?) WHERE id = ?",
-            (DAMAGED, self._clock(), wanted),
+    def _hide(self, rows: Rows, ids: Iterable[str], removed: Removed) -> None:
+        """Let nobody find these Snapshots any more."""
+        now = self._clock()
+        hidden = [wanted for wanted in ids if hide(rows, wanted, now, now + self._keep_s)]
+        for wanted in hidden:
+            removed.trash += to_trash(self._layout.sidecar(wanted), self._layout.trash(self._layout.snapshots))
+        if hidden:
+            with disk_errors("remove a list of files in", self._layout.snapshots):
+                durable.sync_directory(self._layout.snapshots)
+
+    def _take_blob(self, rows: Rows, root: str, removed: Removed) -> None:
+        folder = self._layout.blob(root).parent
+        if os.path.lexists(folder) and not folder.is_dir():
+            removed.trash += to_trash(folder, self._layout.trash(self._layout.blobs))
+        self._removal.blob(rows, root, removed)
+        taken_out(rows)
+
+    # --- what is told
+
+    def _damage(self, rows: Rows, what: Fault | Finding, places: list[Place], action: Action) -> Damage:
+        leases = self._leases.holders(rows, {place.snapshot.id for place in places})
+        path, root, size = _of_finding(what) if isinstance(what, Finding) else (what.path, what.root, what.size)
+        return Damage(
+            reason=what.reason,
+            path=path,
+            message=what.message,
+            root=root,
+            size=size,
+            blocks=what.blocks if isinstance(what, Finding) else None,
+            files=_files(places, leases),
+            action="in_use" if action == "removed" and leases else action,
         )
+
+
+class _Sameness:
+    """Whether a name is of the body that was read. Raises ChangedError if it is, and was written to since."""
+
+    def __init__(self, identity: Identity, changing: bool) -> None:
+        self._identity = identity
+        self._changing = changing
+
+    def __call__(self, path: Path) -> bool:
         try:
-            sidecar = read_sidecar(self._layout, wanted)
-        except CacheError:
-            return []  # what has no sound sidecar is never adopted
-        place = self._layout.sidecar(wanted)
-        with disk_errors("write", place):
-            staged = self._layout.staging(self._layout.snapshots, wanted, self._owner_id())
-            text = json.dumps({**sidecar, "damaged": True}, ensure_ascii=False, separators=(",", ":"))
-            durable.write_file(staged, [text.encode()], 0o600, sync=True)
-            trash = to_trash(place, self._layout.trash(self._layout.snapshots))
-            os.rename(staged, place)
-            durable.sync_directory(self._layout.snapshots)
-        return trash
-
-    def _mend(self, finding: Finding) -> Damage | None:
-        """A body that is right, as a whole, needs no fetching anew: its ``.tree`` is made from it."""
-        assert finding.root is not None and finding.size is not None
-        with self._index.read() as rows:
-            places, blob = self._still(rows, finding)
-        if not blob:
-            return None
-        verified_by = finding.places[0].verified_by if finding.places else "size"
-        self._blobs.renew_tree(finding.root, finding.size, finding.chaining_values, verified_by)
-        return _damage(finding, self._told(places, {}), "repaired")
+            found = identity_of(os.lstat(path))
+        except OSError as error:
+            if reason_of(error) is None:
+                raise disk_error(error, "look at", path) from error
+            return False
+        if found[:2] != self._identity[:2]:
+            return False
+        if found != self._identity and not self._changing:
+            raise ChangedError
+        return True
 
 
-def _damage(finding: Finding, files: tuple[DamagedFile, ...], action: Action) -> Damage:
-    return Damage(
-        reason=finding.reason,
-        path=finding.path,
-        message=finding.message,
-        root=finding.root,
-        size=finding.size,
-        blocks=finding.blocks,
-        files=files,
-        action=action,
+def _of_finding(finding: Finding) -> tuple[Path, str | None, int | None]:
+    return finding.tree_path or finding.body.path, finding.body.root, finding.body.size
+
+
+def _settle(suspect: Suspect) -> None:
+    time.sleep(max(0.0, suspect.noticed_at + SETTLE_S - time.monotonic()))
+
+
+def _has_row(rows: Rows, root: str) -> bool:
+    return bool(rows.execute("SELECT 1 FROM blobs WHERE root = ?", (root,)).fetchone())
+
+
+def _has_snapshot(rows: Rows, wanted: str) -> bool:
+    return bool(rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone())
+
+
+def _files(places: Iterable[Place], leases: Mapping[str, tuple[str, ...]]) -> tuple[DamagedFile, ...]:
+    return tuple(
+        DamagedFile(place.snapshot.uri, place.snapshot.id, place.path, leases.get(place.snapshot.id, ()))
+        for place in places
     )

@@ -1,18 +1,23 @@
-"""What a scrub finds, as values: a finding before it is confirmed, damage after, and the sum. Touches no disk."""
+"""What a scrub looks at and finds, as values: a body, a finding before it is confirmed, damage after, and the sum.
+Touches no disk.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from fetcher.cache.records import Snapshot
 
-Reason = Literal["content", "unreadable", "size", "missing", "kind", "extra", "sidecar", "tree"]
+Reason = Literal["content", "unreadable", "size", "missing", "kind", "extra", "sidecar", "tree", "known"]
 """``content``: other bytes than were verified. ``unreadable``: the disk gives an error instead of bytes. ``size``:
 another size. ``missing``: no such file. ``kind``: something else than a plain file (or directory) has its name.
 ``extra``: a Snapshot holds what is not on its list. ``sidecar``: that list is missing or wrong. ``tree``: the chaining
-values of a Blob are missing or wrong, while the Blob itself is right."""
+values of a Blob are missing or wrong, while the Blob itself is right. ``known``: found damaged before, and a lease
+holds it still."""
 
 Action = Literal["removed", "in_use", "repaired", "none"]
 """``removed``: out of service, nobody gets it any more. ``in_use``: the same, but a lease holds a Snapshot, which stays
@@ -21,6 +26,10 @@ for its job until that has ended. ``repaired``: made anew from what is right. ``
 Identity = tuple[int, int, int]
 """Device, inode and time of the last change of its bytes: what tells a body from another that has its name now. The
 inode alone does not: that of a file just removed is given to the next one that is made."""
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +42,72 @@ class Place:
     verified_by: str = "size"
 
 
+@dataclass(slots=True, eq=False)
+class Body:
+    """Bytes on the disk, and what they should be. One for all names of an inode that should be the same content. There
+    may be millions: it holds no path."""
+
+    root: str
+    size: int
+    identity: Identity
+    blobs: str | None = None
+    """The directory of the Blobs, if the Blob's own name is one of this body."""
+    places: list[Place] = field(default_factory=list)
+    in_use: bool = False
+    """A lease holds a Snapshot that it is in."""
+
+    @property
+    def path(self) -> Path:
+        """The first of its names."""
+        return next(self.paths())
+
+    def paths(self) -> Iterator[Path]:
+        """Its names; the Blob's own is the first."""
+        if self.blobs is not None:
+            yield Path(self.blobs, self.root[:2], self.root)
+        for place in self.places:
+            yield place.snapshot.path / place.path
+
+
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that looked damaged. Whether it still is, and was not just being removed, is asked under the lock."""
+class Fault:
+    """What is wrong with a Snapshot, or with a Blob's name, and can be seen without reading a file's bytes."""
 
     reason: Reason
     path: Path
     message: str
-    noticed_at: float
-    """Monotonic seconds."""
-    places: tuple[Place, ...] = ()
+    place: Place | None = None
     root: str | None = None
     size: int | None = None
-    identity: Identity | None = None
-    """The body whose bytes are wrong; None where it is not about bytes."""
-    of_blob: bool = False
-    """What is damaged has, or had, the Blob's own name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Something that looked wrong without its bytes being read. Whether it still does, and was not just being removed,
+    is asked again under the lock."""
+
+    faults: tuple[Fault, ...]
+    noticed_at: float
+    """Monotonic seconds."""
+    snapshot: Snapshot | None = None
+    root: str | None = None
+    """Of a Blob, where it is no Snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A body whose bytes were twice not what they should be. Whether it still has its names is asked under the lock."""
+
+    reason: Reason
+    body: Body
+    message: str
+    identity: Identity
+    """Of the body when it had been read."""
     blocks: tuple[int, ...] | None = None
     chaining_values: bytes = field(default=b"", repr=False)
     """What a new ``.tree`` is made of."""
+    tree_path: Path | None = None
+    """Where that is, if it is all that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +119,13 @@ class DamagedFile:
     snapshot_id: str
     path: str
     """Relative to the Snapshot's directory; empty for the whole of it."""
-    lease: str | None
-    """Id of a lease that holds the Snapshot."""
+    leases: tuple[str, ...]
+    """Ids of the leases that hold the Snapshot, oldest first."""
+
+    @property
+    def lease(self) -> str | None:
+        """The oldest of them."""
+        return self.leases[0] if self.leases else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +149,7 @@ class Damage:
     @property
     def leases(self) -> tuple[str, ...]:
         """Ids of leases that hold damaged Snapshots."""
-        return tuple(dict.fromkeys(file.lease for file in self.files if file.lease is not None))
+        return tuple(dict.fromkeys(lease for file in self.files for lease in file.leases))
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -109,6 +170,8 @@ class VerifyReport:
     damage: tuple[Damage, ...]
     dry_run: bool
     elapsed_s: float
+    hidden: int = 0
+    """Snapshots that were found damaged before: nobody gets them, so they are not looked at again."""
 
     @property
     def sound(self) -> bool:

@@ -22,6 +22,7 @@ from fetcher.cache.leases import Leases
 from fetcher.cache.owners import UNBORN, Owners
 from fetcher.cache.records import Candidate, GcReport
 from fetcher.cache.removal import BATCH, Removal, Removed, to_trash
+from fetcher.cache.snapshots import IS_HIDDEN, SUPERSEDED
 from fetcher.cache.usage import allocated
 from fetcher.config import Settings
 
@@ -101,7 +102,8 @@ class Collector:
 
     def _expired(self, rows: Rows, spare_s: float = 0.0) -> list[str]:
         found = rows.execute(
-            "SELECT id FROM snapshots WHERE keep_until <= ? AND (? <= 0 OR last_used_at <= ?) ORDER BY keep_until",
+            f"SELECT id FROM snapshots WHERE (keep_until <= ? OR {SUPERSEDED}) AND (? <= 0 OR last_used_at <= ?)"
+            " ORDER BY keep_until",
             (self._clock(), spare_s, self._clock() - spare_s),
         )
         expired = [snapshot_id for (snapshot_id,) in found]
@@ -275,11 +277,10 @@ class Collector:
         trash: list[Path] = []
         old = [entry.name for entry in _entries(self._layout.snapshots) if self._is_old(entry)]
         with self._index.read() as rows:
-            known = {row[0] for row in rows.execute("SELECT id FROM snapshots")}
-        strangers = sorted({name.removesuffix(".json") for name in old} - known)
-        lost = [
-            wanted for wanted in known if not os.path.lexists(self._layout.snapshot(wanted))
-        ]  # fmt: skip
+            known: dict[str, int] = dict(rows.execute(f"SELECT id, {IS_HIDDEN} FROM snapshots").fetchall())
+        strangers = sorted({name.removesuffix(".json") for name in old} - known.keys())
+        # A hidden one needs no directory: what it still does is to refer to its sound Blobs.
+        lost = [wanted for wanted, hidden in known.items() if not hidden and not self._has_directory(wanted)]
         if not strangers and not lost:
             return GcReport()
         with self._index.write(durable=True) as rows:
@@ -289,9 +290,12 @@ class Collector:
                 for place in (self._layout.snapshot(name), self._layout.sidecar(name)):
                     trash += to_trash(place, self._layout.trash(self._layout.snapshots))
             for wanted in lost:
-                if not os.path.lexists(self._layout.snapshot(wanted)):
+                if not self._has_directory(wanted):
                     rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted,))
         return GcReport(leftovers=len(trash), bytes_freed=sum(remove_any(path) for path in trash))
+
+    def _has_directory(self, wanted: str) -> bool:
+        return os.path.lexists(self._layout.snapshot(wanted))
 
     def _sweep_blobs(self) -> GcReport:
         """Bodies and trees without a row. A commit between its link and its row is younger than the grace, or finds its

@@ -45,6 +45,11 @@ HEX_32 = re.compile(r"[0-9a-f]{32}")
 STAGING = ".staging-"
 TRASH = ".trash-"
 
+MISSING_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR})
+KIND_ERRNOS = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
+"""Something else than a plain file (or directory) has the name; ENXIO is a socket, or a FIFO without a writer."""
+MEDIA_ERRNOS = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA, errno.EREMOTEIO})
+"""The disk, or the file system's own checksum, says no: EBADMSG and EUCLEAN are those of ext4, XFS and fs-verity."""
 NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """EFBIG: RLIMIT_FSIZE, or a file system with small files only. For the user it is the same wall."""
 
@@ -108,6 +113,15 @@ def disk_error(error: OSError, action: str, place: Path | str) -> FetcherError:
         errno.EEXIST: "a file is where a directory should be; move it away, or use another cache directory",
     }
     return CacheError(message, hint=hints.get(error.errno or 0))
+
+
+def read_plain(path: Path | str, bytes_max: int = -1) -> bytes:
+    """A small file that has to be one: not through a symlink, and never waiting for a FIFO's writer. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "not a plain file", str(path))
+        return file.read(bytes_max)
 
 
 class Layout:

@@ -11,17 +11,20 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 from fetcher.cache.index import Index
-from fetcher.cache.layout import random_id
+from fetcher.cache.layout import disk_errors, random_id
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import GoneError, Lease, LeaseKind, Pin
-from fetcher.cache.snapshots import DAMAGED
+from fetcher.cache.snapshots import IS_HIDDEN, SUPERSEDED, TRUE_KEY
 from fetcher.errors import LeaseError
 
 _COLUMNS = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth"
 
 
 def process_birth(pid: int) -> str | None:
-    """What tells this process from a later one with its pid: boot, pid namespace, start time. None: no such process."""
+    """What tells this process from a later one with its pid: boot, pid namespace, start time. None: no such process.
+
+    Raises OSError where that can't be learned now (no descriptors left, for one): nobody is gone for that.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name in parentheses may hold anything, parentheses included; the fields after the last one are plain.
@@ -29,7 +32,7 @@ def process_birth(pid: int) -> str | None:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
         return f"{boot}:{_pid_namespace()}:{started}"
-    except (OSError, IndexError, ValueError):
+    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
         return None
 
 
@@ -46,9 +49,9 @@ def _process_gone(pid: int, birth: str) -> bool:
                 return True
         if namespace != str(_pid_namespace()):
             return False
+        return process_birth(pid) != birth
     except (OSError, ValueError):
         return False
-    return process_birth(pid) != birth
 
 
 class Leases:
@@ -63,7 +66,8 @@ class Leases:
         """A lease until ``duration_s`` from now. GoneError if a Snapshot was removed, LeaseError for a bad pid."""
         birth = None
         if owner_pid is not None:
-            birth = process_birth(owner_pid)
+            with disk_errors("look at process", str(owner_pid)):
+                birth = process_birth(owner_pid)
             if birth is None:
                 raise LeaseError(f"there is no process {owner_pid} that a lease could end with")
         now = self._clock()
@@ -92,9 +96,9 @@ class Leases:
                 raise GoneError("a snapshot was removed before it could be leased", ids=lease.snapshot_ids) from error
             damaged = (
                 "SELECT 1 FROM lease_snapshots JOIN snapshots ON snapshots.id = snapshot_id"
-                " WHERE lease_id = ? AND key LIKE ?"
+                f" WHERE lease_id = ? AND {IS_HIDDEN}"
             )
-            if rows.execute(damaged, (lease.id, f"{DAMAGED}%")).fetchone():
+            if rows.execute(damaged, (lease.id,)).fetchone():
                 raise GoneError("a snapshot was found damaged before it could be leased", ids=lease.snapshot_ids)
 
     def release(self, lease_id: str) -> None:
@@ -134,14 +138,21 @@ class Leases:
 
     def leased(self, rows: sqlite3.Connection, snapshot_ids: Iterable[str] | None = None) -> dict[str, str]:
         """Snapshot id → id of a lease that holds it, for all of them or for some."""
+        return {wanted: leases[0] for wanted, leases in self.holders(rows, snapshot_ids).items()}
+
+    def holders(
+        self, rows: sqlite3.Connection, snapshot_ids: Iterable[str] | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        """Snapshot id → ids of the leases that hold it, oldest first; those that none holds are left out."""
         states: dict[str, bool] = {}
         wanted = None if snapshot_ids is None else set(snapshot_ids)
-        held: dict[str, str] = {}
+        held: dict[str, tuple[str, ...]] = {}
         for lease, birth in self._select(rows, ""):
             if (wanted is None or not wanted.isdisjoint(lease.snapshot_ids)) and self._alive(lease, birth, states):
                 for snapshot_id in lease.snapshot_ids:
-                    held.setdefault(snapshot_id, lease.id)
-        return held if wanted is None else {key: value for key, value in held.items() if key in wanted}
+                    if wanted is None or snapshot_id in wanted:
+                        held[snapshot_id] = (*held.get(snapshot_id, ()), lease.id)
+        return held
 
     def _select(self, rows: sqlite3.Connection, where: str, values: Sequence[object] = ()) -> list[tuple[Lease, str]]:
         found = rows.execute(f"SELECT {_COLUMNS} FROM leases {where} ORDER BY created_at, id", tuple(values)).fetchall()
@@ -196,11 +207,12 @@ class Leases:
 def pinned(rows: sqlite3.Connection) -> dict[str, str]:
     """Snapshot id → name of a pin that keeps it: per scope, the newest Snapshot of each pinned Resource.
 
-    Older revisions of a pinned branch are not kept, or a pin would grow for ever.
+    Older revisions of a pinned branch are not kept, or a pin would grow for ever. A damaged one, which nobody is given,
+    is kept for the sound files that it refers to, until there is a sound one that is as new.
     """
     newest = rows.execute(
         "SELECT snapshots.id, pins.name, MAX(snapshots.validated_at) FROM snapshots"
-        " JOIN pins ON pins.resource_key = snapshots.key"
+        f" JOIN pins ON pins.resource_key = {TRUE_KEY} WHERE NOT {SUPERSEDED}"
         " GROUP BY snapshots.key, snapshots.private, CASE WHEN snapshots.private THEN snapshots.principal END"
     )
     return {snapshot_id: name for snapshot_id, name, _ in newest}

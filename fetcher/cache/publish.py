@@ -11,15 +11,15 @@ import json
 import os
 import stat
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
 
 from fetcher.cache import durable
 from fetcher.cache.clearing import remove_any
+from fetcher.cache.damage import Identity, identity_of
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
-from fetcher.cache.snapshots import COLUMNS, DAMAGED, FORMAT, discard_names, record, refresh, snapshot_id
+from fetcher.cache.snapshots import COLUMNS, FORMAT, IS_HIDDEN, discard_names, record, refresh, snapshot_id
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import weakest
 from fetcher.model.manifest import FileEntry
@@ -27,6 +27,9 @@ from fetcher.model.paths import check_tree, safe_path
 
 FOLDER_MODE = 0o755
 FILE_MODE = 0o444
+
+EDITIONS_MAX = 1000
+"""Damaged Snapshots of one Manifest that are still there; each was fetched and found damaged again."""
 
 PublishedFile = tuple[FileEntry, str | None, str]
 """Entry of the Manifest, root of its Blob (None for zero bytes), what it was verified by."""
@@ -60,11 +63,11 @@ class Publisher:
                 continue
 
     def _publish(self, new: NewSnapshot, ordered: Sequence[PublishedFile]) -> Snapshot:
-        """One try. Raises _TakenOutError if meanwhile something was found damaged, perhaps what we have just linked."""
+        """One try. Raises _TakenOutError if meanwhile something was found damaged that we have just linked."""
         with self._index.read() as rows:
-            taken_out = _taken_out(rows)
-            wanted, edition = _free_id(rows, new)
-        present = self._refresh(wanted, new, ordered, taken_out)
+            taken_out = blobs_taken_out(rows)
+            wanted, edition = self._free_id(rows, new)
+        present = self._refresh(wanted, new, ordered)
         if present is not None:
             return present
         owner_id = self._owner_id()
@@ -73,12 +76,13 @@ class Publisher:
         trash: list[Path] = []
         try:
             with disk_errors("publish", self._layout.snapshot(wanted)):
-                to_sync = _Directory(staged, self._layout).fill(ordered)
-                durable.barrier(to_sync, self._layout.snapshots)
+                filling = _Directory(staged, self._layout)
+                filling.fill(ordered)
+                durable.barrier(filling.to_sync, self._layout.snapshots)
                 value = sidecar_of(wanted, new, ordered, edition)
                 text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
                 durable.write_file(sidecar, [text.encode()], 0o600, sync=True)
-                trash = self._make_visible(wanted, new, ordered, staged, sidecar, taken_out)
+                trash = self._make_visible(wanted, new, ordered, staged, sidecar, taken_out, filling)
         finally:
             for path in (staged, sidecar, *trash):
                 remove_any(path)
@@ -87,19 +91,20 @@ class Publisher:
             raise GoneError("the snapshot was removed as soon as it was published", ids=(wanted,))
         return found
 
-    def _refresh(
-        self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], taken_out: str
-    ) -> Snapshot | None:
+    def _refresh(self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot | None:
         """An equal Snapshot that is complete: the origin just confirmed it."""
         if self._get(wanted) is None:
             return None
         with self._index.write(durable=True) as rows:
-            if _taken_out(rows) != taken_out:
-                raise _TakenOutError
+            self._refuse_hidden(rows, wanted)
             if self._is_there(wanted):
                 refresh(rows, wanted, self._clock(), new.fresh_for_s, new.keep_for_s)
                 self._let_go(rows, files)
         return self._get(wanted)
+
+    def _refuse_hidden(self, rows: Rows, wanted: str) -> None:
+        if rows.execute(f"SELECT 1 FROM snapshots WHERE id = ? AND {IS_HIDDEN}", (wanted,)).fetchone():
+            raise _TakenOutError
 
     def _make_visible(
         self,
@@ -109,11 +114,13 @@ class Publisher:
         staged: Path,
         sidecar: Path,
         taken_out: str,
+        filled: _Directory,
     ) -> list[Path]:
         """The last step; returns what has to be deleted after it."""
         now = self._clock()
         with self._index.write(durable=True) as rows:
-            if _taken_out(rows) != taken_out:
+            self._refuse_hidden(rows, wanted)
+            if blobs_taken_out(rows) != taken_out and not filled.is_of_these_blobs():
                 raise _TakenOutError
             known = rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone()
             if known and self._is_there(wanted):
@@ -147,33 +154,48 @@ class Publisher:
     def _get(self, wanted: str) -> Snapshot | None:
         with self._index.read() as rows:
             row = rows.execute(f"SELECT {COLUMNS} FROM snapshots WHERE id = ?", (wanted,)).fetchone()
-        return record(row, self._layout) if row and self._is_there(wanted) else None
+        found = record(row, self._layout) if row and self._is_there(wanted) else None
+        return None if found is None or found.damaged else found
+
+    def _free_id(self, rows: Rows, new: NewSnapshot) -> tuple[str, int]:
+        """The id for a Snapshot, and its edition: that of an equal one that is there, else the first whose place no
+        damaged one has."""
+        found = rows.execute(
+            f"SELECT id FROM snapshots WHERE key = ? AND manifest_digest = ? AND NOT {IS_HIDDEN}"
+            " AND private = ? AND (NOT private OR principal IS ?)",
+            (new.key, new.manifest_digest, new.private, new.principal),
+        ).fetchall()
+        equal = {wanted for (wanted,) in found}
+        free: tuple[str, int] | None = None
+        for edition in range(EDITIONS_MAX):
+            wanted = snapshot_id(
+                key=new.key,
+                manifest_digest=new.manifest_digest,
+                private=new.private,
+                principal=new.principal,
+                edition=edition,
+            )
+            if wanted in equal:
+                return wanted, edition
+            if free is None and not rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone():
+                free = wanted, edition
+            if free is not None and not equal:
+                return free
+        if free is None:
+            raise CacheError(
+                f"{EDITIONS_MAX} damaged snapshots of {new.uri} are still there", hint="put the cache on a sound disk"
+            )
+        return free
 
 
 class _TakenOutError(Exception):
-    """A scrub took something out of service since we began; never leaves this room."""
+    """What we have linked was found damaged since; never leaves this room."""
 
 
-def _taken_out(rows: Rows) -> str:
-    """How often a scrub took something out of service; see ``condemn``."""
+def blobs_taken_out(rows: Rows) -> str:
+    """How often a Blob lost its name because it was found damaged; see ``condemn``."""
     row = rows.execute("SELECT value FROM meta WHERE name = 'taken_out'").fetchone()
     return "" if row is None else str(row[0])
-
-
-def _free_id(rows: Rows, new: NewSnapshot) -> tuple[str, int]:
-    """The id for a Snapshot, and its edition: the first whose place no damaged one has."""
-    for edition in count():
-        wanted = snapshot_id(
-            key=new.key,
-            manifest_digest=new.manifest_digest,
-            private=new.private,
-            principal=new.principal,
-            edition=edition,
-        )
-        row = rows.execute("SELECT key FROM snapshots WHERE id = ?", (wanted,)).fetchone()
-        if row is None or not str(row[0]).startswith(DAMAGED):
-            return wanted, edition
-    raise AssertionError("unreachable")
 
 
 class _Directory:
@@ -188,10 +210,23 @@ class _Directory:
         self._layout = layout
         self._open: list[tuple[str, int]] = []
         """Folder names below the top with their descriptors; the top's name is empty."""
-        self._to_sync: list[str] = []
+        self.to_sync: list[str] = []
+        """What has to be made durable: folders, and bodies that had to be copied."""
+        self._bodies: set[tuple[str, Identity]] = set()
+        """Roots of Blobs, and the bodies that were linked, or copied."""
 
-    def fill(self, files: Sequence[PublishedFile]) -> list[str]:
-        """Make all files; returns what has to be made durable: folders, and bodies that had to be copied."""
+    def is_of_these_blobs(self) -> bool:
+        """Whether what was linked and copied is what has the Blobs' names now."""
+        for root, body in self._bodies:
+            try:
+                if identity_of(os.lstat(self._layout.blob(root))) != body:
+                    return False
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def fill(self, files: Sequence[PublishedFile]) -> None:
+        """Make all files."""
         os.mkdir(self._path, 0o700)
         try:
             self._enter("", None)
@@ -204,7 +239,6 @@ class _Directory:
                 f"{len(gone)} of {len(files)} files were removed from the cache before they could be published",
                 ids=tuple(gone),
             )
-        return self._to_sync
 
     def _make(self, entry: FileEntry, root: str | None) -> bool:
         *folders, name = entry.path.split("/")
@@ -213,6 +247,7 @@ class _Directory:
             os.close(self._create(name, folder))
             return True
         blob = self._layout.blob(root)
+        copied: Identity | None = None
         try:
             os.link(blob, name, dst_dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
@@ -220,9 +255,11 @@ class _Directory:
         except OSError as error:
             if error.errno not in durable.NOT_LINKABLE:
                 raise
-            if not self._copy(blob, name, folder, entry):
+            copied = self._copy(blob, name, folder, entry)
+            if copied is None:
                 return False
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        self._bodies.add((root, copied or identity_of(status)))
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
             raise CacheError(
                 f"{blob} has {status.st_size} bytes, {entry.path} should have {entry.size}",
@@ -230,13 +267,15 @@ class _Directory:
             )
         return True
 
-    def _copy(self, blob: Path, name: str, folder: int, entry: FileEntry) -> bool:
-        """A second body, where the first takes no more links or the file system has none."""
+    def _copy(self, blob: Path, name: str, folder: int, entry: FileEntry) -> Identity | None:
+        """A second body, where the first takes no more links or the file system has none. Says of which body; None: it
+        is gone."""
         try:
             source = os.open(blob, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            return False
+            return None
         try:
+            copied = identity_of(os.fstat(source))
             target = self._create(name, folder)
             try:
                 durable.clone_into(source, target, entry.size)
@@ -244,8 +283,8 @@ class _Directory:
                 os.close(target)
         finally:
             os.close(source)
-        self._to_sync.append(f"{self._path}/{entry.path}")
-        return True
+        self.to_sync.append(f"{self._path}/{entry.path}")
+        return copied
 
     def _create(self, name: str, folder: int) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -277,7 +316,7 @@ class _Directory:
         self._open.append((name, descriptor))
         if made:
             os.fchmod(descriptor, FOLDER_MODE)
-            self._to_sync.append("/".join((str(self._path), *(folder for folder, _ in self._open[1:]))))
+            self.to_sync.append("/".join((str(self._path), *(folder for folder, _ in self._open[1:]))))
 
 
 def sidecar_of(wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], edition: int) -> dict[str, object]:

@@ -92,7 +92,7 @@ class Snapshot:
     """Then an unleased, unpinned Snapshot may be removed."""
     manifest_digest: str
     damaged: bool = False
-    """Nobody gets it any more; it stays for whoever leases it."""
+    """Nobody gets it any more; it stays for whoever leases it, and for what is sound of it."""
 
     def fresh(self, now: float) -> bool:
         """Whether a hit may be answered without asking the origin."""

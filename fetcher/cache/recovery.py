@@ -1,16 +1,18 @@
 """A new index from the sidecars, when there is none or it is damaged. The index is a cache of what the disk says.
 
 Only Snapshots are adopted whose sidecar is whole and whose every file is there with its size: their directory was
-renamed after all of it was durable. Blobs are adopted as far as such a Snapshot refers to them. Times of use, leases,
-pins and revalidations are lost; so ``keep_for`` starts anew, because somebody may be using what is there. For the same
-reason a private copy gets a lease of the id that it is named by, until it would have ended by default.
+renamed after all of it was durable. One that was found damaged has no sidecar any more. Blobs are adopted as far as
+such a Snapshot refers to them. Times of use, leases, pins and revalidations are lost; so ``keep_for`` starts anew,
+because somebody may be using what is there. For the same reason a private copy gets a lease of the id that it is named
+by, until it would have ended by default.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
-from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from fetcher.cache.blobs import insert_blob, scope_of
@@ -18,9 +20,8 @@ from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import HEX_64, Layout
 from fetcher.cache.publish import insert_snapshot
 from fetcher.cache.records import NewSnapshot, Recovery, SnapshotFile
-from fetcher.cache.snapshots import DAMAGED, files_of, read_sidecar, snapshot_id
+from fetcher.cache.snapshots import ODD_JSON, SidecarError, files_of, read_sidecar, snapshot_id
 from fetcher.cache.writable import copies, lease_of
-from fetcher.errors import FetcherError
 from fetcher.model.manifest import FileEntry
 from fetcher.model.paths import path_fault
 
@@ -43,8 +44,11 @@ def adopt_all(index: Index, layout: Layout, now: float) -> Recovery:
         try:
             sidecar = read_sidecar(layout, name)
             with index.write(durable=True) as rows:
-                whole = _adopt(rows, layout, name, sidecar, now)
-        except (FetcherError, KeyError, TypeError, ValueError):
+                try:
+                    whole = _adopt(rows, layout, name, sidecar, now)
+                except sqlite3.IntegrityError as error:  # NaN, for one, is no time
+                    raise ValueError(f"odd values: {error}") from error
+        except (SidecarError, *ODD_JSON):  # anything else (no descriptors, a full disk) is no fault of the Snapshot
             whole = False
         (adopted if whole else refused).append(name)
     return Recovery(tuple(adopted), tuple(refused))
@@ -78,6 +82,8 @@ def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: 
         fresh_for_s=float(sidecar["fresh_for_s"]),
         keep_for_s=float(sidecar["keep_for_s"]),
     )
+    if not all(map(isfinite, (new.downloaded_at, new.fresh_for_s, new.keep_for_s))):
+        return False
     expected = snapshot_id(
         key=new.key,
         manifest_digest=new.manifest_digest,
@@ -87,9 +93,6 @@ def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: 
     )
     if expected != name or not all(_is_whole(layout, name, file) for file in files):
         return False
-    if sidecar.get("damaged"):
-        # Its lease is lost with all others; somebody may be at work on it still, and nobody else is to get it.
-        new = replace(new, key=DAMAGED + new.key)
     entries = [(FileEntry(file.path, file.size, file.digest), file.root, file.verified_by) for file in files]
     insert_snapshot(rows, name, new, entries, now=now, keep_from=now)
     scope = scope_of(new.private, new.principal)

@@ -125,7 +125,7 @@ def to_trash(place: Path, target: Path) -> list[Path]:
     with disk_errors("remove", place):
         try:
             os.rename(place, target)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
     return [target]
 

@@ -5,22 +5,23 @@ root; then each block of the body is held against its own. So a damaged ``.tree`
 damaged block from its neighbours. Where no chaining values are to be had (plain mode, or no sound ``.tree``), the body
 is hashed as a whole.
 
-A finding is a suspicion: others remove and replace what we look at. ``condemn`` asks again under the index's lock.
+What is not right is read a second time, from the disk, before it is a finding: a bad cable, bad memory or a hiccup of
+the disk condemns nothing. A finding is a suspicion still: others remove and replace what we look at. ``condemn`` asks
+again under the index's lock.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from fetcher import hashing
-from fetcher.cache.damage import Finding, Reason
-from fetcher.cache.layout import Layout, disk_error
-from fetcher.cache.survey import MEDIA_ERRNOS, Body, identity_of
+from fetcher.cache.damage import Body, Finding, Reason, identity_of
+from fetcher.cache.layout import MEDIA_ERRNOS, Layout, disk_error, read_plain
+from fetcher.cache.survey import reason_of
 from fetcher.cache.tree_file import CV_BYTES, TreeFile
 
 BLOCK = hashing.BLOCK_BYTES
@@ -28,6 +29,12 @@ TREE_OVERHEAD_BYTES_MAX = (1 << 20) + 16
 """Of a ``.tree``: all but its chaining values."""
 RANGES_MAX = 10
 """Runs of blocks that a sentence names."""
+
+Verdict = Finding | Literal["sound", "gone"]
+"""Of a body: what is wrong with it; that it is right; that it was removed before it could be read."""
+
+Outcome = Literal["right", "content", "unreadable"]
+"""Of a block that was read."""
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -50,34 +57,71 @@ class Step:
         self.skipped = skipped
 
 
-def check(body: Body, layout: Layout, step: Step) -> list[Finding]:
-    """What is wrong with one body. What has gone or was replaced meanwhile is not: others are at work, too.
+def check(body: Body, layout: Layout, step: Step) -> Verdict:
+    """Read one body. What has gone meanwhile is no finding: others are at work, too.
 
-    Raises CacheError for what is no fault of the file (no descriptors left), and whatever ``step.done`` raises.
+    Raises CacheError for what is no fault of the file (no descriptors, no rights), and whatever ``step`` raises.
     """
-    try:
-        descriptor = os.open(body.path, _FILE)
-    except FileNotFoundError:
+    for path in body.paths():
+        try:
+            descriptor = _open(path)
+            break
+        except OSError as error:
+            verdict = _not_opened(body, path, error)
+            if verdict != "gone":
+                step.skipped(body.size)
+                return verdict
+    else:
         step.skipped(body.size)
-        return []
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise disk_error(error, "read", body.path) from error
-        step.skipped(body.size)
-        return [_about(body, "unreadable", f"can't be opened: {os.strerror(error.errno or 0)}", None)]
+        return "gone"
     try:
         status = os.fstat(descriptor)
         # Another body may have the name now. It should be the same content, so it is read all the same.
         body.identity = identity_of(status)
+        if not stat.S_ISREG(status.st_mode):
+            step.skipped(body.size)
+            return _about(body, "kind", "is no plain file")
         if status.st_size != body.size:
             step.skipped(body.size)
-            return [_about(body, "size", f"has {status.st_size} bytes, should have {body.size}", None)]
+            return _about(body, "size", f"has {status.st_size} bytes, should have {body.size}")
         reading = _Reading(descriptor, body, step)
-        return reading.small() if body.size <= BLOCK else reading.large(layout)
+        found = reading.small() if body.size <= BLOCK else reading.large(layout)
+        if isinstance(found, str):
+            return found
+        status = os.fstat(descriptor)  # somebody may be writing to it: what counts is how it was at the end
+        body.identity = identity_of(status)
+        if status.st_size != body.size:
+            return _about(body, "size", f"has {status.st_size} bytes, should have {body.size}")
+        return found()
     except OSError as error:
-        raise disk_error(error, "read", body.path) from error
+        raise disk_error(error, "read", path) from error
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """Opens twice, where the disk fails the first time."""
+    try:
+        return os.open(path, _FILE)
+    except OSError as error:
+        if error.errno not in MEDIA_ERRNOS:
+            raise
+        return os.open(path, _FILE)
+
+
+def _not_opened(body: Body, path: Path, error: OSError) -> Verdict:
+    reason = reason_of(error)
+    if reason is None:
+        raise disk_error(error, "read", path) from error
+    if reason == "missing":
+        return "gone"
+    if reason == "kind":
+        try:
+            body.identity = identity_of(os.lstat(path))
+        except OSError:
+            return "gone"
+        return _about(body, "kind", "is no plain file")
+    return _about(body, "unreadable", f"can't be opened: {os.strerror(error.errno or 0)}")
 
 
 class _Reading:
@@ -97,44 +141,53 @@ class _Reading:
         self._advise(0, 0, os.POSIX_FADV_SEQUENTIAL)
         self._drop(0, 0)
 
-    def small(self) -> list[Finding]:
+    def small(self) -> Literal["sound"] | Callable[[], Finding]:
+        """``sound``, or what makes the finding, once it is known which body it is."""
         body = self._body
-        self._step.begin()
-        data, unreadable = self._read(0, bytearray(body.size))
-        self._behind(0, body.size)
-        if unreadable:
-            return [_about(body, "unreadable", _unreadable_words([0], []), (0,))]
-        if data is None:
-            return [_about(body, "size", "became shorter", None)]
-        if hashing.root_of(data).hex() != body.root:
-            return [_about(body, "content", _content_words([0], 1), (0,))]
-        return []
+        buffer = bytearray(body.size)
 
-    def large(self, layout: Layout) -> list[Finding]:
+        def look() -> Outcome:
+            data = self._read(0, buffer)
+            if data is None:
+                return "unreadable"
+            return "right" if hashing.root_of(data).hex() == body.root else "content"
+
+        self._step.begin()
+        outcome = self._confirmed(look(), 0, body.size, look)
+        self._behind(0, body.size)
+        if outcome == "right":
+            return "sound"
+        words = _unreadable_words([0], []) if outcome == "unreadable" else _content_words([0], 1)
+        return lambda: _about(body, outcome, words, (0,))
+
+    def large(self, layout: Layout) -> Literal["sound"] | Callable[[], Finding]:
+        """The same for more than a block."""
         body = self._body
         place = layout.tree(body.root)
         cvs, trouble = _chaining_values(place, body.root, body.size)
-        root, made = body.root, cvs or b""
+        also = f"; its chaining values can't help: {trouble}" if trouble else ""
+        made = cvs or b""
         if cvs is not None:
             bad, unreadable = self._blocks(cvs)
             blocks: tuple[int, ...] | None = tuple(sorted({*bad, *unreadable}))
+            words = _content_words(bad, hashing.block_count(body.size))
         else:
             root, made, unreadable = self._whole()
-            bad = []
+            if root != body.root and not unreadable:
+                self._advise(0, 0, os.POSIX_FADV_DONTNEED)
+                root, made, unreadable = self._whole(again=True)
+            bad = [] if root == body.root or unreadable else [-1]
             blocks = tuple(unreadable) or None
-        count = hashing.block_count(body.size)
-        also = f"; its chaining values can't help: {trouble}" if trouble else ""
+            words = _content_words([], hashing.block_count(body.size))
         if unreadable:
-            return [_about(body, "unreadable", _unreadable_words(unreadable, bad) + also, blocks)]
+            words = _unreadable_words(unreadable, bad) + also
+            return lambda: _about(body, "unreadable", words, blocks)
         if bad:
-            return [_about(body, "content", _content_words(bad, count) + also, blocks)]
-        if root != body.root:
-            return [_about(body, "content", f"{_content_words([], count)}{also}", None)]
-        if trouble and body.of_blob:
+            return lambda: _about(body, "content", words + also, blocks)
+        if trouble and body.blobs is not None:
             words = f"{trouble}; the file itself is right"
-            about = _about(body, "tree", words, None)
-            return [replace(about, path=place, chaining_values=made)]
-        return []
+            return lambda: _about(body, "tree", words, chaining_values=made, tree_path=place)
+        return "sound"
 
     def _blocks(self, cvs: bytes) -> tuple[list[int], list[int]]:
         """Blocks that differ, and blocks that the disk does not give. One that fails does not end the scan."""
@@ -144,20 +197,43 @@ class _Reading:
         for first in range(0, count, self._step.blocks):
             last = min(count, first + self._step.blocks)
             self._step.begin()
-            try:
-                bad += self._scan(first, last, cvs)
-            except OSError as error:
-                if error.errno not in MEDIA_ERRNOS:
-                    raise
-                for block in range(first, last):
-                    try:
-                        bad += self._scan(block, block + 1, cvs)
-                    except OSError as alone:
-                        if alone.errno not in MEDIA_ERRNOS:
-                            raise
-                        unreadable.append(block)
+            for block, outcome in self._not_right(first, last, cvs):
+                offset = block * BLOCK
+                length = min(self._body.size - offset, BLOCK)
+                outcome = self._confirmed(outcome, offset, length, lambda block=block: self._look(block, cvs))  # type: ignore[misc]
+                if outcome != "right":
+                    (bad if outcome == "content" else unreadable).append(block)
             self._behind(first * BLOCK, min(self._body.size, last * BLOCK) - first * BLOCK)
         return bad, unreadable
+
+    def _not_right(self, first: int, last: int, cvs: bytes) -> Iterable[tuple[int, Outcome]]:
+        try:
+            return [(block, "content") for block in self._scan(first, last, cvs)]
+        except OSError as error:
+            if error.errno not in MEDIA_ERRNOS:
+                raise
+        looked: list[tuple[int, Outcome]] = [(block, self._look(block, cvs)) for block in range(first, last)]
+        return [(block, outcome) for block, outcome in looked if outcome != "right"]
+
+    def _look(self, block: int, cvs: bytes) -> Outcome:
+        try:
+            return "content" if self._scan(block, block + 1, cvs) else "right"
+        except OSError as error:
+            if error.errno not in MEDIA_ERRNOS:
+                raise
+            return "unreadable"
+
+    def _confirmed(self, outcome: Outcome, offset: int, length: int, look: Callable[[], Outcome]) -> Outcome:
+        """What is not right is asked of the disk again: twice the same is believed, and right is right."""
+        for _ in range(2):
+            if outcome == "right":
+                break
+            # Also where a job has it in memory: it is one block, and memory is what we doubt.
+            self._advise(offset, length, os.POSIX_FADV_DONTNEED)
+            before, outcome = outcome, look()
+            if outcome == before:
+                break
+        return outcome
 
     def _scan(self, first: int, last: int, cvs: bytes) -> list[int]:
         offset = first * BLOCK
@@ -165,7 +241,7 @@ class _Reading:
         expected = cvs[first * CV_BYTES : last * CV_BYTES]
         return hashing.scan_file(self._descriptor, offset, length, expected, block=BLOCK)
 
-    def _whole(self) -> tuple[str, bytes, list[int]]:
+    def _whole(self, *, again: bool = False) -> tuple[str, bytes, list[int]]:
         """Root of the whole, its chaining values where they can be had, and blocks that the disk does not give."""
         tree = hashing.SubtreeHasher(0) if hashing.HAS_TREE else None
         plain = None if tree else hashing.InOrderDigest.new("blake3", self._body.size)
@@ -175,33 +251,39 @@ class _Reading:
             offset = block * BLOCK
             length = min(self._body.size - offset, BLOCK)
             self._step.begin()
-            data, failed = self._read(offset, memoryview(buffer)[:length])
-            if failed:
+            data = self._read(offset, memoryview(buffer)[:length])
+            if data is None:
+                self._advise(offset, length, os.POSIX_FADV_DONTNEED)
+                data = self._read(offset, memoryview(buffer)[:length])
+            if data is None:
                 unreadable.append(block)
-            elif data is not None and tree is not None:
+            elif tree is not None:
                 tree.update(data)
-            elif data is not None and plain is not None:
+            elif plain is not None:
                 plain.update(data)
-            self._behind(offset, length)
+            if again:
+                self._drop(offset, length)
+            else:
+                self._behind(offset, length)
         if tree is not None:
             return tree.root().hex(), tree.finish(), unreadable
         assert plain is not None
         return plain.hexdigest(), b"", unreadable
 
-    def _read(self, offset: int, buffer: bytearray | memoryview) -> tuple[bytearray | memoryview | None, bool]:
-        """The buffer, filled (None: the file has ended), and whether the disk failed."""
+    def _read(self, offset: int, buffer: bytearray | memoryview) -> bytearray | memoryview | None:
+        """The buffer, filled as far as the file goes; None: the disk failed."""
         done = 0
         try:
             while done < len(buffer):
                 count = os.preadv(self._descriptor, [memoryview(buffer)[done:]], offset + done)
                 if not count:
-                    return None, False
+                    break  # cut short since: its size is asked at the end
                 done += count
         except OSError as error:
             if error.errno not in MEDIA_ERRNOS:
                 raise
-            return None, True
-        return buffer, False
+            return None
+        return buffer
 
     def _behind(self, offset: int, length: int) -> None:
         self._drop(offset, length)
@@ -222,12 +304,11 @@ def _chaining_values(place: Path, root: str, size: int) -> tuple[bytes | None, s
     """The chaining values of a Blob if they can be trusted, and what is wrong with its ``.tree``."""
     expected_bytes = hashing.block_count(size) * CV_BYTES
     try:
-        with open(os.open(place, _FILE), "rb") as file:
-            raw = file.read(expected_bytes + TREE_OVERHEAD_BYTES_MAX + 1)
-    except FileNotFoundError:
-        return None, "there are none"
+        raw = read_plain(place, expected_bytes + TREE_OVERHEAD_BYTES_MAX + 1)
     except OSError as error:
-        return None, f"they can't be read: {os.strerror(error.errno or 0)}"
+        if reason_of(error) is None and not isinstance(error, PermissionError):
+            raise
+        return None, "there are none" if reason_of(error) == "missing" else f"they can't be read: {error.strerror}"
     trouble = None
     cvs = raw[-4 - expected_bytes : -4]
     try:
@@ -248,19 +329,16 @@ def _chaining_values(place: Path, root: str, size: int) -> tuple[bytes | None, s
     return None, trouble or "they do not merge to the root"
 
 
-def _about(body: Body, reason: Reason, message: str, blocks: tuple[int, ...] | None) -> Finding:
-    return Finding(
-        reason,
-        body.path,
-        message,
-        _now(),
-        tuple(body.places),
-        root=body.root,
-        size=body.size,
-        identity=body.identity,
-        of_blob=body.of_blob,
-        blocks=blocks,
-    )
+def _about(
+    body: Body,
+    reason: Reason,
+    message: str,
+    blocks: tuple[int, ...] | None = None,
+    *,
+    chaining_values: bytes = b"",
+    tree_path: Path | None = None,
+) -> Finding:
+    return Finding(reason, body, message, body.identity, blocks, chaining_values, tree_path)
 
 
 def _content_words(bad: Sequence[int], count: int) -> str:
@@ -287,7 +365,3 @@ def ranges(blocks: Sequence[int]) -> str:
     words = ", ".join(f"{first}-{end} MiB" for first, end in runs[:RANGES_MAX])
     more = sum(end - first for first, end in runs[RANGES_MAX:])
     return f"{words} and {more} more blocks" if more else words
-
-
-def _now() -> float:
-    return time.monotonic()

@@ -12,10 +12,21 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from fetcher.cache.index import Index
-from fetcher.cache.layout import Layout, disk_errors, fields_digest
+from fetcher.cache.layout import (
+    HEX_64,
+    KIND_ERRNOS,
+    MEDIA_ERRNOS,
+    MISSING_ERRNOS,
+    Layout,
+    disk_error,
+    disk_errors,
+    fields_digest,
+    read_plain,
+)
 from fetcher.cache.records import GoneError, Snapshot, SnapshotFile
 from fetcher.errors import CacheError
 from fetcher.model.digest import Digest
@@ -30,15 +41,34 @@ TOUCH_INTERVAL_S = 60.0
 """Last use is written at most this often: eviction needs an order, not a log."""
 
 FORMAT = "fetcher-snapshot-1"
+ODD_JSON = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What taking values out of a foreign JSON document may raise: 1e999 is no int, brackets may nest too deep."""
 
-DAMAGED = "damaged:"
-"""What the key of a damaged Snapshot starts with that a lease still holds: nobody asks for such a key."""
+_HIDDEN = "damaged:"
+"""What the key of a hidden Snapshot starts with: nobody asks for such a key, so nobody is given it. Its row stays, so
+that what is sound of it stays referenced, until a sound one has taken its place or its time is over."""
+IS_HIDDEN = f"substr(snapshots.key, 1, {len(_HIDDEN)}) = '{_HIDDEN}'"
+"""SQL of a row of ``snapshots``."""
+TRUE_KEY = f"CASE WHEN {IS_HIDDEN} THEN substr(snapshots.key, {len(_HIDDEN) + 1}) ELSE snapshots.key END"
+"""SQL: the key of its Resource."""
+SUPERSEDED = (
+    f"({IS_HIDDEN} AND EXISTS (SELECT 1 FROM snapshots AS sound"
+    f" WHERE sound.key = substr(snapshots.key, {len(_HIDDEN) + 1}) AND sound.private = snapshots.private"
+    " AND (NOT sound.private OR sound.principal IS snapshots.principal)"
+    " AND sound.validated_at >= snapshots.validated_at))"
+)
+"""SQL: it is hidden, and a sound Snapshot of its Resource, for the same eyes, is as new."""
+
+
+class SidecarError(CacheError):
+    """The list of a Snapshot's files is missing, or is not what was written. Whatever else keeps us from reading it (no
+    descriptors, no memory, no rights) is another CacheError, and says nothing of the Snapshot."""
 
 
 def snapshot_id(*, key: str, manifest_digest: str, private: bool, principal: str | None, edition: int = 0) -> str:
     """Identity of a Snapshot: the same answer, for the same eyes, has the same directory.
 
-    ``edition``: counted from 0; the next one where a damaged Snapshot has the place and a lease holds it there.
+    ``edition``: counted from 0; the next one where a damaged Snapshot has the place.
     """
     scope = ("private", principal or "") if private else ("public", "")
     editions = (str(edition),) if edition else ()
@@ -123,7 +153,7 @@ class Snapshots:
         return found
 
     def files(self, wanted: str) -> list[SnapshotFile]:
-        """What a Snapshot consists of, from its sidecar. Raises CacheError if that is missing or damaged."""
+        """What a Snapshot consists of, from its sidecar. Raises SidecarError if that is missing or damaged."""
         return files_of(read_sidecar(self._layout, wanted))
 
     def forget(self, wanted: str) -> None:
@@ -148,7 +178,7 @@ def record(row: Sequence[Any], layout: Layout) -> Snapshot:
     """A row of COLUMNS as a value."""
     return Snapshot(
         id=row[0],
-        key=row[1].removeprefix(DAMAGED),
+        key=row[1].removeprefix(_HIDDEN),
         uri=row[2],
         revision=row[3],
         path=layout.snapshot(row[0]),
@@ -164,7 +194,18 @@ def record(row: Sequence[Any], layout: Layout) -> Snapshot:
         fresh_until=row[13],
         keep_until=row[14],
         manifest_digest=row[15],
-        damaged=row[1].startswith(DAMAGED),
+        damaged=row[1].startswith(_HIDDEN),
+    )
+
+
+def hide(rows: sqlite3.Connection, wanted: str, now: float, keep_until: float) -> bool:
+    """Let nobody find a damaged Snapshot any more. False: there is none of this id, or it is hidden already."""
+    return bool(
+        rows.execute(
+            "UPDATE snapshots SET key = ? || key, fresh_until = MIN(COALESCE(fresh_until, ?), ?),"
+            f" keep_until = MAX(keep_until, ?) WHERE id = ? AND NOT {IS_HIDDEN}",
+            (_HIDDEN, now, now, keep_until, wanted),
+        ).rowcount
     )
 
 
@@ -175,8 +216,8 @@ def refresh(rows: sqlite3.Connection, wanted: str, now: float, fresh_for_s: floa
         rows.execute(
             "UPDATE snapshots SET validated_at = ?, last_used_at = ?, keep_until = ?, keep_for_s = ?,"
             " fresh_until = CASE WHEN fresh_until IS NULL AND NOT private THEN NULL ELSE ? END"
-            " WHERE id = ? AND key NOT LIKE ?",
-            (now, now, now + keep_for_s, keep_for_s, now + fresh_for_s, wanted, f"{DAMAGED}%"),
+            f" WHERE id = ? AND NOT {IS_HIDDEN}",
+            (now, now, now + keep_for_s, keep_for_s, now + fresh_for_s, wanted),
         ).rowcount
     )
 
@@ -209,17 +250,22 @@ def discard_names(layout: Layout, wanted: str) -> list[Path]:
 
 
 def read_sidecar(layout: Layout, wanted: str) -> dict[str, Any]:
-    """The JSON beside a Snapshot. Raises CacheError if it is missing, damaged, or somebody else's."""
+    """The JSON beside a Snapshot. Raises SidecarError if it is missing, damaged, or somebody else's."""
     place = layout.sidecar(wanted)
-    with disk_errors("read", place):
-        raw = place.read_bytes()
+    try:
+        raw = read_plain(place)
+    except OSError as error:
+        trouble = disk_error(error, "read", place)
+        if error.errno in MISSING_ERRNOS | KIND_ERRNOS | MEDIA_ERRNOS:
+            raise SidecarError(trouble.message, hint=trouble.hint) from error
+        raise trouble from error
     try:
         value = json.loads(raw)
         if value["format"] != FORMAT or value["id"] != wanted:
             raise ValueError("it describes something else")
         files_of(value)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CacheError(f"{place} is damaged: {error}", hint="remove this snapshot and fetch it again") from error
+    except ODD_JSON as error:
+        raise SidecarError(f"{place} is damaged: {error}", hint="remove this snapshot and fetch it again") from error
     return dict(value)
 
 
@@ -229,9 +275,15 @@ def files_of(sidecar: dict[str, Any]) -> list[SnapshotFile]:
         SnapshotFile(
             path=str(entry["path"]),
             size=int(entry["size"]),
-            root=None if entry["root"] is None else str(entry["root"]),
+            root=None if entry["root"] is None else _hex_64(entry["root"]),
             digest=None if entry["digest"] is None else Digest.parse(entry["digest"]),
-            verified_by=str(entry["verified_by"]),
+            verified_by=intern(str(entry["verified_by"])),  # a few words, of a hundred thousand files
         )
         for entry in sidecar["files"]
     ]
+
+
+def _hex_64(root: object) -> str:
+    if not isinstance(root, str) or not HEX_64.fullmatch(root):
+        raise ValueError(f"not a root: {str(root)[:80]!r}")
+    return root

@@ -18,23 +18,20 @@ from fetcher.cache.layout import Layout
 from fetcher.cache.leases import Leases
 from fetcher.cache.owners import Owner, Owners
 from fetcher.cache.records import Lease, Pin, Recovery, Snapshot, SnapshotFile
+from fetcher.cache.rooms import Rooms
 from fetcher.cache.snapshots import Snapshots
 from fetcher.config import Settings
 from fetcher.errors import InternalError
 
 if TYPE_CHECKING:
-    from fetcher.cache.blobs import Blobs
     from fetcher.cache.condemn import Condemning
-    from fetcher.cache.flights import Flights
-    from fetcher.cache.gc import Collector, PrunePlan
+    from fetcher.cache.gc import PrunePlan
     from fetcher.cache.markets import Markets
     from fetcher.cache.partials import Partial
-    from fetcher.cache.publish import PublishedFile, Publisher
+    from fetcher.cache.publish import PublishedFile
     from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
-    from fetcher.cache.space import Reservation, Room
+    from fetcher.cache.space import Reservation
     from fetcher.cache.survey import Survey
-    from fetcher.cache.takeover import Partials
-    from fetcher.cache.writable import Copies
     from fetcher.model.digest import Digest
 
 
@@ -60,11 +57,21 @@ class Cache:
         self._owners = Owners(layout, lost_after_s=settings.owner_lost_after_s, clock=clock)
         self._leases = Leases(index, self._owners, clock)
         self._snapshots = Snapshots(index, layout, clock, keep_from=settings.keep_from)
+        self._lock = threading.RLock()
+        self._rooms = Rooms(
+            settings,
+            layout,
+            index,
+            self._owners,
+            self._leases,
+            self._snapshots,
+            clock,
+            lambda: self.owner.id,
+            self._lock,
+        )
         self._owner: Owner | None = None
-        self._partials_room: Partials | None = None
         self._principal_key: bytes | None = None
         self._closed = False
-        self._lock = threading.RLock()
 
     @classmethod
     def open(cls, settings: Settings, *, clock: Callable[[], float] = time.time, read_only: bool = False) -> Cache:
@@ -86,7 +93,7 @@ class Cache:
             if self._closed:
                 return
             self._closed = True
-            owner, room = self._owner, self._partials_room
+            owner, room = self._owner, self._rooms.open_partials
         # Whoever takes our lock takes our Partials by rename, and relies on it that nobody writes to them any more.
         quiet = room is None or room.close()
         if owner is not None and quiet:
@@ -157,7 +164,7 @@ class Cache:
     def lease_release(self, lease_id: str) -> None:
         """End it, and remove its private copies, which may take a moment. Raises LeaseError for one that is unknown."""
         self._leases.release(lease_id)
-        self._copies.discard_of(lease_id)
+        self._rooms.copies.discard_of(lease_id)
 
     def lease_renew(self, lease_id: str, duration_s: float) -> Lease:
         """Let a timed lease end ``duration_s`` from now. Raises LeaseError if it has ended."""
@@ -190,63 +197,63 @@ class Cache:
     def copy_stage(self, snapshot_id: str, *, stopped: Callable[[], bool] = lambda: False) -> Path:
         """A private copy of a Snapshot that anybody who gets it may write to, under a name of ours; ``copy_adopt`` or
         ``copy_discard`` it. Raises GoneError, NoSpaceError, CacheError, InterruptedByUser; nothing is left then."""
-        return self._copies.stage(snapshot_id, stopped)
+        return self._rooms.copies.stage(snapshot_id, stopped)
 
     def copy_adopt(self, staged: Path, lease_id: str, number: int) -> Path:
         """Its place from now on: as long as this lease. Raises LeaseError if that has ended."""
-        return self._copies.adopt(staged, lease_id, number)
+        return self._rooms.copies.adopt(staged, lease_id, number)
 
     def copy_discard(self, path: Path) -> None:
         """Remove a copy, staged or adopted, whatever was written into it."""
-        self._copies.discard(path)
+        self._rooms.copies.discard(path)
 
     # --- planning
 
     def blob(self, root: str) -> Blob | None:
         """The Blob of this name, if it is there."""
-        return self._blobs.get(root)
+        return self._rooms.blobs.get(root)
 
     def find_blob(self, digest: Digest, size: int, *, principal: str | None) -> Blob | None:
         """A Blob with this sha256, computed by us, that this principal may have."""
-        return self._blobs.find(digest, size, principal=principal)
+        return self._rooms.blobs.find(digest, size, principal=principal)
 
     def content_blob(self, content_id: str, digest: Digest | None, size: int, *, principal: str | None) -> Blob | None:
         """The Blob that a flight of this content has published, or one with the stated sha256 (as ``find_blob``)."""
-        return self._blobs.of_content(content_id, digest, size, principal=principal)
+        return self._rooms.blobs.of_content(content_id, digest, size, principal=principal)
 
     def blob_digests(self, root: str) -> tuple[Digest, ...]:
         """What we computed over a Blob and found to be what an origin claimed."""
-        return self._blobs.digests(root)
+        return self._rooms.blobs.digests(root)
 
     def space(self, *, candidates: bool = True) -> Space:
         """What is free, promised, and (with ``candidates``, which looks at every Snapshot) could be evicted."""
-        return self._room.look(candidates=candidates)
+        return self._rooms.space.look(candidates=candidates)
 
     def reserve(self, bytes_needed: int, *, evict: Sequence[str] = (), hold: Sequence[str] = ()) -> Reservation:
         """Promise bytes to us, evicting and holding as the plan says; all in one transaction or nothing."""
-        return self._room.reserve(bytes_needed, self.owner.id, evict=evict, hold=hold)
+        return self._rooms.space.reserve(bytes_needed, self.owner.id, evict=evict, hold=hold)
 
     # --- flights
 
     def flight_claim(self, content_id: str, size: int) -> FlightClaim:
         """Try to become the one who fetches this content."""
-        return self._flights.claim([(content_id, size)])[0]
+        return self._rooms.flights.claim([(content_id, size)])[0]
 
     def flight_claim_many(self, contents: Sequence[tuple[str, int]]) -> list[FlightClaim]:
         """The same for many ``(content id, size)``, in one transaction."""
-        return self._flights.claim(contents)
+        return self._rooms.flights.claim(contents)
 
     def flight_progress(self, content_id: str, bytes_proven: int) -> None:
-        self._flights.progress([(content_id, bytes_proven)])
+        self._rooms.flights.progress([(content_id, bytes_proven)])
 
     def flight_progress_many(self, proven: Sequence[tuple[str, int]]) -> None:
-        self._flights.progress(proven)
+        self._rooms.flights.progress(proven)
 
     def flight_release(self, content_id: str) -> None:
-        self._flights.release([content_id])
+        self._rooms.flights.release([content_id])
 
     def flight_release_many(self, content_ids: Sequence[str]) -> None:
-        self._flights.release(content_ids)
+        self._rooms.flights.release(content_ids)
 
     # --- bytes
 
@@ -257,7 +264,7 @@ class Cache:
 
         Re-hashing that work may take minutes: ``step`` is called now and then, and may raise to give it up.
         """
-        return self._partials.open(head, previous_owner=previous_owner, step=step)
+        return self._rooms.partials.open(head, previous_owner=previous_owner, step=step)
 
     def partial_bytes(self, contents: Collection[str]) -> dict[str, int]:
         """Content id → bytes that Partials of it occupy already."""
@@ -276,17 +283,17 @@ class Cache:
         root: str | None = None,
     ) -> Blob:
         """Publish a complete Partial as a Blob. No call on it may be in flight."""
-        return self._blobs.commit(
+        return self._rooms.blobs.commit(
             partial, digests=digests, verified_by=verified_by, private=private, principal=principal, root=root
         )
 
     def commit_small(self, items: Sequence[SmallFile], *, private: bool, principal: str | None) -> list[Blob]:
         """Publish contents of at most one block each, with one durability barrier."""
-        return self._blobs.commit_small(items, private=private, principal=principal)
+        return self._rooms.blobs.commit_small(items, private=private, principal=principal)
 
     def publish(self, record: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot:
         """Make a Snapshot visible. Raises GoneError with roots to fetch again."""
-        return self._publisher.publish(record, files)
+        return self._rooms.publisher.publish(record, files)
 
     def revalidate(self, snapshot_id: str, fresh_for_s: float, keep_for_s: float) -> Snapshot:
         """Unchanged at its origin: fresh again; ``downloaded_at`` stays."""
@@ -296,46 +303,30 @@ class Cache:
 
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """Remove what has had its time and what crashes left."""
-        return self._collector.collect(dry_run=dry_run)
+        return self._rooms.collector.collect(dry_run=dry_run)
 
     def tidy(self) -> GcReport | None:
         """``gc`` if it is due: for the end of a command that did something else. None: it was not."""
-        return self._collector.tidy()
+        return self._rooms.collector.tidy()
 
     def remove(self, snapshot_ids: Sequence[str], *, force: bool = False, dry_run: bool = False) -> GcReport:
         """Remove Snapshots now, or say what would come of it. Raises LeaseError for leased or pinned ones, unless
         ``force``."""
-        return self._collector.remove(snapshot_ids, force=force, dry_run=dry_run)
+        return self._rooms.collector.remove(snapshot_ids, force=force, dry_run=dry_run)
 
     def prune_plan(self, *, max_bytes: int | None = None) -> PrunePlan:
         """What pruning would remove: until Blobs take at most ``max_bytes``; None: what has had its time."""
-        return self._collector.plan(max_bytes=max_bytes)
+        return self._rooms.collector.plan(max_bytes=max_bytes)
 
     def survey(self, snapshots: Sequence[Snapshot] | None, look: Callable[[], None]) -> Survey:
         """What a scrub of these Snapshots (None: all, and every Blob) is to read. ``look`` may raise to end it."""
-        from fetcher.cache.survey import Surveyor
-
         leased = {wanted for lease in self.leases() for wanted in lease.snapshot_ids}
         found = self.snapshots() if snapshots is None else snapshots
-        return Surveyor(self.index, self.layout, leased, look).survey(found, all_blobs=snapshots is None)
+        return self._rooms.surveyor(leased, look).survey(found, all_blobs=snapshots is None)
 
-    def condemning(self, known: Sequence[Snapshot], *, dry_run: bool) -> Condemning:
-        """Takes what a scrub of ``known`` finds damaged out of service."""
-        from fetcher.cache.condemn import Condemning
-        from fetcher.cache.removal import Removal
-
-        removal = Removal(self.index, self.layout, self._leases, self._owners)
-        return Condemning(
-            self.index,
-            self.layout,
-            self._leases,
-            removal,
-            self._blobs,
-            self._clock,
-            self._owner_id,
-            (snapshot.id for snapshot in known),
-            dry_run=dry_run,
-        )
+    def condemning(self, *, dry_run: bool) -> Condemning:
+        """Takes what a scrub finds damaged out of service."""
+        return self._rooms.condemning(dry_run=dry_run)
 
     def usage(self) -> Usage:
         """Where the space went. Walks the whole cache."""
@@ -346,63 +337,4 @@ class Cache:
     @property
     def markets(self) -> Markets:
         """The lists of markets that were good when they came."""
-        from fetcher.cache.markets import Markets
-
-        return Markets(self.layout)
-
-    # --- rooms beyond the hit path
-
-    @property
-    def _blobs(self) -> Blobs:
-        from fetcher.cache.blobs import Blobs
-
-        return Blobs(self.index, self.layout, self._clock, self._owner_id)
-
-    @property
-    def _partials(self) -> Partials:
-        from fetcher.cache.takeover import Partials
-
-        with self._lock:
-            if self._partials_room is None:  # the one room with a memory: which Partials are open
-                self._partials_room = Partials(self.layout, self._owners, self.owner.id)
-            return self._partials_room
-
-    @property
-    def _publisher(self) -> Publisher:
-        from fetcher.cache.publish import Publisher
-
-        return Publisher(self.index, self.layout, self._clock, self._owner_id)
-
-    @property
-    def _copies(self) -> Copies:
-        from fetcher.cache.writable import Copies
-
-        return Copies(self.index, self.layout, self._snapshots, self._owner_id)
-
-    @property
-    def _flights(self) -> Flights:
-        from fetcher.cache.flights import Flights
-
-        return Flights(self.index, self._owners, self.owner.id, self._clock)
-
-    @property
-    def _room(self) -> Room:
-        from fetcher.cache.removal import Removal
-        from fetcher.cache.space import Room
-
-        removal = Removal(self.index, self.layout, self._leases, self._owners)
-        floor_bytes = self.settings.space_floor_bytes
-        return Room(self.index, self.layout, self._owners, removal, self._clock, floor_bytes=floor_bytes)
-
-    @property
-    def _collector(self) -> Collector:
-        from fetcher.cache.gc import Collector
-        from fetcher.cache.removal import Removal
-
-        removal = Removal(self.index, self.layout, self._leases, self._owners)
-        return Collector(
-            self.settings, self.index, self.layout, self._owners, self._leases, removal, self._clock
-        )  # fmt: skip
-
-    def _owner_id(self) -> str:
-        return self.owner.id
+        return self._rooms.markets

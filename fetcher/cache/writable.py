@@ -60,10 +60,15 @@ class Copies:
                 _fill(staged, snapshot.path, files, look)
         except BaseException as error:
             remove_any(staged)
-            if isinstance(error, CacheError) and self._snapshots.get(snapshot_id) is None:
+            if isinstance(error, CacheError) and self._is_gone(snapshot_id):
                 raise _gone(snapshot_id) from error
             raise
         return staged
+
+    def _is_gone(self, snapshot_id: str) -> bool:
+        """Removed, or found damaged: there is another one, or soon will be."""
+        snapshot = self._snapshots.get(snapshot_id)
+        return snapshot is None or snapshot.damaged
 
     def adopt(self, staged: Path, lease_id: str, number: int) -> Path:
         """Give a staged copy to a lease, as its ``number``-th. Raises LeaseError if that has ended: the copy stays

@@ -35,8 +35,17 @@ def snapshot_at(cache: Cache, path: Path) -> Snapshot:
     return snapshot
 
 
-def entry_json(event: str, snapshot: Snapshot, leases: Iterable[Lease], pins: Iterable[Pin]) -> dict[str, Any]:
-    """What is known of one Snapshot."""
+def entry_json(
+    event: str, snapshot: Snapshot, leases: Iterable[Lease], pins: Iterable[Pin], present: Iterable[Snapshot]
+) -> dict[str, Any]:
+    """What is known of one Snapshot. ``present``: all there are, since a pin keeps a damaged one only until there is a
+    sound one."""
+    replaced = snapshot.damaged and any(
+        (other.key, other.private, other.damaged) == (snapshot.key, snapshot.private, False)
+        and (not other.private or other.principal == snapshot.principal)
+        and other.validated_at >= snapshot.validated_at
+        for other in present
+    )
     return {
         "event": event,
         "id": snapshot.id,
@@ -59,5 +68,5 @@ def entry_json(event: str, snapshot: Snapshot, leases: Iterable[Lease], pins: It
             for lease in leases
             if snapshot.id in lease.snapshot_ids
         ],
-        "pins": [pin.name for pin in pins if pin.resource_key == snapshot.key],
+        "pins": [pin.name for pin in pins if pin.resource_key == snapshot.key and not replaced],
     }

@@ -28,9 +28,10 @@ def run(context: Context) -> int:
     what: str = context.options.what
     with context.cache(looking=True) as cache:
         found = snapshots_of(cache, what) if "://" in what else [snapshot_at(cache, Path(what))]
-        leases, pins = cache.leases(), cache.pins()
-        entries = [entry_json("inspect", snapshot, leases, pins) for snapshot in found]
-        files = [cache.files(snapshot.id) for snapshot in found]
+        leases, pins, present = cache.leases(), cache.pins(), cache.snapshots()
+        entries = [entry_json("inspect", snapshot, leases, pins, present) for snapshot in found]
+        # One that was found damaged has no list any more: nobody is given it, and no new index is to adopt it.
+        files = [[] if snapshot.damaged else cache.files(snapshot.id) for snapshot in found]
     for number, (entry, listed) in enumerate(zip(entries, files, strict=True)):
         if context.output.json_lines:
             context.output.event({**entry, "file_list": [_file_json(file) for file in listed]})
@@ -72,6 +73,8 @@ def _lines(entry: dict[str, Any], files: Sequence[SnapshotFile]) -> list[str]:
         [file.path, format_size(file.size), file.verified_by, str(file.digest or "-"), file.root or "-"]
         for file in files
     ]
+    if entry["damaged"]:
+        return lines
     return [*lines, "", *table(["FILE", "SIZE", "VERIFIED BY", "DIGEST OF THE ORIGIN", "BLAKE3"], rows, right=(1,))]
 
 

@@ -22,7 +22,7 @@ def run(context: Context) -> int:
     with context.cache(looking=True) as cache:
         snapshots = cache.snapshots()
         leases, pins = cache.leases(), cache.pins()
-    entries = [entry_json("entry", snapshot, leases, pins) for snapshot in snapshots]
+    entries = [entry_json("entry", snapshot, leases, pins, snapshots) for snapshot in snapshots]
     if context.output.json_lines:
         for entry in entries:
             context.output.event(entry)
@@ -56,8 +56,7 @@ def state_words(entry: dict[str, object], now: float) -> str:
     """What matters of an entry's state: whether a hit would ask nobody, and what keeps it."""
     fresh_until = entry["fresh_until"]
     fresh = fresh_until is None or (isinstance(fresh_until, float | int) and now < fresh_until)
-    words = ["fresh" if fresh else "stale"]
-    words += ["damaged"] if entry["damaged"] else []
+    words = ["damaged" if entry["damaged"] else "fresh" if fresh else "stale"]
     words += ["private"] if entry["private"] else []
     words += ["leased"] if entry["leases"] else []
     words += ["pinned"] if entry["pins"] else []

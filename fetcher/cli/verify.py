@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fetcher.cli.context import Context
 from fetcher.cli.progress import Reporter
-from fetcher.errors import IntegrityError, InterruptedByUser
+from fetcher.errors import FetcherError, IntegrityError
 from fetcher.model.quantities import format_duration, format_size
 from fetcher.model.text import printable
 
@@ -51,11 +51,11 @@ def run(context: Context) -> int:
                 on_damage=tell,
                 stopped=lambda: bool(stops) or reporter.reader_gone,
             )
-        except InterruptedByUser as error:
+        except FetcherError as error:
             if reporter.reader_gone:
                 raise BrokenPipeError from None
             if not output.json_lines:
-                _tell_people(context, told)
+                _tell_people(context, told)  # what was found until then is taken care of
             raise error
         finally:
             fetcher.close()
@@ -101,7 +101,13 @@ def damage_json(damage: Damage) -> dict[str, Any]:
         "blocks": blocks,
         "blocks_more": 0 if damage.blocks is None else len(damage.blocks) - len(blocks or ()),
         "files": [
-            {"resource": file.resource, "id": file.snapshot_id, "path": file.path or None, "lease": file.lease}
+            {
+                "resource": file.resource,
+                "id": file.snapshot_id,
+                "path": file.path or None,
+                "lease": file.lease,
+                "leases": list(file.leases),
+            }
             for file in damage.files
         ],
         "action": damage.action,
@@ -119,6 +125,7 @@ def report_json(report: VerifyReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "damaged": len(report.damage),
         "in_use": sum(damage.action == "in_use" for damage in report.damage),
+        "hidden": report.hidden,
         "elapsed_s": round(report.elapsed_s, 3),
     }
 
@@ -142,11 +149,11 @@ def _cure(damage: Damage) -> str:
         if not damage.files:
             return "taken out of the cache"
         return "taken out of the cache; the next fetch gets what was damaged anew"
-    leases = ", ".join(damage.leases)
-    release = " ".join(f"fetcher release {lease};" for lease in damage.leases)
+    leases = damage.leases
+    release = "; ".join(f"fetcher release {lease}" for lease in leases)
     return (
-        f"in use by lease {leases}: it stays for its job, and nobody else gets it; "
-        f"end that job, then `{release} fetcher verify`"
+        f"in use by {'lease' if len(leases) == 1 else 'leases'} {', '.join(leases)}: it stays for its job, and nobody "
+        f"else gets it; end that job, then `{release}`"
     )
 
 
@@ -154,4 +161,8 @@ def _sum(report: VerifyReport) -> str:
     entries = f"{report.snapshots} {'entry' if report.snapshots == 1 else 'entries'}"
     files = f"{report.files} {'file' if report.files == 1 else 'files'}"
     words = f"{entries}, {files}: read {format_size(report.bytes)} in {format_duration(report.elapsed_s)}"
-    return f"{words}, {'all sound' if report.sound else f'{len(report.damage)} damaged'}"
+    words = f"{words}, {'all sound' if report.sound else f'{len(report.damage)} damaged'}"
+    before = report.hidden - sum(damage.reason == "known" for damage in report.damage)
+    if before:
+        words += f"; {before} more {'was' if before == 1 else 'were'} taken out before (`fetcher ls`)"
+    return words

@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fetcher import config
 from fetcher.cache.records import GcReport, GoneError, Snapshot
 from fetcher.cache.records import Lease as LeaseRecord
 from fetcher.cache.store import Cache
+from fetcher.client.blocking import get, run
 from fetcher.client.mounts import Lease, Mount, MountSet, discard, mount_set, places_of, with_copies
 from fetcher.config import Settings, resource_key
-from fetcher.credentials import for_market, for_resource
+from fetcher.credentials import for_resource
 from fetcher.engine.asks import Ask, Outcome
 from fetcher.engine.reach import may_be_given
 from fetcher.errors import FetcherError, LeaseError, UsageError
-from fetcher.model.asker import Asker, Role
+from fetcher.model.asker import Role
 from fetcher.model.events import Event
 from fetcher.model.job import parse_job, parse_resource
 from fetcher.model.mount import JobResources
@@ -39,15 +40,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from fetcher.cache.damage import Damage, VerifyReport
+    from fetcher.client.prefetching import Market
     from fetcher.engine.fetch import Engine
     from fetcher.engine.market_lists import MarketSource
     from fetcher.engine.prefetch import Prefetch, PrefetchReport
-    from fetcher.model.market import MarketItem, MarketList
     from fetcher.plan.fetch_plan import FetchPlan
-
-    Market = MarketSource | MarketList | Mapping[str, Any] | str | bytes | Sequence[str | Resource | Mapping[str, Any]]
-
-R = TypeVar("R")
 
 LEASE_TRIES = 3
 """A Snapshot may be evicted between its publication and its lease; then it is fetched again."""
@@ -288,10 +285,9 @@ class Fetcher:
     async def market_list(self, market: str, *, keep: bool = True) -> MarketSource:
         """What a market (its address, or the URL of its list) requires: the current list, or the last good one if its
         endpoint does not answer. ``keep``: remember it for that day."""
-        from fetcher.engine.market_lists import MarketLists
+        from fetcher.client.prefetching import market_list
 
-        engine = self._start_engine()
-        return await MarketLists(self.settings, self.cache, engine.transport).get(market, self._market_asker, keep=keep)
+        return await market_list(self._start_engine(), self.settings, self.cache, self._environ, market, keep=keep)
 
     async def prefetch(
         self,
@@ -314,23 +310,9 @@ class Fetcher:
         return await self._prefetch(items).plan(images=images)
 
     def _prefetch(self, items: Market) -> Prefetch:
-        from fetcher.engine.market_lists import MarketSource
-        from fetcher.engine.prefetch import Prefetch, listed
-        from fetcher.model.market import MarketList, parse_market
+        from fetcher.client.prefetching import prefetch_of
 
-        if not isinstance(items, MarketSource):
-            if isinstance(items, Mapping | str | bytes):
-                items = parse_market(items)
-            elif not isinstance(items, MarketList):
-                items = listed(items, self.resource)
-            items = MarketSource(items, "the list")
-        return Prefetch(
-            self._start_engine(), self.cache, self.settings, self._environ, items, self._market_asker
-        )  # fmt: skip
-
-    def _market_asker(self, item: MarketItem) -> Asker:
-        assert item.resource is not None
-        return for_market(item.resource, self.settings, self._environ)
+        return prefetch_of(self._start_engine(), self.settings, self.cache, self._environ, items, self.resource)
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
@@ -380,35 +362,6 @@ class Fetcher:
             on_damage=on_damage,
             stopped=stopped,
         )
-
-
-def get(uri: str, *, asker: Role = "job", **options: object) -> Path:
-    """The directory of a resource, fetched if need be. For scripts: starts and ends an event loop of its own."""
-    fetcher = Fetcher(**options)  # type: ignore[arg-type]  # options are checked by config.load
-    try:
-        known = fetcher.hit(uri, asker)
-        if known is not None:
-            return known.path
-    finally:
-        fetcher.close()
-
-    async def main() -> Path:
-        async with Fetcher(**options) as inner:  # type: ignore[arg-type]
-            return (await inner.fetch(uri, asker)).snapshot.path
-
-    return run(main)
-
-
-def run(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
-    """Run a coroutine function on uvloop where it is installed; SIGINT and SIGTERM end it cleanly."""
-    from fetcher.engine.loop import run as run_on_loop
-    from fetcher.engine.loop import running
-
-    if running():
-        raise UsageError(
-            "an event loop is running in this thread", hint="await it instead: async with fetcher.Fetcher() as f: …"
-        )
-    return run_on_loop(main)
 
 
 __all__ = ["Fetcher", "Lease", "Mount", "MountSet", "get", "run"]

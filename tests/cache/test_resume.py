@@ -421,7 +421,7 @@ def test_a_closed_cache_opens_no_partial(open_cache: Callable[..., Cache]) -> No
     cache = open_cache()
     data = paint(SIZE)
     begun(cache, data, 0)
-    room = cache._partials
+    room = cache._rooms.partials
 
     def closed_meanwhile() -> None:
         room._closed = True

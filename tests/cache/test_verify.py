@@ -68,6 +68,15 @@ def verify(cache: Cache, snapshots: Sequence[Snapshot] | None = None, **more: An
     return engine.verify(cache, snapshots, **{**options, **more})
 
 
+def served(cache: Cache) -> list[str]:
+    """Ids of what anybody may be given."""
+    return [known.id for known in cache.snapshots() if not known.damaged]
+
+
+def hidden(cache: Cache) -> list[str]:
+    return [known.id for known in cache.snapshots() if known.damaged]
+
+
 def only(report: VerifyReport) -> Damage:
     (damage,) = report.damage
     return damage
@@ -168,7 +177,8 @@ def test_a_flipped_bit_is_found_and_named(
     assert [(file.resource, file.path, file.lease) for file in damage.files] == [(snapshot.uri, path, None)]
     assert damage.action == "removed"
     # Nobody gets it any more, neither by its resource nor by its digest; all else is there.
-    assert cache.get_snapshot(snapshot.id) is None and not snapshot.path.exists()
+    assert hidden(cache) == [snapshot.id] and snapshot.path.exists(), "its sound files stay referenced"
+    assert not cache.layout.sidecar(snapshot.id).exists(), "no index made anew adopts it"
     assert cache.lookup(key_of("m"), None) is None
     assert cache.blob(root) is None and not cache.layout.tree(root).exists()
     head = head_of(CONTENTS[path])
@@ -176,10 +186,14 @@ def test_a_flipped_bit_is_found_and_named(
     assert cache.get_snapshot(other.id) == other
     for name, data in CONTENTS.items():
         assert not data or (cache.blob(root_of(data)) is None) == (name == path)
-    assert verify(cache).sound
-    assert_sound(cache)
+    again = verify(cache)
+    assert again.sound and again.hidden == 1
     assert [name for name in files_below(cache) if "/." in name] == []
-    assert tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS
+    fresh = publish(cache, "m", CONTENTS)
+    assert tree_on_disk(fresh.path) == CONTENTS
+    assert cache.gc().snapshots == (snapshot.id,), "a sound one is there"
+    assert cache.lookup(key_of("m"), None) == fresh and publish(cache, "m", CONTENTS).id == fresh.id
+    assert_sound(cache)
 
 
 def test_many_blocks_of_many_files(cache: Cache, snapshot: Snapshot) -> None:
@@ -199,7 +213,7 @@ def test_every_resource_that_shares_it_is_named(cache: Cache, snapshot: Snapshot
     flip(snapshot.path / "big", 7)
     damage = only(verify(cache, [snapshot]))  # asked about one of them
     assert {(file.resource, file.path) for file in damage.files} == {(snapshot.uri, "big"), (other.uri, "renamed")}
-    assert cache.snapshots() == []
+    assert served(cache) == []
 
 
 def test_only_what_is_asked_about_is_read(cache: Cache, snapshot: Snapshot) -> None:
@@ -332,7 +346,7 @@ def test_another_size(cache: Cache, snapshot: Snapshot, path: str, edit: str) ->
     damage = only(verify(cache))
     assert (damage.reason, damage.action, damage.size) == ("size", "removed", size)
     assert f"should have {size}" in damage.message
-    assert cache.snapshots() == [] and cache.blob(root_of(CONTENTS[path])) is None
+    assert served(cache) == [] and cache.blob(root_of(CONTENTS[path])) is None
 
 
 _SNAPSHOT_EDITS: Sequence[tuple[str, Callable[[Path], object], str, str]] = [
@@ -381,7 +395,7 @@ def test_a_snapshot_that_is_not_what_it_was(
     damage = next(damage for damage in report.damage if damage.reason == reason)
     assert [(file.snapshot_id, file.path) for file in damage.files] == [(snapshot.id, path)]
     assert damage.action == "removed"
-    assert cache.snapshots() == []
+    assert served(cache) == []
     for data in CONTENTS.values():
         assert not data or cache.blob(root_of(data)) is not None, "the Blobs are right, and stay"
     assert verify(cache).sound
@@ -422,7 +436,7 @@ def test_a_damaged_sidecar(cache: Cache, snapshot: Snapshot, edit: Callable[[Pat
     damage = only(verify(cache))
     assert (damage.reason, damage.path, damage.action) == ("sidecar", sidecar, "removed")
     assert damage.resources == (snapshot.uri,)
-    assert not sidecar.exists() and cache.snapshots() == []
+    assert not os.path.lexists(sidecar) and served(cache) == []
     assert verify(cache).sound
 
 
@@ -435,7 +449,7 @@ def test_a_blob_that_is_missing_harms_no_snapshot_that_has_its_bytes(cache: Cach
     assert verify(cache).sound
     flip(snapshot.path / "big", MIB)
     assert only(verify(cache)).files[0].path == "big", "its own body is looked at"
-    assert cache.snapshots() == []
+    assert served(cache) == []
 
 
 def test_something_else_has_a_blobs_name(cache: Cache) -> None:
@@ -455,7 +469,7 @@ def test_a_damaged_second_body(cache: Cache, no_links: Snapshot, path: str, posi
     damage = only(verify(cache))
     assert (damage.reason, damage.path) == ("content", no_links.path / path)
     assert damage.blocks == ((0,) if len(CONTENTS[path]) <= MIB else blocks_or_none(position // MIB))
-    assert cache.snapshots() == []
+    assert served(cache) == []
     assert cache.blob(root_of(CONTENTS[path])) is not None, "the Blob is right, and stays"
     assert tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS
 
@@ -557,7 +571,8 @@ def test_what_a_lease_holds_stays_for_its_job_and_for_nobody_else(
     (shown,) = cache.snapshots()
     assert (shown.id, shown.key, shown.damaged) == (snapshot.id, key_of("m"), True)
     again = only(verify(cache))
-    assert (again.action, again.leases) == ("in_use", (lease.id,))
+    assert (again.reason, again.action, again.leases) == ("known", "in_use", (lease.id,))
+    assert "before" in again.message
     # A sound one is published beside it, for all others.
     fresh = publish(cache, "m", CONTENTS)
     assert fresh.id != snapshot.id and tree_on_disk(fresh.path) == CONTENTS
@@ -572,13 +587,15 @@ def test_what_a_lease_holds_stays_for_its_job_and_for_nobody_else(
     assert_sound(cache)
 
 
-def test_once_released_verify_removes_it(cache: Cache, snapshot: Snapshot) -> None:
+def test_once_released_it_is_told_no_more(cache: Cache, snapshot: Snapshot, clock: Clock) -> None:
     lease = cache.lease_timed([snapshot.id], 3600)
     flip(snapshot.path / "small", 0)
     assert only(verify(cache)).action == "in_use"
     cache.lease_release(lease.id)
-    assert only(verify(cache)).action == "removed"
-    assert cache.snapshots() == [] and verify(cache).sound
+    assert verify(cache).sound
+    assert cache.gc().snapshots == (), "the next fetch finds what is sound of it"
+    clock.turn(86_400)
+    assert cache.gc().snapshots == (snapshot.id,)
 
 
 def test_a_process_lease_of_another_cache(open_cache: Callable[..., Cache], cache: Cache, snapshot: Snapshot) -> None:
@@ -587,7 +604,7 @@ def test_a_process_lease_of_another_cache(open_cache: Callable[..., Cache], cach
     flip(snapshot.path / "small", 0)
     assert only(verify(cache)).leases == (lease.id,)
     other.close()
-    assert only(verify(cache)).action == "removed"
+    assert verify(cache).sound and hidden(cache) == [snapshot.id]
 
 
 def test_an_index_made_anew_gives_it_to_nobody_either(
@@ -601,10 +618,10 @@ def test_an_index_made_anew_gives_it_to_nobody_either(
     for path in cache.layout.index.parent.glob("index-v1.sqlite*"):
         path.unlink()
     cache = open_cache()
-    assert set(cache.recovery.adopted) == {snapshot.id, fresh.id}
+    assert cache.recovery.adopted == (fresh.id,) and cache.recovery.refused == (snapshot.id,)
     found = cache.lookup(key_of("m"), None)
     assert found is not None and found.id == fresh.id
-    assert {known.id: known.damaged for known in cache.snapshots()} == {snapshot.id: True, fresh.id: False}
+    assert [known.id for known in cache.snapshots()] == [fresh.id]
 
 
 def test_a_leased_one_and_another(cache: Cache, snapshot: Snapshot) -> None:
@@ -614,7 +631,7 @@ def test_a_leased_one_and_another(cache: Cache, snapshot: Snapshot) -> None:
     damage = only(verify(cache))
     assert damage.action == "in_use"
     assert {file.snapshot_id: file.lease for file in damage.files} == {snapshot.id: lease.id, other.id: None}
-    assert [known.id for known in cache.snapshots()] == [snapshot.id]
+    assert set(hidden(cache)) == {snapshot.id, other.id} and served(cache) == []
 
 
 def test_a_pin_survives_and_keeps_the_next_one(cache: Cache, snapshot: Snapshot, clock: Clock) -> None:
@@ -622,14 +639,71 @@ def test_a_pin_survives_and_keeps_the_next_one(cache: Cache, snapshot: Snapshot,
     flip(snapshot.path / "big", 0)
     assert only(verify(cache)).action == "removed"
     assert [(pin.name, pin.resource_key) for pin in cache.pins()] == [("mine", snapshot.key)]
-    cache.gc()
+    clock.turn(1000 * 86_400)
+    assert cache.gc().snapshots == ()
+    for name, data in CONTENTS.items():
+        assert not data or (cache.blob(root_of(data)) is None) == (name == "big"), "what is sound is still pinned"
+    with pytest.raises(LeaseError, match="pinned"):
+        cache.remove([snapshot.id])
     fresh = publish(cache, "m", CONTENTS)
+    assert cache.gc().snapshots == (snapshot.id,)
     with pytest.raises(LeaseError, match="pinned"):
         cache.remove([fresh.id])
 
 
-def test_sound_blobs_outlive_the_grace_of_gc_from_now(cache: Cache, snapshot: Snapshot, clock: Clock) -> None:
-    clock.turn(10 * 3600)
+def test_a_pin_keeps_sound_files_of_a_directory_that_is_gone(
+    cache: Cache, snapshot: Snapshot, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.pin("mine", snapshot.key)
+    shutil.rmtree(snapshot.path)
+    assert only(verify(cache)).reason == "missing"
+    clock.turn(1000 * 86_400)
+    for _ in range(2):
+        cache.gc()
+    assert cache.blob(root_of(CONTENTS["big"])) is not None
+
+
+def test_one_that_is_damaged_again_and_again(cache: Cache, snapshot: Snapshot) -> None:
+    """Each has a place of its own, and all but the last go."""
+    cache.pin("mine", snapshot.key)
+    lease = cache.lease_timed([snapshot.id], 3600)
+    made = [snapshot]
+    for position in range(3):
+        flip(made[-1].path / "big", position * MIB)
+        assert not verify(cache).sound
+        made.append(publish(cache, "m", CONTENTS))
+    assert len({one.id for one in made}) == 4
+    assert set(cache.gc().snapshots) == {made[1].id, made[2].id}
+    cache.lease_release(lease.id)
+    assert cache.gc().snapshots == (snapshot.id,)
+    assert served(cache) == [made[3].id] and verify(cache).sound
+    assert_sound(cache)
+
+
+def test_of_several_leases_each_is_named(cache: Cache, snapshot: Snapshot) -> None:
+    leases = tuple(cache.lease_timed([snapshot.id], 3600).id for _ in range(3))
+    flip(snapshot.path / "small", 0)
+    assert set(only(verify(cache)).leases) == set(leases)
+    assert set(only(verify(cache)).leases) == set(leases)
+
+
+def test_an_older_revision_does_not_take_the_place_of_a_damaged_one(
+    cache: Cache, snapshot: Snapshot, clock: Clock
+) -> None:
+    clock.turn(10)
+    newer = publish(cache, "m", {**CONTENTS, "small": b"HELLO"})
+    cache.pin("mine", newer.key)
+    flip(newer.path / "small", 0)
+    verify(cache)
+    clock.turn(1000 * 86_400)
+    assert cache.gc().snapshots == (), "both are the newest of their kind"
+    assert cache.blob(root_of(CONTENTS["big"])) is not None
+
+
+def test_what_is_damaged_keeps_its_sound_files_for_the_next_fetch(
+    cache: Cache, snapshot: Snapshot, clock: Clock
+) -> None:
+    clock.turn(86_400 - 1)  # its time is nearly over
     flip(snapshot.path / "big", 0)
     verify(cache)
     clock.turn(cache.settings.gc_grace_s - 60)
@@ -637,7 +711,7 @@ def test_sound_blobs_outlive_the_grace_of_gc_from_now(cache: Cache, snapshot: Sn
     assert cache.blob(root_of(CONTENTS["nested/two"])) is not None
     clock.turn(120)
     cache.gc()
-    assert cache.blob(root_of(CONTENTS["nested/two"])) is None
+    assert cache.blob(root_of(CONTENTS["nested/two"])) is None and cache.snapshots() == []
 
 
 def test_what_a_living_owner_holds_is_not_spared(open_cache: Callable[..., Cache], cache: Cache) -> None:
@@ -696,13 +770,15 @@ def _after_the_scan(monkeypatch: pytest.MonkeyPatch, cache: Cache, action: Calla
 
     def condemning(*arguments: Any, **options: Any) -> Any:
         made = real(*arguments, **options)
-        take_out = made.take_out
 
-        def acting(finding: Any) -> Any:
-            action()
-            return take_out(finding)
+        def after(method: Callable[..., Any]) -> Callable[..., Any]:
+            def acting(*arguments: Any, **options: Any) -> Any:
+                action()
+                return method(*arguments, **options)
 
-        made.take_out = acting  # type: ignore[method-assign]
+            return acting
+
+        made.seen, made.read = after(made.seen), after(made.read)
         return made
 
     monkeypatch.setattr(cache, "condemning", condemning)
@@ -714,7 +790,7 @@ def test_what_is_removed_under_the_scan_is_no_damage(
     _before_the_scan(monkeypatch, lambda: cache.remove([snapshot.id]))
     report = verify(cache)
     assert report.sound and report.snapshots == 1
-    assert cache.snapshots() == []
+    assert served(cache) == []
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -833,7 +909,7 @@ def test_a_snapshot_under_way_never_appears_with_a_damaged_file(
         cache.publish(new_snapshot("m", {}, 0.0), [(entry("big", CONTENTS["big"]), blob.root, "sha256")])
     assert caught.value.ids == (blob.root,)
     assert only(reports[0]).action == "removed"
-    assert cache.snapshots() == []
+    assert served(cache) == []
     assert [name for name in files_below(cache) if name.startswith("snapshots-v1")] == []
 
 
@@ -877,7 +953,7 @@ def test_what_was_found_before_it_was_stopped_is_taken_out(cache: Cache, snapsho
     with pytest.raises(InterruptedByUser):
         verify(cache, on_damage=told.append, stopped=lambda: bool(told))
     assert [damage.reason for damage in told] == ["missing"]
-    assert cache.snapshots() == []
+    assert served(cache) == []
 
 
 def test_a_stop_in_the_middle_of_a_slow_read(cache: Cache, snapshot: Snapshot) -> None:
@@ -895,7 +971,7 @@ def test_an_error_of_the_callers_ends_it(cache: Cache, snapshot: Snapshot) -> No
 
     with pytest.raises(RuntimeError, match="fell over"):
         verify(cache, on_damage=broken)
-    assert cache.snapshots() == [], "it was acted on before it was told"
+    assert served(cache) == [], "it was acted on before it was told"
 
 
 def test_a_limit_of_the_rate(cache: Cache, snapshot: Snapshot) -> None:

@@ -17,6 +17,8 @@ from fetcher.cache.records import Snapshot
 from fetcher.cache.store import Cache
 from fetcher.cli.verify import BLOCKS_TOLD_MAX, damage_json
 from fetcher.config import load
+from fetcher.engine import verify as engine
+from fetcher.errors import CacheError
 from fetcher.model.resource import HF
 from tests.cli.support import FILES, Program, check, stock
 from tests.support.cli import CHECKOUT, CommandLine
@@ -38,7 +40,8 @@ def test_a_sound_cache(program: Program, tiny: Snapshot) -> None:
     assert done.err == "1 entry, 3 files: read 100 kB in 0s, all sound\n"
     assert program("verify", "--quiet").err == ""
     (line,) = [line for line in program("verify", URI, "--json").json if line["event"] != "progress"]
-    assert {name: line[name] for name in ("event", "snapshots", "files", "blobs", "bytes", "damaged", "in_use")} == {
+    names = ("event", "snapshots", "files", "blobs", "bytes", "damaged", "in_use", "hidden")
+    assert {name: line[name] for name in names} == {
         "event": "verified",
         "snapshots": 1,
         "files": 3,
@@ -46,6 +49,7 @@ def test_a_sound_cache(program: Program, tiny: Snapshot) -> None:
         "bytes": sum(len(data) for data in FILES.values()),
         "damaged": 0,
         "in_use": 0,
+        "hidden": 0,
     }
 
 
@@ -69,9 +73,10 @@ def test_damage_in_words(program: Program, tiny: Snapshot) -> None:
     assert done.out.splitlines()[0] == first
     assert "the next fetch gets what was damaged anew" in done.out
     assert done.err.endswith("1 damaged\n")
-    assert not tiny.path.exists()
     assert program("get", URI, "--offline").exit_code == 24
-    assert program("verify").exit_code == 0
+    again = program("verify")
+    assert (again.exit_code, again.out) == (0, "")
+    assert again.err.endswith("all sound; 1 more was taken out before (`fetcher ls`)\n")
 
 
 def test_damage_in_json(program: Program, tiny: Snapshot) -> None:
@@ -84,7 +89,9 @@ def test_damage_in_json(program: Program, tiny: Snapshot) -> None:
         ("damage", "missing", "removed"),
         ("damage", "content", "removed"),
     ]
-    assert damage[1]["files"] == [{"resource": tiny.uri, "id": tiny.id, "path": "weights/model.bin", "lease": None}]
+    assert damage[1]["files"] == [
+        {"resource": tiny.uri, "id": tiny.id, "path": "weights/model.bin", "lease": None, "leases": []}
+    ]
     assert (damage[1]["blocks"], damage[1]["blocks_more"], damage[0]["blocks"]) == ([0], 0, None)
     assert (verified["event"], verified["damaged"], verified["dry_run"]) == ("verified", 2, False)
 
@@ -95,24 +102,47 @@ def test_what_is_leased(program: Program, tiny: Snapshot) -> None:
     (damage,) = [line for line in program("verify", "--json").json if line["event"] == "damage"]
     assert damage["action"] == "in_use" and damage["files"][0]["lease"] == lease
     done = program("verify")
-    assert done.exit_code == 40
-    assert f"in use by lease {lease}" in done.out and f"`fetcher release {lease}; fetcher verify`" in done.out
+    assert done.exit_code == 40 and done.err.endswith(", 1 damaged\n")
+    assert done.out.splitlines()[0] == f"{tiny.uri}: was found damaged before"
+    assert f"in use by lease {lease}" in done.out and f"`fetcher release {lease}`" in done.out
     (entry,) = program("ls", "--json").json
-    assert entry["damaged"] is True and program("ls").out.splitlines()[1].endswith("damaged, leased")
-    assert program("inspect", URI, "--json").json[0]["damaged"] is True
+    assert entry["damaged"] is True and program("ls").out.splitlines()[1].endswith(" damaged, leased")
+    (inspected,) = program("inspect", URI, "--json").json
+    assert inspected["damaged"] is True and inspected["file_list"] == []
+    assert "state:        damaged, leased" in program("inspect", URI).out
     assert program("get", URI, "--offline").exit_code == 24, "no hit for anybody else"
     assert program("release", lease).exit_code == 0
-    assert program("verify").exit_code == 40
-    assert program("ls", "--json").json == [] and program("verify").exit_code == 0
+    assert program("verify").exit_code == 0
 
 
 def test_a_pin_stays(program: Program, tiny: Snapshot) -> None:
     program("pin", URI, "--name", "mine")
     flip(tiny.path / "config.json")
     assert program("verify").exit_code == 40
-    assert program("ls", "--json").json == []
+    assert [entry["damaged"] for entry in program("ls", "--json").json] == [True]
+    assert program("rm", URI).exit_code == 60, "the pin keeps what is sound of it"
     stock(HF("acme/tiny"))
-    assert program("ls", "--json").json[0]["pins"] == ["mine"]
+    pins = {entry["damaged"]: entry["pins"] for entry in program("ls", "--json").json}
+    assert pins == {False: ["mine"], True: []}, "the pin holds the sound one now"
+    with Cache.open(load()) as cache:
+        assert cache.gc().snapshots == (tiny.id,)
+
+
+@pytest.mark.parametrize("json_lines", [(), ("--json",)], ids=["words", "json"])
+def test_an_error_ends_it_with_what_was_found_told(
+    program: Program, tiny: Snapshot, monkeypatch: pytest.MonkeyPatch, json_lines: tuple[str, ...]
+) -> None:
+    (tiny.path / "empty").unlink()
+
+    def check(*_: object) -> None:
+        raise CacheError("no descriptors", hint="raise the limit")
+
+    monkeypatch.setattr(engine, "check", check)
+    done = program("verify", *json_lines)
+    assert done.exit_code == CacheError.exit_code
+    assert "is missing" in done.out and ("no descriptors" in done.out + done.err)
+    monkeypatch.undo()
+    assert program("get", URI, "--offline").exit_code == 24
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["deed", "dry-run"])
@@ -162,7 +192,8 @@ def test_ctrl_c_ends_it_cleanly(run_cli: CommandLine, slow: Snapshot, number: si
     with process:
         assert process.stdout is not None and process.stderr is not None
         deadline = time.monotonic() + 20
-        while slow.path.exists():  # found and taken out
+        sidecar = slow.path.with_name(f"{slow.id}.json")
+        while sidecar.exists():  # found and taken out
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
@@ -178,7 +209,7 @@ def test_ctrl_c_ends_it_cleanly(run_cli: CommandLine, slow: Snapshot, number: si
     else:
         assert f"{slow.uri}  3: is missing" in out and err.startswith("error: stopped")
     with Cache.open(load()) as cache:
-        assert cache.snapshots() == []
+        assert [known.damaged for known in cache.snapshots()] == [True]
 
 
 def test_a_reader_that_leaves_ends_it(run_cli: CommandLine, slow: Snapshot) -> None:
