@@ -10,12 +10,15 @@ import struct
 from operator import index
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from fetcher._native.pure import FILE_BYTES_MAX, bytes_of, set_simd, simd, simd_names
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+__all__ = ["STATE_BYTES", "Sha256", "set_simd", "sha256_pair", "sha256_pair_files", "simd", "simd_names"]
+
 STATE_BYTES = 40
 MESSAGE_BYTES = 64
-FILE_BYTES_MAX = (1 << 63) - 1
 LENGTH_MAX = (1 << 61) - 1
 WORD = 0xFFFFFFFF
 
@@ -97,28 +100,6 @@ def compress(words: tuple[int, ...], message: bytes) -> tuple[int, ...]:
 
 
 # --- The functions of the compiled core ------------------------------------------------------------------------------
-
-
-def simd() -> str:
-    return "pure"
-
-
-def simd_names() -> tuple[str, ...]:
-    return ("pure",)
-
-
-def set_simd(name: str) -> None:
-    if name != "pure":
-        raise ValueError(f"no kernel {name!r} on this machine, there are: pure")
-
-
-def bytes_of(data: Buffer) -> bytes:
-    view = memoryview(data)
-    if not view.c_contiguous:
-        raise BufferError("data must be contiguous")
-    if view.itemsize != 1:
-        raise TypeError(f"data must be a buffer of single bytes, its items have {view.itemsize}")
-    return bytes(view)
 
 
 def check_range(offset: int, length: int) -> None:
