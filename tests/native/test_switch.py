@@ -97,7 +97,7 @@ def test_plain_mode_without_a_compiled_core() -> None:
     sys.meta_path.insert(0, Hidden())
     """
     script = textwrap.dedent(hidden) + textwrap.dedent(PLAIN)
-    assert python(script) == "plain, no block trees: the compiled core was not built"
+    assert python(script, FETCHER_NATIVE="") == "plain, no block trees: the compiled core was not built"
 
 
 @pytest.mark.needs("native")
