@@ -100,7 +100,7 @@ def test_plain_mode_without_a_compiled_core() -> None:
     sys.meta_path.insert(0, Hidden())
     """
     script = textwrap.dedent(hidden) + textwrap.dedent(PLAIN)
-    said = python(script)
+    said = python(script, FETCHER_NATIVE="")
     assert said.startswith("plain (no block trees, SHA-256 by ") and said.endswith("): the compiled core was not built")
 
 
