@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from fetcher import hashing
 from fetcher.errors import TransportError
 from fetcher.plan.transfer import Outcome
 from fetcher.plan.watch import Limits, connections_to_keep, judge
@@ -97,9 +98,10 @@ class Watchdog:
             active.end_with(Outcome.SHED, asyncio.get_running_loop().time())
 
     def _no_progress(self) -> TransportError:
+        kept = "what is here is kept" if hashing.HAS_TREE else "files that are whole are kept"
         reason = f"; last: {self._run.last_failure.reason}" if self._run.last_failure else ""
         return TransportError(
             f"no new byte was proven for {self._settings.no_progress_timeout_s:.0f} s{reason}",
-            hint="what is here is kept; run the same command again to go on from there",
+            hint=f"{kept}; run the same command again to go on from there",
             resource=self._run.observer.resource,
         )
