@@ -20,7 +20,7 @@ from fetcher import hashing
 from fetcher.cache import durable
 from fetcher.cache.clearing import remove_any, remove_tree
 from fetcher.cache.index import Index
-from fetcher.cache.layout import Layout, disk_errors, make_directory, read_plain
+from fetcher.cache.layout import MEDIA_ERRNOS, Layout, disk_errors, make_directory, read_plain
 from fetcher.cache.partials import DATA, Partial
 from fetcher.cache.records import Blob, SmallFile
 from fetcher.cache.tree_file import TreeFile, tree_of
@@ -221,6 +221,10 @@ class Blobs:
             if not cvs:  # plain mode: all of it, in order
                 return _root_in_order(descriptor, size) == root
             return not hashing.scan_file(descriptor, 0, size, cvs, block=hashing.BLOCK_BYTES)
+        except OSError as error:
+            if error.errno in MEDIA_ERRNOS:
+                return False  # the disk has lost it
+            raise
         finally:
             os.close(descriptor)
 

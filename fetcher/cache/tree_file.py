@@ -73,7 +73,7 @@ class TreeFile:
                 digests=tuple(Digest.parse(text) for text in header["digests"]),
                 verified_by=str(header["verified_by"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"odd header: {error}") from error
         blocks = -(-tree.size // tree.block_bytes) if tree.block_bytes else 0
         if len(tree.chaining_values) != blocks * CV_BYTES:

@@ -28,14 +28,16 @@ def copy_out(
     *,
     merge: bool,
     stopped: Callable[[], bool] = lambda: False,
+    sound: Callable[[], bool] = lambda: True,
 ) -> int:
     """Copy the Snapshot's files below ``directory``; returns their number. A worker call.
 
-    ``stopped`` is looked at now and then; once it is true, the copy is given up with InterruptedByUser.
+    ``stopped`` is looked at now and then; once it is true, the copy is given up with InterruptedByUser. ``sound`` is
+    asked at the end: a scrub may have found meanwhile that what was copied is damaged.
     Raises UsageError if the directory is there and not empty (unless ``merge``), CacheError for what the disk says.
     """
     try:
-        _copy_out(snapshot, files, Path(os.path.realpath(directory)), merge, stopped)
+        _copy_out(snapshot, files, Path(os.path.realpath(directory)), merge, stopped, sound)
     except OSError as error:
         message = f"can't copy to {str(directory)[:200]}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -45,7 +47,12 @@ def copy_out(
 
 
 def _copy_out(
-    snapshot: Snapshot, files: list[SnapshotFile], directory: Path, merge: bool, stopped: Callable[[], bool]
+    snapshot: Snapshot,
+    files: list[SnapshotFile],
+    directory: Path,
+    merge: bool,
+    stopped: Callable[[], bool],
+    sound: Callable[[], bool],
 ) -> None:
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file", hint="--to takes a directory")
@@ -55,17 +62,27 @@ def _copy_out(
     directory.parent.mkdir(parents=True, exist_ok=True)
     if occupied:
         _fill(snapshot, files, directory, stopped)
+        _refuse_unsound(sound, "what was copied must not be used")
         return
     staging = directory.parent / f".{directory.name[:200]}.fetcher-{secrets.token_hex(4)}"
     try:
         staging.mkdir()
         _fill(snapshot, files, staging, stopped)
+        _refuse_unsound(sound, "nothing was left of the copy")
         if directory.is_dir():
             directory.rmdir()
         staging.rename(directory)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _refuse_unsound(sound: Callable[[], bool], consequence: str) -> None:
+    if not sound():
+        raise CacheError(
+            f"the files were removed, or found damaged, while they were copied: {consequence}",
+            hint="run the same command again",
+        )
 
 
 def _fill(snapshot: Snapshot, files: list[SnapshotFile], directory: Path, stopped: Callable[[], bool]) -> None:

@@ -90,8 +90,13 @@ class Engine:
         """See ``engine.copy_out``. Cancelled, it leaves no half of a new directory behind."""
         stop = threading.Event()
         files = await self._tools.workers.slow(self._cache.files, snapshot.id)
+
+        def sound() -> bool:
+            found = self._cache.get_snapshot(snapshot.id)
+            return found is not None and not found.damaged
+
         return await self._tools.workers.slow_until(
-            stop, copy_out, snapshot, files, directory, merge=merge, stopped=stop.is_set
+            stop, copy_out, snapshot, files, directory, merge=merge, stopped=stop.is_set, sound=sound
         )
 
     def _notice(self, ask: Ask, message: str) -> None:

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from fetcher.cache.damage import Body, Damage, Finding, VerifyReport
 from fetcher.cache.scrub import BLOCK, Step, check
 from fetcher.cache.survey import UNREADABLE_MAX, disk_is_gone
 from fetcher.engine.observe import ReadingObserver
-from fetcher.errors import InterruptedByUser
+from fetcher.errors import FetcherError, InterruptedByUser
 
 if TYPE_CHECKING:
     from fetcher.cache.layout import Layout
@@ -181,8 +181,8 @@ def verify(
     work = _Work(cache, bodies, rate_bytes_per_s)
     threads = max(1, min(THREADS_MAX, os.cpu_count() or 1, len(bodies)))
     with ThreadPoolExecutor(threads, thread_name_prefix="fetcher-scrub") as pool:
+        running: list[Future[None]] = [pool.submit(work.run) for _ in range(threads)]
         try:
-            running: list[Future[None]] = [pool.submit(work.run) for _ in range(threads)]
             while True:
                 over = all(future.done() for future in running)  # asked before the last findings are taken
                 _take(work.found, act)
@@ -198,6 +198,11 @@ def verify(
                 observer.tick()
                 look()
                 _wait(running, LOOK_S)
+        except FetcherError:
+            work.stop.set()
+            wait(running)
+            _take(work.found, act)  # what the others have found until then
+            raise
         finally:
             work.stop.set()
     observer.enter("done")

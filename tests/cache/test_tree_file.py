@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import pytest
 
 from fetcher.cache.tree_file import TreeFile, tree_of
@@ -36,3 +39,15 @@ def test_the_number_of_values_is_that_of_the_size(blocks: int) -> None:
     raw = tree_of(TREE.root, TREE.size, 1024, [bytes(32)] * blocks, (), "size")
     with pytest.raises(ValueError, match="for 3 blocks"):
         TreeFile.decode(raw)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b'{"root": "a", "size": 1e999, "block_bytes": 0, "digests": [], "verified_by": "size"}', b"[" * 100_000, b"7"],
+    ids=["infinite", "deep", "a number"],
+)
+def test_odd_headers_are_said_to_be_odd(header: bytes) -> None:
+    """With a CRC that is right, as no damage is: somebody's own."""
+    body = b"FETTREE1" + struct.pack("<I", len(header)) + header
+    with pytest.raises(ValueError, match="odd header"):
+        TreeFile.decode(body + struct.pack("<I", zlib.crc32(body)))

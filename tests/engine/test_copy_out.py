@@ -216,6 +216,16 @@ def test_odd_directories_end_in_a_typed_error(source: Source, place: Path, what:
         copy_out(*source, target, merge=merge)
 
 
+def test_what_is_found_damaged_meanwhile_is_not_handed_over(source: Source, place: Path) -> None:
+    with pytest.raises(CacheError, match="nothing was left of the copy"):
+        copy_out(*source, place / "out", merge=False, sound=lambda: False)
+    assert names_in(place) == []
+    (place / "mine").write_text("mine")
+    with pytest.raises(CacheError, match="must not be used"):
+        copy_out(*source, place, merge=True, sound=lambda: False)
+    assert (place / "mine").read_text() == "mine"
+
+
 @pytest.mark.parametrize("looks", [0, 1, 2])
 def test_a_copy_that_is_given_up_leaves_nothing(
     source: tuple[Snapshot, list[SnapshotFile]], place: Path, looks: int
