@@ -161,11 +161,12 @@ def pythons() -> list[Path]:
     names = [f"python3.{minor}" for minor in range(11, 30)]
     directories = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"]
     found = [Path(directory, name) for directory in directories for name in names]
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    if os.access(pyenv, os.R_OK):
-        found += (path for name in names for path in pyenv.glob(f"versions/*/bin/{name}"))
-    # pyenv's shims are scripts that choose among the versions, which are all here already.
-    usable = [path for path in found if os.access(path, os.X_OK) and not path.is_relative_to(pyenv / "shims")]
+    # A version manager's shims are scripts that choose among its versions; those themselves lie beside the shims.
+    managed = {Path(directory).parent for directory in directories if Path(directory).name == "shims"}
+    for root in managed:
+        if os.access(root, os.R_OK):
+            found += (path for name in names for path in root.glob(f"versions/*/bin/{name}"))
+    usable = [path for path in found if os.access(path, os.X_OK) and path.parent.name != "shims"]
     # Free-threaded ones (python3.13t) import no abi3; a link may hide that they are.
     return sorted({path.resolve() for path in usable if path.resolve().name in names})
 
