@@ -23,6 +23,7 @@ from fetcher.cache.index import Index
 from fetcher.cache.layout import MEDIA_ERRNOS, Layout, disk_errors, make_directory, read_plain
 from fetcher.cache.partials import DATA, Partial
 from fetcher.cache.records import Blob, SmallFile
+from fetcher.cache.steps import taken as step_taken
 from fetcher.cache.tree_file import TreeFile, tree_of
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import Digest
@@ -109,6 +110,7 @@ class Blobs:
         """
         cvs = self._chaining_values(partial)
         reader = partial.give_up_writing()
+        step_taken("blob:closed")
         try:
             with disk_errors("publish", partial.path):
                 if os.fstat(reader).st_size != partial.size:
@@ -120,6 +122,7 @@ class Blobs:
                 except OSError:
                     partial.poison()
                     raise
+                step_taken("blob:durable")
                 body, place = partial.path / DATA, self._layout.blob(root)
                 staged = partial.path / "tree" if partial.size > hashing.BLOCK_BYTES else None
                 made = _Made(root, partial.size, partial.head.content_id, tuple(digests), body, place, staged)
@@ -128,18 +131,24 @@ class Blobs:
                     tree = tree_of(root, partial.size, block_bytes, cvs, digests, verified_by)
                     durable.remove_file(staged)
                     durable.write_file(staged, [tree], BODY_MODE, sync=True)
+                    step_taken("blob:tree-durable")
                     while not self._link(staged, self._layout.tree(root)) and not self._tree_serves(tree, root):
                         self._out_of_the_way(self._layout.tree(root))
+                    step_taken("blob:tree-named")
                 self._name(made, b"".join(cvs))
+                step_taken("blob:named")
                 durable.sync_directory(place.parent)
                 durable.sync_directory(self._layout.blobs)
+                step_taken("blob:names-durable")
                 self._insert([made], private, principal)
+                step_taken("blob:rows")
         except BaseException:
             partial.close()  # what is proven stays for a resume, unless it is poisoned
             raise
         finally:
             os.close(reader)
         partial.discard()
+        step_taken("blob:partial-removed")
         return Blob(root, partial.size, self._layout.blob(root))
 
     def _chaining_values(self, partial: Partial) -> list[bytes]:
@@ -276,11 +285,15 @@ class Blobs:
                     if root not in written:
                         written.add(root)
                         durable.write_file(body, [item.data], BODY_MODE, sync=False)
+                step_taken("small:written")
                 durable.barrier([staging / root for root in written], staging)
+                step_taken("small:durable")
                 for blob in made:
                     # No barrier for the names: a row whose body a power cut took is recognised by `_proven`.
                     self._name(blob, b"")
+                step_taken("small:named")
                 self._insert(made, private, principal)
+                step_taken("small:rows")
             finally:
                 remove_tree(staging)
         return [Blob(blob.root, blob.size, blob.place) for blob in made]

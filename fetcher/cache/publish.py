@@ -20,6 +20,7 @@ from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
 from fetcher.cache.snapshots import COLUMNS, FORMAT, IS_HIDDEN, discard_names, record, refresh, snapshot_id
+from fetcher.cache.steps import taken as step_taken
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import weakest
 from fetcher.model.manifest import FileEntry
@@ -78,10 +79,13 @@ class Publisher:
             with disk_errors("publish", self._layout.snapshot(wanted)):
                 filling = _Directory(staged, self._layout)
                 filling.fill(ordered)
+                step_taken("snapshot:filled")
                 durable.barrier(filling.to_sync, self._layout.snapshots)
+                step_taken("snapshot:durable")
                 value = sidecar_of(wanted, new, ordered, edition)
                 text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
                 durable.write_file(sidecar, [text.encode()], 0o600, sync=True)
+                step_taken("snapshot:sidecar-durable")
                 trash = self._make_visible(wanted, new, ordered, staged, sidecar, taken_out, filling)
         finally:
             for path in (staged, sidecar, *trash):
@@ -131,10 +135,14 @@ class Publisher:
             rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted,))
             trash = discard_names(self._layout, wanted)
             os.rename(sidecar, self._layout.sidecar(wanted))
+            step_taken("snapshot:sidecar-named")
             os.rename(staged, self._layout.snapshot(wanted))
+            step_taken("snapshot:named")
             durable.sync_directory(self._layout.snapshots)
+            step_taken("snapshot:names-durable")
             insert_snapshot(rows, wanted, new, files, now=now)
             self._let_go(rows, files)
+        step_taken("snapshot:rows")
         return trash
 
     def _let_go(self, rows: Rows, files: Sequence[PublishedFile]) -> None:

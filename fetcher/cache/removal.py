@@ -18,6 +18,7 @@ from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.leases import Leases, pinned
 from fetcher.cache.owners import Owners
 from fetcher.cache.snapshots import take_away
+from fetcher.cache.steps import taken as step_taken
 from fetcher.errors import LeaseError
 
 BATCH = 500
@@ -81,10 +82,13 @@ class Removal:
             removed.roots.update(root for (root,) in found)
         removed.snapshots += wanted
         removed.trash += take_away(rows, self._layout, wanted)
+        step_taken("removal:snapshot-condemned")
 
     def finish(self, removed: Removed) -> int:
         """Delete what was condemned, and the Blobs that only that referred to; bytes freed."""
+        step_taken("removal:snapshots-committed")
         freed = removed.empty_trash()
+        step_taken("removal:snapshots-deleted")
         roots = sorted(removed.roots)
         for start in range(0, len(roots), BATCH):
             with self._index.write(durable=True) as rows:
@@ -93,7 +97,9 @@ class Removal:
                     unreferenced = f"SELECT 1 FROM blobs WHERE root = ? AND {_UNREFERENCED}"
                     if root not in held and rows.execute(unreferenced, (root,)).fetchone():
                         self.blob(rows, root, removed)
+            step_taken("removal:blobs-committed")
             freed += removed.empty_trash()
+            step_taken("removal:blobs-deleted")
         return freed
 
     def held(self, rows: Rows) -> set[str]:
@@ -118,6 +124,7 @@ class Removal:
         removed.blobs.append(root)
         for place in (self._layout.tree(root), self._layout.blob(root)):
             removed.trash += to_trash(place, self._layout.trash(self._layout.blobs))
+        step_taken("removal:blob-condemned")
 
 
 def to_trash(place: Path, target: Path) -> list[Path]:
