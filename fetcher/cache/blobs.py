@@ -128,7 +128,16 @@ class Blobs:
                 made = _Made(root, partial.size, partial.head.content_id, tuple(digests), body, place, staged)
                 if staged is not None:
                     block_bytes = hashing.BLOCK_BYTES if cvs else 0
-                    tree = tree_of(root, partial.size, block_bytes, cvs, digests, verified_by)
+                    tree = tree_of(
+                        root,
+                        partial.size,
+                        block_bytes,
+                        cvs,
+                        digests,
+                        verified_by,
+                        content_id=partial.head.content_id,
+                        scope=scope_of(private, principal),
+                    )
                     durable.remove_file(staged)
                     durable.write_file(staged, [tree], BODY_MODE, sync=True)
                     step_taken("blob:tree-durable")
@@ -250,7 +259,9 @@ class Blobs:
     def renew_tree(self, root: str, size: int, cvs: bytes, verified_by: str) -> None:
         """A new ``.tree`` for a Blob whose bytes were just found right, in place of one that is damaged or missing."""
         block_bytes = hashing.BLOCK_BYTES if cvs else 0
-        tree = tree_of(root, size, block_bytes, [cvs], self.digests(root), verified_by)
+        content_id, scope = self._known_as(root)
+        digests = self.digests(root)
+        tree = tree_of(root, size, block_bytes, [cvs], digests, verified_by, content_id=content_id, scope=scope)
         place = self._layout.tree(root)
         staged = self._layout.staging(self._layout.blobs, "tree", self._owner_id())
         with disk_errors("write", place):
@@ -261,6 +272,13 @@ class Blobs:
                 durable.sync_directory(place.parent)
             finally:
                 durable.remove_file(staged)
+
+    def _known_as(self, root: str) -> tuple[str | None, str | None]:
+        """One content that this Blob is, and the widest scope that may have it."""
+        with self._index.read() as rows:
+            content = rows.execute("SELECT MIN(content_id) FROM contents WHERE root = ?", (root,)).fetchone()[0]
+            scope = rows.execute("SELECT MIN(principal) FROM blob_access WHERE root = ?", (root,)).fetchone()[0]
+        return (content, scope) if content is not None and scope is not None else (None, None)
 
     # --- making: many small contents
 

@@ -1,59 +1,36 @@
-"""Retention: what time, crashes and users take away. Safe beside running fetches of any process.
+"""Retention: what time and crashes take away, in two phases. Safe beside running fetches and mounts of any process.
 
-Rows first, in short transactions; bytes after each commit. Files that no row speaks of are given a grace time, because
-they may be under way; files that bear a dead owner's name are nobody's. Nothing outside the ``-v1`` directories is
-looked at.
+First a Snapshot is *condemned*, in a transaction: its row goes, and its directory gets a name that nobody looks for. An
+engine that resolved the old name a moment ago has its bytes still. Only after ``gc_grace_s`` is it deleted, and with it
+the Blobs that nobody has asked for since; whoever wants the resource back within that time downloads nothing. Where
+space is needed (``at_once``) the grace is given up, because bytes that nobody may find are the cheapest there are.
+
+Rows first, in short transactions; bytes after each commit. Files that no row speaks of are the business of
+``sweep.py``. Nothing outside the ``-v1`` directories is looked at.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from fetcher.cache import durable, writable
-from fetcher.cache.clearing import remove_any
+from fetcher.cache import writable
+from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index, Rows
-from fetcher.cache.journal import belongs_to_one_run
-from fetcher.cache.layout import HEX_64, STAGING, TRASH, Layout, disk_errors
+from fetcher.cache.layout import Layout
 from fetcher.cache.leases import Leases
-from fetcher.cache.owners import UNBORN, Owners
-from fetcher.cache.records import Candidate, GcReport
-from fetcher.cache.removal import BATCH, Removal, Removed, to_trash
-from fetcher.cache.snapshots import IS_HIDDEN, SUPERSEDED
+from fetcher.cache.owners import Owners
+from fetcher.cache.records import GcReport
+from fetcher.cache.removal import BATCH, Removal, Removed
+from fetcher.cache.snapshots import SUPERSEDED
+from fetcher.cache.sweep import Stray, Sweeper
 from fetcher.cache.usage import allocated
 from fetcher.config import Settings
+from fetcher.plan import allocation
 
-UNBORN_GRACE_S = 60.0
-"""An owner's file has no lock between its creation and the next call; no setting makes that moment shorter."""
 JUST_USED_S = 60.0
 """A command that prints a path and takes no lease must not be followed at once by its removal."""
 COLLECT_EVERY_S = 600.0
 """Looking for what crashes left costs a walk through three directories; commands share the work."""
-_PARTIAL = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{32})")
-_STAGED = re.compile(rf"{re.escape(STAGING)}[0-9a-z]+\.([0-9a-f]{{32}})\.[0-9a-f]+")
-
-
-@dataclass(frozen=True, slots=True)
-class PrunePlan:
-    """What pruning would remove; ``execute()`` does it."""
-
-    candidates: tuple[Candidate, ...]
-    """Least recently used first."""
-    bytes_expected: int
-    """Freed if all of them can be removed. What was leased or pinned since is left out then."""
-    _collector: Collector = field(repr=False, compare=False)
-
-    @property
-    def snapshots(self) -> tuple[str, ...]:
-        """Their ids."""
-        return tuple(item.snapshot_id for item in self.candidates)
-
-    def execute(self) -> GcReport:
-        """Remove them, then collect garbage."""
-        return self._collector.evict(self.snapshots) + self._collector.collect()
 
 
 class Collector:
@@ -67,7 +44,7 @@ class Collector:
         owners: Owners,
         leases: Leases,
         removal: Removal,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._index = index
@@ -77,15 +54,19 @@ class Collector:
         self._removal = removal
         self._clock = clock
 
-    # --- by time
-
-    def collect(self, *, dry_run: bool = False, spare_s: float = 0.0) -> GcReport:
-        """Everything that has had its time. ``spare_s``: but no Snapshot that was used so recently."""
+    def collect(self, *, dry_run: bool = False, spare_s: float = 0.0, at_once: bool = False) -> GcReport:
+        """Everything that has had its time. ``spare_s``: but no Snapshot that was used so recently. ``at_once``:
+        without a grace, for somebody needs the space."""
         if dry_run:
-            return self._would_collect()
-        report = self._collect_rows(spare_s)
-        report += self._collect_blobs()
-        report += self._sweep()
+            return self._would_collect(at_once)
+        report = self._collect_rows(spare_s, at_once)
+        sweeper = self._sweeper(at_once)
+        sweeper.heal()
+        report += self._collect_blobs(at_once)
+        for stray in sweeper.find():  # owners come last: their files go once no Partial bears their name
+            freed = sweeper.remove(stray)
+            if freed is not None:
+                report += _swept([(stray, freed)])
         return report
 
     def tidy(self) -> GcReport | None:
@@ -99,6 +80,19 @@ class Collector:
                 return True
             row = rows.execute("SELECT value FROM meta WHERE name = 'collected_at'").fetchone()
         return row is None or not 0 <= self._clock() - float(row[0]) < COLLECT_EVERY_S
+
+    def blob_bytes(self, *, at_once: bool) -> int:
+        """Of the Blobs that nothing refers to and whose time is over."""
+        with self._index.read() as rows:
+            roots = self._removal.unreferenced(rows, self._unused_since(at_once), limit=1 << 62)
+            sizes = [rows.execute("SELECT size FROM blobs WHERE root = ?", (root,)).fetchone()[0] for root in roots]
+        return sum(allocation.blob_bytes(size) for size in sizes)
+
+    def _sweeper(self, at_once: bool) -> Sweeper:
+        return Sweeper(self._settings, self._index, self._layout, self._owners, self._clock, at_once=at_once)
+
+    def _unused_since(self, at_once: bool) -> float:
+        return self._clock() - (0.0 if at_once else self._settings.gc_grace_s)
 
     def _expired(self, rows: Rows, spare_s: float = 0.0) -> list[str]:
         found = rows.execute(
@@ -119,28 +113,27 @@ class Collector:
         gone = {*writable.ownerless(rows, found)}
         return [path for path in found if path in gone or writable.lease_of(path) in ended]
 
-    def _would_collect(self) -> GcReport:
+    def _would_collect(self, at_once: bool) -> GcReport:
         with self._index.read() as rows:
             expired = self._expired(rows)
             ended = len(self._leases.ended(rows))
             copies = self._ending_copies(rows)
-            roots = set(
-                self._removal.unreferenced(rows, self._clock() - self._settings.gc_grace_s, limit=1 << 62)
-            )  # fmt: skip
-        # What the expired ones alone refer to goes with them.
-        plan = self._plan(tuple(expired))
-        with self._index.read() as rows:
-            size = sum(rows.execute("SELECT size FROM blobs WHERE root = ?", (root,)).fetchone()[0] for root in roots)
-        return GcReport(
+            blobs = len(self._removal.unreferenced(rows, self._unused_since(at_once), limit=1 << 62))
+        # What the expired ones alone refer to goes with them; after the grace, unless at once.
+        going = self._removal.worth(tuple(expired))
+        swept = _swept([(stray, stray.bytes()) for stray in self._sweeper(at_once).find() if stray.kind != "copy"])
+        return swept + GcReport(
             snapshots=tuple(expired),
-            blobs=len(roots),
+            blobs=blobs,
             leases_ended=ended,
             copies=len(copies),
-            bytes_freed=plan.bytes_expected + size + sum(allocated(path, set()) for path in copies),
+            bytes_freed=sum(item.bytes for item in going)
+            + self.blob_bytes(at_once=at_once)
+            + sum(allocated(path, set()) for path in copies),
             dry_run=True,
         )
 
-    def _collect_rows(self, spare_s: float) -> GcReport:
+    def _collect_rows(self, spare_s: float, at_once: bool) -> GcReport:
         removed = Removed()
         with self._index.write(durable=True) as rows:
             ended = self._leases.ended(rows)
@@ -149,224 +142,33 @@ class Collector:
                 for (owner,) in rows.execute(f"SELECT DISTINCT owner_id FROM {table}").fetchall():
                     if self._owners.state(owner) == "dead":
                         rows.execute(f"DELETE FROM {table} WHERE owner_id = ?", (owner,))
-            self._removal.snapshots(rows, self._expired(rows, spare_s), removed)
+            expired = self._expired(rows, spare_s)
+            if at_once:
+                self._removal.snapshots(rows, expired, removed)
+            else:
+                self._removal.condemn(rows, expired, removed, self._clock())
             rows.execute("INSERT OR REPLACE INTO meta VALUES ('collected_at', ?)", (repr(self._clock()),))
         freed = self._removal.finish(removed)
-        return GcReport(
-            tuple(removed.snapshots), len(removed.blobs), leases_ended=len(ended), bytes_freed=freed
-        )  # fmt: skip
+        return GcReport(tuple(removed.snapshots), len(removed.blobs), leases_ended=len(ended), bytes_freed=freed)
 
-    def _collect_blobs(self) -> GcReport:
+    def _collect_blobs(self, at_once: bool) -> GcReport:
         report = GcReport()
         while True:
             removed = Removed()
             with self._index.write(durable=True) as rows:
-                for root in self._removal.unreferenced(rows, self._clock() - self._settings.gc_grace_s, BATCH):
+                for root in self._removal.unreferenced(rows, self._unused_since(at_once), BATCH):
                     self._removal.blob(rows, root, removed)
             report += GcReport(blobs=len(removed.blobs), bytes_freed=removed.empty_trash())
             if len(removed.blobs) < BATCH:
                 return report
 
-    # --- by a user or a planner
 
-    def remove(self, ids: Sequence[str], *, force: bool = False, dry_run: bool = False) -> GcReport:
-        """Remove these Snapshots now. Raises LeaseError if one is leased or pinned, unless ``force``; ``dry_run`` says
-        what would come of it."""
-        if dry_run:
-            if not force:
-                with self._index.read() as rows:
-                    self._removal.refuse_protected(rows, ids)
-            plan = self._plan(tuple(ids))
-            return GcReport(plan.snapshots, bytes_freed=plan.bytes_expected, dry_run=True)
-        removed = Removed()
-        with self._index.write(durable=True) as rows:
-            present = [
-                wanted for wanted in dict.fromkeys(ids)
-                if rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone()
-            ]  # fmt: skip
-            if not force:
-                self._removal.refuse_protected(rows, present)
-            self._removal.snapshots(rows, present, removed)
-        freed = self._removal.finish(removed)
-        return GcReport(tuple(removed.snapshots), len(removed.blobs), bytes_freed=freed)
-
-    def evict(self, ids: Sequence[str]) -> GcReport:
-        """Remove those of these Snapshots that are neither leased nor pinned."""
-        removed = Removed()
-        with self._index.write(durable=True) as rows:
-            protected = self._removal.protected(rows)
-            known = {row[0] for row in rows.execute("SELECT id FROM snapshots")}
-            self._removal.snapshots(
-                rows, [wanted for wanted in dict.fromkeys(ids) if wanted in known - protected], removed
-            )  # fmt: skip
-        freed = self._removal.finish(removed)
-        return GcReport(tuple(removed.snapshots), len(removed.blobs), bytes_freed=freed)
-
-    def plan(self, *, max_bytes: int | None) -> PrunePlan:
-        """Which Snapshots to remove so that Blobs take at most ``max_bytes``; None: those whose time is over."""
-        if max_bytes is None:
-            with self._index.read() as rows:
-                chosen = self._expired(rows)
-            return self._plan(tuple(chosen))
-        with self._index.read() as rows:
-            total = rows.execute("SELECT COALESCE(SUM(size), 0) FROM blobs").fetchone()[0]
-        return self._plan(None, free_bytes=max(0, total - max_bytes))
-
-    def _plan(self, chosen: tuple[str, ...] | None, free_bytes: int = 0) -> PrunePlan:
-        """The given Snapshots, or the least recently used until ``free_bytes`` are free, with what each really frees in
-        this order: a shared Blob is freed by the last that refers to it."""
-        with self._index.read() as rows:
-            protected = self._removal.protected(rows)
-            held = self._removal.held(rows)
-            listed = rows.execute("SELECT id, uri, last_used_at FROM snapshots ORDER BY last_used_at, id").fetchall()
-            sizes = dict(rows.execute("SELECT root, size FROM blobs").fetchall())
-            roots: dict[str, list[str]] = {}
-            users: dict[str, int] = {}
-            for snapshot_id, root in rows.execute("SELECT snapshot_id, root FROM snapshot_blobs"):
-                roots.setdefault(snapshot_id, []).append(root)
-                users[root] = users.get(root, 0) + 1
-        plan: list[Candidate] = []
-        freed = 0
-        for snapshot_id, uri, last_used_at in listed:
-            if chosen is None and freed >= free_bytes:
-                break
-            if snapshot_id in protected or (chosen is not None and snapshot_id not in chosen):
-                continue
-            alone = 0
-            for root in roots.get(snapshot_id, ()):
-                users[root] -= 1
-                if not users[root] and root not in held:
-                    alone += sizes.get(root, 0)
-            freed += alone
-            plan.append(Candidate(snapshot_id, uri, alone, last_used_at))
-        return PrunePlan(tuple(plan), freed, self)
-
-    # --- files that no row speaks of
-
-    def _sweep(self) -> GcReport:
-        with disk_errors("clean up", self._layout.cache_dir):
-            return (
-                self._sweep_staging(self._layout.snapshots)
-                + self._sweep_staging(self._layout.partials)
-                + self._sweep_staging(self._layout.blobs)
-                + self._sweep_copies()
-                + self._sweep_staging(self._layout.writable)
-                + self._sweep_snapshots()
-                + self._sweep_blobs()
-                + self._sweep_partials()
-                + self._sweep_owners()
-            )
-
-    def _sweep_staging(self, parent: Path) -> GcReport:
-        """Trash, whosever; staging of dead owners."""
-        count = freed = 0
-        for entry in _entries(parent):
-            staged = _STAGED.fullmatch(entry.name)
-            if entry.name.startswith(TRASH) or (staged and self._owners.state(staged[1]) == "dead"):
-                freed += remove_any(Path(entry.path))
-                count += not os.path.lexists(entry.path)
-        return GcReport(leftovers=count, bytes_freed=freed)
-
-    def _sweep_copies(self) -> GcReport:
-        """Private copies whose lease is gone; its row went before."""
-        count, freed = writable.sweep(self._index, self._layout)
-        return GcReport(copies=count, bytes_freed=freed)
-
-    def _sweep_snapshots(self) -> GcReport:
-        """Directories and sidecars without a row (a crash between renames and commit), rows without a directory."""
-        trash: list[Path] = []
-        old = [entry.name for entry in _entries(self._layout.snapshots) if self._is_old(entry)]
-        with self._index.read() as rows:
-            known: dict[str, int] = dict(rows.execute(f"SELECT id, {IS_HIDDEN} FROM snapshots").fetchall())
-        strangers = sorted({name.removesuffix(".json") for name in old} - known.keys())
-        # A hidden one needs no directory: what it still does is to refer to its sound Blobs.
-        lost = [wanted for wanted, hidden in known.items() if not hidden and not self._has_directory(wanted)]
-        if not strangers and not lost:
-            return GcReport()
-        with self._index.write(durable=True) as rows:
-            for name in strangers:
-                if not HEX_64.fullmatch(name) or rows.execute("SELECT 1 FROM snapshots WHERE id=?", (name,)).fetchone():
-                    continue
-                for place in (self._layout.snapshot(name), self._layout.sidecar(name)):
-                    trash += to_trash(place, self._layout.trash(self._layout.snapshots))
-            for wanted in lost:
-                if not self._has_directory(wanted):
-                    rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted,))
-        return GcReport(leftovers=len(trash), bytes_freed=sum(remove_any(path) for path in trash))
-
-    def _has_directory(self, wanted: str) -> bool:
-        return os.path.lexists(self._layout.snapshot(wanted))
-
-    def _sweep_blobs(self) -> GcReport:
-        """Bodies and trees without a row. A commit between its link and its row is younger than the grace, or finds its
-        name gone inside its transaction and links again."""
-        report = GcReport()
-        for folder in _entries(self._layout.blobs):
-            if len(folder.name) != 2 or not folder.is_dir(follow_symlinks=False):
-                continue
-            old = [entry.name for entry in _entries(Path(folder.path)) if self._is_old(entry)]
-            with self._index.read() as rows:
-                strangers = [name for name in old if not _has_blob(rows, name)]
-            if not strangers:
-                continue
-            trash: list[Path] = []
-            with self._index.write(durable=True) as rows:
-                for name in strangers:
-                    if not _has_blob(rows, name):
-                        trash += to_trash(Path(folder.path, name), self._layout.trash(self._layout.blobs))
-            report += GcReport(leftovers=len(trash), bytes_freed=sum(remove_any(path) for path in trash))
-        return report
-
-    def _sweep_partials(self) -> GcReport:
-        """Partials of dead owners that nobody has resumed for ``partial_keep_s``, or that nobody can resume."""
-        count = freed = 0
-        for entry in _entries(self._layout.partials):
-            match = _PARTIAL.fullmatch(entry.name)
-            if not match or self._owners.state(match[2]) != "dead" or not self._partial_is_old(Path(entry.path)):
-                continue
-            # The rename decides between us and an heir who takes it at this moment.
-            for path in to_trash(Path(entry.path), self._layout.trash(self._layout.partials)):
-                freed += remove_any(path)
-                count += 1
-        return GcReport(partials=count, bytes_freed=freed)
-
-    def _partial_is_old(self, path: Path) -> bool:
-        if belongs_to_one_run(path / "journal"):
-            return True
-        newest = max((entry.stat(follow_symlinks=False).st_mtime for entry in _entries(path)), default=0.0)
-        return newest + self._settings.partial_keep_s <= self._clock()
-
-    def _sweep_owners(self) -> GcReport:
-        """Files of dead owners that nothing on disk is named after; their locks are what lets heirs take a Partial."""
-        named = {match[2] for entry in _entries(self._layout.partials) if (match := _PARTIAL.fullmatch(entry.name))}
-        count = 0
-        for owner_id in self._owners.ids():
-            if owner_id in named:
-                continue
-            with self._owners.holding(owner_id) as held:
-                if held:
-                    count += durable.remove_file(self._layout.owner(owner_id))
-        for entry in _entries(self._layout.owners):
-            if entry.name.startswith(UNBORN) and self._is_old(entry, grace_min_s=UNBORN_GRACE_S):
-                count += durable.remove_file(entry.path)
-        return GcReport(leftovers=count)
-
-    def _is_old(self, entry: os.DirEntry[str], *, grace_min_s: float = 0.0) -> bool:
-        grace_s = max(grace_min_s, self._settings.gc_grace_s)
-        try:
-            return entry.stat(follow_symlinks=False).st_mtime + grace_s <= self._clock()
-        except FileNotFoundError:
-            return False
-
-
-def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            yield from list(entries)
-    except FileNotFoundError:
-        return
-
-
-def _has_blob(rows: Rows, name: str) -> bool:
-    root = name.removesuffix(".tree")
-    return bool(rows.execute("SELECT 1 FROM blobs WHERE root = ?", (root,)).fetchone())
+def _swept(found: list[tuple[Stray, int]]) -> GcReport:
+    """What was, or would be, swept."""
+    kinds = [stray.kind for stray, _ in found]
+    return GcReport(
+        partials=kinds.count("partial"),
+        copies=kinds.count("copy"),
+        leftovers=len(kinds) - kinds.count("partial") - kinds.count("copy"),
+        bytes_freed=sum(freed for _, freed in found),
+    )

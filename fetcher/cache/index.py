@@ -253,22 +253,28 @@ def give_name(unnamed: Path, path: Path) -> None:
             os.close(directory)
 
 
-def check_version(path: Path, version: int) -> None:
-    """Refuse what a newer version wrote. Raises CacheError."""
+def is_outdated(path: Path, version: int) -> bool:
+    """Whether an older version wrote it: it is made anew then. Raises CacheError for what a newer one wrote."""
     if version > SCHEMA_VERSION:
         raise newer_format(path)
+    return version < SCHEMA_VERSION
 
 
-def set_aside(path: Path, now: float) -> None:
+def set_aside(path: Path, now: float) -> Path | None:
     """Move a database that can't be used, with its log or what is left of it, out of the way; nothing is deleted.
+    Returns its new name, if there was one.
 
     The log goes last: without its database it is never read, the other way round it would be missed. Callers hold the
     lock.
     """
+    target = path.with_name(f"{path.name}.damaged-{int(now)}")
+    moved = False
     with disk_errors("move aside", path):
         for suffix in ("", "-shm", "-wal"):
             try:
-                os.rename(f"{path}{suffix}", f"{path}.damaged-{int(now)}{suffix}")
+                os.rename(f"{path}{suffix}", f"{target}{suffix}")
+                moved = moved or not suffix
             except OSError as error:
                 if error.errno != errno.ENOENT:
                     raise
+    return target if moved else None

@@ -17,7 +17,8 @@
         index-v1.sqlite  index-v1.lock  principal-key-v1       0600
         spare-v1                    given up when the disk is full, so that the index can still be written
 
-Names that start with a dot in a ``-v1`` directory are under way (``.staging-…``) or on their way out (``.trash-…``).
+Names that start with a dot in a ``-v1`` directory are under way (``.staging-…``), condemned (``.condemned-…``, deleted
+after a grace) or on their way out (``.trash-…``).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ HEX_32 = re.compile(r"[0-9a-f]{32}")
 
 STAGING = ".staging-"
 TRASH = ".trash-"
+CONDEMNED = ".condemned-"
 
 MISSING_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR})
 KIND_ERRNOS = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
@@ -179,6 +181,10 @@ class Layout:
     def trash(self, parent: Path) -> Path:
         """A fresh name below ``parent`` for something on its way out."""
         return parent / f"{TRASH}{random_id()}"
+
+    def condemned(self, parent: Path, now: float) -> Path:
+        """A fresh name below ``parent`` for something that nobody finds any more, and that goes after gc's grace."""
+        return parent / f"{CONDEMNED}{int(now)}-{random_id()}"
 
     def prepare(self) -> None:
         """Create what is missing, with modes set by fchmod so that no umask has a say. Raises CacheError.

@@ -1,23 +1,26 @@
 """Leases and pins: rights of use, and who may be removed. Knows rows and owners, no files of the cache.
 
 A process lease lives as long as its owner's lock; a lost owner (stopped) still has its rights. A timed lease depends on
-no process, unless it was asked to end with one.
+no process, unless it was asked to end with one; its end is a time of the boot's clock, so that nobody who sets the
+calendar ends it early or late. **A new boot voids all**: no job and no mount outlives the machine's start.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from fetcher.cache.clock import Clock, machine_boot_id
 from fetcher.cache.index import Index
 from fetcher.cache.layout import disk_errors, random_id
 from fetcher.cache.owners import Owners
-from fetcher.cache.records import GoneError, Lease, LeaseKind, Pin
+from fetcher.cache.records import GoneError, Lease, Pin
 from fetcher.cache.snapshots import IS_HIDDEN, SUPERSEDED, TRUE_KEY
 from fetcher.errors import LeaseError
 
-_COLUMNS = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth"
+_COLUMNS = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth, ends_boot_s, boot_id"
 
 
 def process_birth(pid: int) -> str | None:
@@ -29,9 +32,7 @@ def process_birth(pid: int) -> str | None:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name in parentheses may hold anything, parentheses included; the fields after the last one are plain.
             started = file.read().rpartition(b")")[2].split()[19].decode()
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            boot = file.read().strip()
-        return f"{boot}:{_pid_namespace()}:{started}"
+        return f"{machine_boot_id()}:{_pid_namespace()}:{started}"
     except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
         return None
 
@@ -44,9 +45,8 @@ def _process_gone(pid: int, birth: str) -> bool:
     """True only if we can know. From another pid namespace we can't: the lease's own end has the last word there."""
     try:
         boot, namespace, _ = birth.split(":")
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            if file.read().strip() != boot:
-                return True
+        if machine_boot_id() != boot:
+            return True
         if namespace != str(_pid_namespace()):
             return False
         return process_birth(pid) != birth
@@ -57,7 +57,7 @@ def _process_gone(pid: int, birth: str) -> bool:
 class Leases:
     """The leases and pins of one cache."""
 
-    def __init__(self, index: Index, owners: Owners, clock: Callable[[], float]) -> None:
+    def __init__(self, index: Index, owners: Owners, clock: Clock) -> None:
         self._index = index
         self._owners = owners
         self._clock = clock
@@ -72,21 +72,18 @@ class Leases:
                 raise LeaseError(f"there is no process {owner_pid} that a lease could end with")
         now = self._clock()
         lease = Lease(random_id(), "timed", tuple(snapshot_ids), now + duration_s, None, now, owner_pid)
-        self._insert(lease, birth)
+        self._insert(lease, birth, self._clock.boot_s() + duration_s)
         return lease
 
     def take_for_process(self, snapshot_ids: Sequence[str], owner_id: str) -> Lease:
         """A lease until released, or until ``owner_id`` is gone."""
         lease = Lease(random_id(), "process", tuple(snapshot_ids), None, owner_id, self._clock())
-        self._insert(lease, None)
+        self._insert(lease, None, None)
         return lease
 
-    def _insert(self, lease: Lease, birth: str | None) -> None:
+    def _insert(self, lease: Lease, birth: str | None, ends_boot_s: float | None) -> None:
         with self._index.write(durable=False) as rows:
-            rows.execute(
-                f"INSERT INTO leases ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (lease.id, lease.kind, lease.created_at, lease.expires_at, lease.owner_id, lease.owner_pid, birth),
-            )
+            insert_lease(rows, lease, birth, ends_boot_s, self._clock.boot_id)
             try:
                 rows.executemany(
                     "INSERT OR IGNORE INTO lease_snapshots (lease_id, snapshot_id) VALUES (?, ?)",
@@ -111,12 +108,15 @@ class Leases:
         """Let a timed lease end ``duration_s`` from now. Raises LeaseError for an unknown, ended or process lease."""
         with self._index.write(durable=False) as rows:
             found = self._select(rows, "WHERE id = ?", (lease_id,))
-            if not found or not self._alive(*found[0], {}):
+            if not found or not self._alive(found[0], {}):
                 raise _unknown(lease_id)
-            if found[0][0].kind != "timed":
+            if found[0].lease.kind != "timed":
                 raise LeaseError(f"lease {lease_id} lasts as long as its process and can't be renewed")
-            rows.execute("UPDATE leases SET expires_at = ? WHERE id = ?", (self._clock() + duration_s, lease_id))
-            return self._select(rows, "WHERE id = ?", (lease_id,))[0][0]
+            rows.execute(
+                "UPDATE leases SET expires_at = ?, ends_boot_s = ? WHERE id = ?",
+                (self._clock() + duration_s, self._clock.boot_s() + duration_s, lease_id),
+            )
+            return self._select(rows, "WHERE id = ?", (lease_id,))[0].lease
 
     def get(self, lease_id: str) -> Lease:
         """Raises LeaseError for one that is unknown or has ended."""
@@ -129,12 +129,12 @@ class Leases:
         """Leases that have not ended, oldest first."""
         states: dict[str, bool] = {}
         with self._index.read() as rows:
-            return [lease for lease, birth in self._select(rows, "") if self._alive(lease, birth, states)]
+            return [row.lease for row in self._select(rows, "") if self._alive(row, states)]
 
     def ended(self, rows: sqlite3.Connection) -> list[str]:
         """Ids of leases whose rows may go."""
         states: dict[str, bool] = {}
-        return [lease.id for lease, birth in self._select(rows, "") if not self._alive(lease, birth, states)]
+        return [row.lease.id for row in self._select(rows, "") if not self._alive(row, states)]
 
     def leased(self, rows: sqlite3.Connection, snapshot_ids: Iterable[str] | None = None) -> dict[str, str]:
         """Snapshot id → id of a lease that holds it, for all of them or for some."""
@@ -147,27 +147,40 @@ class Leases:
         states: dict[str, bool] = {}
         wanted = None if snapshot_ids is None else set(snapshot_ids)
         held: dict[str, tuple[str, ...]] = {}
-        for lease, birth in self._select(rows, ""):
-            if (wanted is None or not wanted.isdisjoint(lease.snapshot_ids)) and self._alive(lease, birth, states):
+        for row in self._select(rows, ""):
+            lease = row.lease
+            if (wanted is None or not wanted.isdisjoint(lease.snapshot_ids)) and self._alive(row, states):
                 for snapshot_id in lease.snapshot_ids:
                     if wanted is None or snapshot_id in wanted:
                         held[snapshot_id] = (*held.get(snapshot_id, ()), lease.id)
         return held
 
-    def _select(self, rows: sqlite3.Connection, where: str, values: Sequence[object] = ()) -> list[tuple[Lease, str]]:
+    def _select(self, rows: sqlite3.Connection, where: str, values: Sequence[object] = ()) -> list[_Row]:
         found = rows.execute(f"SELECT {_COLUMNS} FROM leases {where} ORDER BY created_at, id", tuple(values)).fetchall()
         members: dict[str, list[str]] = {}
-        for lease_id, snapshot_id in rows.execute("SELECT lease_id, snapshot_id FROM lease_snapshots"):
-            members.setdefault(lease_id, []).append(snapshot_id)
+        if found:
+            question = (
+                f"SELECT lease_id, snapshot_id FROM lease_snapshots WHERE lease_id IN (SELECT id FROM leases {where})"
+            )
+            for lease_id, snapshot_id in rows.execute(question, tuple(values)):
+                members.setdefault(lease_id, []).append(snapshot_id)
         return [
-            (_lease(row, tuple(members.get(row[0], ()))), row[6] or "")
+            _Row(
+                Lease(row[0], row[1], tuple(members.get(row[0], ())), row[3], row[4], row[2], row[5]),
+                row[6] or "",
+                row[7],
+                row[8],
+            )
             for row in found
-        ]  # fmt: skip
+        ]
 
-    def _alive(self, lease: Lease, birth: str, owner_alive: dict[str, bool]) -> bool:
-        if lease.expires_at is not None and lease.expires_at <= self._clock():
+    def _alive(self, row: _Row, owner_alive: dict[str, bool]) -> bool:
+        lease = row.lease
+        if row.boot_id != self._clock.boot_id:
             return False
-        if lease.owner_pid is not None and birth and _process_gone(lease.owner_pid, birth):
+        if row.ends_boot_s is not None and row.ends_boot_s <= self._clock.boot_s():
+            return False
+        if lease.owner_pid is not None and row.birth and _process_gone(lease.owner_pid, row.birth):
             return False
         if lease.owner_id is None:
             return True
@@ -218,8 +231,34 @@ def pinned(rows: sqlite3.Connection) -> dict[str, str]:
     return {snapshot_id: name for snapshot_id, name, _ in newest}
 
 
-def _lease(row: tuple[str, LeaseKind, float, float | None, str | None, int | None, str], ids: tuple[str, ...]) -> Lease:
-    return Lease(row[0], row[1], ids, row[3], row[4], row[2], row[5])
+class _Row(NamedTuple):
+    """A lease with what decides whether it lives."""
+
+    lease: Lease
+    birth: str
+    """Of the process that it ends with; empty if there is none."""
+    ends_boot_s: float | None
+    boot_id: str
+
+
+def insert_lease(
+    rows: sqlite3.Connection, lease: Lease, birth: str | None, ends_boot_s: float | None, boot_id: str
+) -> None:
+    """The row of a lease, without its Snapshots."""
+    rows.execute(
+        f"INSERT INTO leases ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            lease.id,
+            lease.kind,
+            lease.created_at,
+            lease.expires_at,
+            lease.owner_id,
+            lease.owner_pid,
+            birth,
+            ends_boot_s,
+            boot_id,
+        ),
+    )
 
 
 def _unknown(lease_id: str) -> LeaseError:

@@ -8,34 +8,36 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
-from fetcher.cache import identity, mounts, spare
+from fetcher.cache import identity, mounts, spare, timekeeping
 from fetcher.cache import index as index_room
+from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout, disk_errors, refuse_foreign_file
 from fetcher.cache.records import Recovery
 from fetcher.errors import CacheError
 
 
-def to_write(layout: Layout, clock: Callable[[], float]) -> tuple[Index, Recovery]:
+def to_write(layout: Layout, clock: Clock) -> tuple[Index, Recovery]:
     """The index, made (or made anew) if need be."""
     mounts.refuse_network(layout.state_dir)
     spare.keep(layout)
     for suffix in ("", "-wal", "-shm"):
         refuse_foreign_file(f"{layout.index}{suffix}")
     version = _version(layout)
-    if version is None:
+    if version is None or index_room.is_outdated(layout.index, version):
         recovery = _make_index(layout, clock)
     else:
-        index_room.check_version(layout.index, version)
         recovery = Recovery()
     index = Index(layout.index)
     try:
         if not identity.fits(index, layout):  # moved, or made before there were ids
             with _locks_of_making(layout):
                 identity.bind(index, layout)
+        timekeeping.settle(index, clock)
     except BaseException:
         index.close()
         raise
@@ -52,24 +54,28 @@ def _version(layout: Layout) -> int | None:
         return None
 
 
-def _make_index(layout: Layout, clock: Callable[[], float]) -> Recovery:
+def _make_index(layout: Layout, clock: Clock) -> Recovery:
     """Create the index, one process at a time; adopt what the sidecars tell."""
     from fetcher.cache.recovery import adopt_all
+    from fetcher.cache.salvage import carry_over
 
     mounts.probe_locks(layout.state_dir, layout.cache_dir)
     with _locks_of_making(layout):
         version = _version(layout)
-        if version is not None:  # another process was faster
-            index_room.check_version(layout.index, version)
+        outdated = version is not None and index_room.is_outdated(layout.index, version)
+        if version is not None and not outdated:  # another process was faster
             return Recovery()
         identity.refuse_second(layout)
         # Also where only the log is left: SQLite would replay it into whatever has the name next.
-        index_room.set_aside(layout.index, clock())
+        old = index_room.set_aside(layout.index, clock())
         unnamed = index_room.create(layout.index)
         index = Index(unnamed)
         try:
             identity.bind(index, layout)
-            recovery = adopt_all(index, layout, clock())
+            recovery = adopt_all(index, layout, clock)
+            if old is not None:
+                pins, leases = carry_over(old, index, clock)
+                recovery = replace(recovery, set_aside=old, outdated=outdated, pins=pins, leases=leases)
         finally:
             index.close()
         index_room.give_name(unnamed, layout.index)
@@ -92,7 +98,7 @@ def _locks_of_making(layout: Layout) -> Iterator[None]:
         yield
 
 
-def to_look(layout: Layout, clock: Callable[[], float]) -> tuple[Index, Recovery]:
+def to_look(layout: Layout, clock: Clock) -> tuple[Index, Recovery]:
     """The index as it is; without one, what the sidecars tell, in memory."""
     if layout.cache_dir.exists() and not layout.cache_dir.is_dir():
         raise CacheError(f"the cache {layout.cache_dir} is a file", hint="use another one with --cache-dir")
@@ -101,8 +107,7 @@ def to_look(layout: Layout, clock: Callable[[], float]) -> tuple[Index, Recovery
         version = index_room.version_of(layout.index)
     except sqlite3.Error as error:
         raise index_room.renamed(error, layout.index) from error
-    if version is not None:
-        index_room.check_version(layout.index, version)
+    if version is not None and not index_room.is_outdated(layout.index, version):
         index = Index(layout.index, read_only=True)
         try:
             identity.fits(index, layout)
@@ -116,4 +121,4 @@ def to_look(layout: Layout, clock: Callable[[], float]) -> tuple[Index, Recovery
         return index, Recovery()
     from fetcher.cache.recovery import adopt_all
 
-    return index, adopt_all(index, layout, clock())
+    return index, adopt_all(index, layout, clock, looking=True)

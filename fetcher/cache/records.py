@@ -140,11 +140,37 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was found when an index was made anew from the sidecars."""
+    """What was found when an index was made anew from what is on the disk."""
 
     adopted: tuple[str, ...] = ()
+    """Ids of Snapshots."""
     refused: tuple[str, ...] = ()
     """Snapshots whose sidecar or directory is not whole."""
+    blobs: int = 0
+    """Bodies that no Snapshot refers to, adopted because their trees prove them."""
+    set_aside: Path | None = None
+    """Where the old index is now; None: there was none."""
+    outdated: bool = False
+    """It was an older version's, and not damaged."""
+    pins: int = 0
+    """Taken from the old index."""
+    leases: int = 0
+
+    def __str__(self) -> str:
+        """For people; empty if there is nothing to tell."""
+        found = [(len(self.adopted), "resource"), (self.blobs, "file"), (self.pins, "pin"), (self.leases, "lease")]
+        kept = ", ".join(f"{count} {word}{'s' if count != 1 else ''}" for count, word in found if count)
+        if not kept and not self.refused and self.set_aside is None:
+            return ""
+        why = "was missing" if self.set_aside is None else "is of an older version" if self.outdated else "was damaged"
+        text = f"the index {why} and was made anew from what is in the cache: {kept or 'nothing'} found again"
+        if self.refused:
+            text += f", {len(self.refused)} left out that {'is' if len(self.refused) == 1 else 'are'} not whole"
+        if self.set_aside is None:
+            text += "; leases and pins are lost"
+        elif not self.outdated:
+            text += f"; leases and pins as far as they could be read ({self.set_aside.name} is kept)"
+        return text
 
 
 @dataclass(frozen=True, slots=True)

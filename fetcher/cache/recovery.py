@@ -4,7 +4,8 @@ Only Snapshots are adopted whose sidecar is whole and whose every file is there 
 renamed after all of it was durable. One that was found damaged has no sidecar any more. Blobs are adopted as far as
 such a Snapshot refers to them. Times of use, leases, pins and revalidations are lost; so ``keep_for`` starts anew,
 because somebody may be using what is there. For the same reason a private copy gets a lease of the id that it is named
-by, until it would have ended by default.
+by, until it would have ended by default. A directory without its sidecar is nobody's any more: its name goes at once,
+its bytes after gc's grace. Bodies that no Snapshot refers to are adopted if their trees prove them (``adoption.py``).
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import stat
 from math import isfinite
 from typing import Any
 
+from fetcher.cache.adoption import adopt_blobs
 from fetcher.cache.blobs import insert_blob, scope_of
+from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index, Rows
-from fetcher.cache.layout import HEX_64, Layout
+from fetcher.cache.layout import HEX_64, Layout, disk_errors
+from fetcher.cache.leases import insert_lease
 from fetcher.cache.publish import insert_snapshot
-from fetcher.cache.records import NewSnapshot, Recovery, SnapshotFile
+from fetcher.cache.records import Lease, NewSnapshot, Recovery, SnapshotFile
 from fetcher.cache.snapshots import ODD_JSON, SidecarError, files_of, read_sidecar, snapshot_id
 from fetcher.cache.writable import copies, lease_of
 from fetcher.model.manifest import FileEntry
@@ -29,40 +33,61 @@ COPY_LEASE_S = 86_400.0
 """What a job's lease lasts by default: longer than this, most of those that were lost would not have lasted."""
 
 
-def adopt_all(index: Index, layout: Layout, now: float) -> Recovery:
-    """Fill an empty index. Nothing on disk is changed; what is not adopted is left for gc."""
+BATCH = 200
+"""Snapshots per transaction."""
+
+
+def adopt_all(index: Index, layout: Layout, clock: Clock, *, looking: bool = False) -> Recovery:
+    """Fill an empty index. ``looking``: nothing on disk is changed."""
     adopted: list[str] = []
     refused: list[str] = []
-    _lease_copies(index, layout, now)
+    now = clock()
+    _lease_copies(index, layout, clock)
     try:
-        names = sorted(os.listdir(layout.snapshots))
+        names = sorted(name for name in os.listdir(layout.snapshots) if HEX_64.fullmatch(name))
     except FileNotFoundError:
-        return Recovery()
-    for name in names:
-        if not HEX_64.fullmatch(name):
-            continue
-        try:
-            sidecar = read_sidecar(layout, name)
-            with index.write(durable=True) as rows:
-                try:
-                    whole = _adopt(rows, layout, name, sidecar, now)
-                except sqlite3.IntegrityError as error:  # NaN, for one, is no time
-                    raise ValueError(f"odd values: {error}") from error
-        except (SidecarError, *ODD_JSON):  # anything else (no descriptors, a full disk) is no fault of the Snapshot
-            whole = False
-        (adopted if whole else refused).append(name)
-    return Recovery(tuple(adopted), tuple(refused))
+        names = []
+    for start in range(0, len(names), BATCH):
+        with index.write(durable=True) as rows:
+            for name in names[start : start + BATCH]:
+                (adopted if _adopt_one(rows, layout, name, now) else refused).append(name)
+    blobs = adopt_blobs(index, layout, now)
+    if not looking:
+        _forget_nameless(index, layout, refused, now)
+    return Recovery(tuple(adopted), tuple(refused), blobs)
 
 
-def _lease_copies(index: Index, layout: Layout, now: float) -> None:
+def _adopt_one(rows: Rows, layout: Layout, name: str, now: float) -> bool:
+    """Whether the Snapshot is whole; if it is not, no row of it stays."""
+    rows.execute("SAVEPOINT one")
+    try:
+        whole = _adopt(rows, layout, name, read_sidecar(layout, name), now)
+    except (SidecarError, sqlite3.IntegrityError, *ODD_JSON):
+        # NaN, for one, is no time. Anything else (no descriptors, a full disk) is no fault of the Snapshot.
+        whole = False
+    if not whole:
+        rows.execute("ROLLBACK TO one")
+    rows.execute("RELEASE one")
+    return whole
+
+
+def _forget_nameless(index: Index, layout: Layout, refused: list[str], now: float) -> None:
+    """Take the names of directories without a sidecar: nothing says what they should hold."""
+    for name in refused:
+        if not os.path.lexists(layout.sidecar(name)):
+            with index.write(durable=False), disk_errors("remove", layout.snapshot(name)):
+                os.rename(layout.snapshot(name), layout.condemned(layout.snapshots, now))
+
+
+def _lease_copies(index: Index, layout: Layout, clock: Clock) -> None:
     lease_ids = {lease_of(path) for path in copies(layout)}
     if not lease_ids:
         return
+    now = clock()
     with index.write(durable=True) as rows:
-        rows.executemany(
-            "INSERT INTO leases (id, kind, created_at, expires_at) VALUES (?, 'timed', ?, ?)",
-            [(lease_id, now, now + COPY_LEASE_S) for lease_id in sorted(lease_ids)],
-        )
+        for lease_id in sorted(lease_ids):
+            lease = Lease(lease_id, "timed", (), now + COPY_LEASE_S, None, now)
+            insert_lease(rows, lease, None, clock.boot_s() + COPY_LEASE_S, clock.boot_id)
 
 
 def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: float) -> bool:

@@ -1,14 +1,15 @@
 """Taking away Snapshots and the Blobs that nothing refers to. Used by gc, rm, prune and eviction alike.
 
 Snapshots are condemned inside a caller's transaction: rows go, names go under trash names. Bytes, and the Blobs that
-nothing refers to any more, are deleted after its commit, in small transactions of their own. Leases and pins are
-sacred; a Blob that a living owner holds for a Snapshot under way is left.
+nothing refers to any more, are deleted after its commit, in small transactions of their own. What only time condemns
+gets a grace instead: see ``gc.py``. Leases and pins are sacred; a Blob that a living owner holds for a Snapshot under
+way is left.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.leases import Leases, pinned
 from fetcher.cache.owners import Owners
-from fetcher.cache.snapshots import take_away
+from fetcher.cache.records import Candidate
+from fetcher.cache.snapshots import discard_names, take_away
 from fetcher.cache.steps import taken as step_taken
 from fetcher.errors import LeaseError
+from fetcher.plan import allocation
 
 BATCH = 500
 """Blobs per transaction: a Snapshot may have 100,000, and others want their turn."""
@@ -83,6 +86,54 @@ class Removal:
         removed.snapshots += wanted
         removed.trash += take_away(rows, self._layout, wanted)
         step_taken("removal:snapshot-condemned")
+
+    def condemn(self, rows: Rows, ids: Iterable[str], removed: Removed, now: float) -> None:
+        """The same for those whose time is over: nobody finds them any more, and the grace of their bytes begins."""
+        for wanted_id in ids:
+            found = rows.execute("SELECT root FROM snapshot_blobs WHERE snapshot_id = ?", (wanted_id,)).fetchall()
+            rows.executemany(
+                "UPDATE blobs SET used_at = MAX(used_at, ?) WHERE root = ?", [(now, *row) for row in found]
+            )
+            rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted_id,))
+            discard_names(self._layout, wanted_id, lambda: self._layout.condemned(self._layout.snapshots, now))
+            removed.snapshots.append(wanted_id)
+        step_taken("removal:snapshot-condemned")
+
+    def worth(
+        self,
+        chosen: Collection[str] | None,
+        free_bytes: int = 0,
+        first: Collection[str] = (),
+        *,
+        even_protected: bool = False,
+    ) -> tuple[Candidate, ...]:
+        """The ``chosen`` Snapshots, or ``first`` and then the least recently used until ``free_bytes`` are free, with
+        what each really frees in this order: a shared Blob is freed by the last that refers to it."""
+        with self._index.read() as rows:
+            protected = set() if even_protected else self.protected(rows)
+            held = self.held(rows)
+            listed = rows.execute("SELECT id, uri, last_used_at FROM snapshots ORDER BY last_used_at, id").fetchall()
+            sizes = dict(rows.execute("SELECT root, size FROM blobs").fetchall())
+            roots: dict[str, list[str]] = {}
+            users: dict[str, int] = {}
+            for snapshot_id, root in rows.execute("SELECT snapshot_id, root FROM snapshot_blobs"):
+                roots.setdefault(snapshot_id, []).append(root)
+                users[root] = users.get(root, 0) + 1
+        plan: list[Candidate] = []
+        freed = 0
+        for snapshot_id, uri, last_used_at in sorted(listed, key=lambda row: row[0] not in first):
+            if chosen is None and freed >= free_bytes and snapshot_id not in first:
+                break
+            if snapshot_id in protected or (chosen is not None and snapshot_id not in chosen):
+                continue
+            alone = 0
+            for root in roots.get(snapshot_id, ()):
+                users[root] -= 1
+                if not users[root] and root not in held:
+                    alone += allocation.blob_bytes(sizes[root]) if root in sizes else 0
+            freed += alone
+            plan.append(Candidate(snapshot_id, uri, alone, last_used_at))
+        return tuple(plan)
 
     def finish(self, removed: Removed) -> int:
         """Delete what was condemned, and the Blobs that only that referred to; bytes freed."""

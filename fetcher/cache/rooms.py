@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout
 from fetcher.cache.leases import Leases
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fetcher.cache.flights import Flights
     from fetcher.cache.gc import Collector
     from fetcher.cache.markets import Markets
+    from fetcher.cache.prune import Pruner
     from fetcher.cache.publish import Publisher
     from fetcher.cache.removal import Removal
     from fetcher.cache.space import Room
@@ -41,7 +43,7 @@ class Rooms:
         owners: Owners,
         leases: Leases,
         snapshots: Snapshots,
-        clock: Callable[[], float],
+        clock: Clock,
         owner_id: Callable[[], str],
         lock: threading.RLock,
     ) -> None:
@@ -111,6 +113,12 @@ class Rooms:
         return Collector(
             self._settings, self._index, self._layout, self._owners, self._leases, self.removal, self._clock
         )  # fmt: skip
+
+    @property
+    def pruner(self) -> Pruner:
+        from fetcher.cache.prune import Pruner
+
+        return Pruner(self._index, self.removal, self.collector)
 
     @property
     def markets(self) -> Markets:

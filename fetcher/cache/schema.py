@@ -6,7 +6,7 @@ everybody, because NULL is equal to nothing in SQL.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x66746368
 """``ftch``: file(1) and a curious person see whose database this is."""
 
@@ -82,6 +82,8 @@ CREATE TABLE leases (
     kind TEXT NOT NULL CHECK (kind IN ('timed', 'process')),
     created_at REAL NOT NULL,
     expires_at REAL,
+    ends_boot_s REAL,
+    boot_id TEXT NOT NULL,
     owner_id TEXT,
     owner_pid INTEGER,
     owner_pid_birth TEXT

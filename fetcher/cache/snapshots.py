@@ -235,11 +235,11 @@ def take_away(rows: sqlite3.Connection, layout: Layout, ids: Iterable[str]) -> l
     return trash
 
 
-def discard_names(layout: Layout, wanted: str) -> list[Path]:
-    """Move a Snapshot's directory and sidecar under trash names; returns those."""
+def discard_names(layout: Layout, wanted: str, target_name: Callable[[], Path] | None = None) -> list[Path]:
+    """Move a Snapshot's directory and sidecar under trash names, or those that ``target_name`` gives; returns those."""
     trash: list[Path] = []
     for place in (layout.snapshot(wanted), layout.sidecar(wanted)):
-        target = layout.trash(layout.snapshots)
+        target = layout.trash(layout.snapshots) if target_name is None else target_name()
         with disk_errors("remove", place):
             try:
                 os.rename(place, target)

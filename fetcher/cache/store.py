@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fetcher.cache import identity, opening
+from fetcher.cache import clock as clock_room
+from fetcher.cache import identity, opening, timekeeping
+from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout
 from fetcher.cache.leases import Leases
@@ -25,9 +27,9 @@ from fetcher.errors import InternalError
 
 if TYPE_CHECKING:
     from fetcher.cache.condemn import Condemning
-    from fetcher.cache.gc import PrunePlan
     from fetcher.cache.markets import Markets
     from fetcher.cache.partials import Partial
+    from fetcher.cache.prune import PrunePlan
     from fetcher.cache.publish import PublishedFile
     from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
     from fetcher.cache.space import Reservation
@@ -44,7 +46,7 @@ class Cache:
         layout: Layout,
         index: Index,
         recovery: Recovery,
-        clock: Callable[[], float],
+        clock: Clock,
         read_only: bool,
     ) -> None:
         self.settings = settings
@@ -54,6 +56,8 @@ class Cache:
         """What was adopted, if this call had to make the index anew."""
         self.read_only = read_only
         self._clock = clock
+        self._ahead_s = clock() - clock.boot_s()
+        """How far the calendar was ahead of the boot's clock when we last looked."""
         self._owners = Owners(layout, lost_after_s=settings.owner_lost_after_s, clock=clock)
         self._leases = Leases(index, self._owners, clock)
         self._snapshots = Snapshots(index, layout, clock, keep_from=settings.keep_from)
@@ -79,13 +83,13 @@ class Cache:
 
         Raises CacheError, with the cure, for anything that can't be used as it is.
         """
-        layout = Layout(settings)
+        layout, whole_clock = Layout(settings), clock_room.of(clock)
         if read_only:
-            index, recovery = opening.to_look(layout, clock)
+            index, recovery = opening.to_look(layout, whole_clock)
         else:
             layout.prepare()
-            index, recovery = opening.to_write(layout, clock)
-        return cls(settings, layout, index, recovery, clock, read_only)
+            index, recovery = opening.to_write(layout, whole_clock)
+        return cls(settings, layout, index, recovery, whole_clock, read_only)
 
     def close(self) -> None:
         """Close Partials still open (they are kept for resume), drop our lock, close the index. May be called again."""
@@ -129,7 +133,15 @@ class Cache:
 
     def lookup(self, key: str, principal: str | None) -> Snapshot | None:
         """The newest complete Snapshot of this Resource that is public or this principal's, fresh or not."""
+        self._settle()
         return self._snapshots.lookup(key, principal)
+
+    def _settle(self) -> None:
+        """If the calendar was set while we were open, move the times of all rows with it."""
+        ahead_s = self._clock() - self._clock.boot_s()
+        if abs(ahead_s - self._ahead_s) > timekeeping.JUMP_S and not self.read_only:
+            self._ahead_s = ahead_s
+            timekeeping.settle(self.index, self._clock)
 
     def touch(self, snapshot_id: str) -> None:
         """It was used just now. Best effort, written at most once a minute."""
@@ -301,9 +313,11 @@ class Cache:
 
     # --- retention
 
-    def gc(self, *, dry_run: bool = False) -> GcReport:
-        """Remove what has had its time and what crashes left."""
-        return self._rooms.collector.collect(dry_run=dry_run)
+    def gc(self, *, dry_run: bool = False, at_once: bool = False) -> GcReport:
+        """Remove what has had its time and what crashes left, in two phases. ``at_once``: without the grace between
+        them."""
+        self._settle()
+        return self._rooms.collector.collect(dry_run=dry_run, at_once=at_once)
 
     def tidy(self) -> GcReport | None:
         """``gc`` if it is due: for the end of a command that did something else. None: it was not."""
@@ -312,11 +326,11 @@ class Cache:
     def remove(self, snapshot_ids: Sequence[str], *, force: bool = False, dry_run: bool = False) -> GcReport:
         """Remove Snapshots now, or say what would come of it. Raises LeaseError for leased or pinned ones, unless
         ``force``."""
-        return self._rooms.collector.remove(snapshot_ids, force=force, dry_run=dry_run)
+        return self._rooms.pruner.remove(snapshot_ids, force=force, dry_run=dry_run)
 
     def prune_plan(self, *, max_bytes: int | None = None) -> PrunePlan:
         """What pruning would remove: until Blobs take at most ``max_bytes``; None: what has had its time."""
-        return self._rooms.collector.plan(max_bytes=max_bytes)
+        return self._rooms.pruner.plan(max_bytes=max_bytes)
 
     def survey(self, snapshots: Sequence[Snapshot] | None, look: Callable[[], None]) -> Survey:
         """What a scrub of these Snapshots (None: all, and every Blob) is to read. ``look`` may raise to end it."""

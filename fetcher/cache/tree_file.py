@@ -4,7 +4,7 @@
 
     8   magic "FETTREE1"
     4   length of the header, little-endian
-    n   header: JSON object {root, size, block_bytes, digests, verified_by}
+    n   header: JSON object {root, size, block_bytes, digests, verified_by, content_id, scope}
     32× chaining values, one per block, in order (none where block_bytes is 0: made without the compiled core)
     4   CRC-32 of everything before, little-endian
 """
@@ -38,6 +38,10 @@ class TreeFile:
     """Computed by us over the whole content."""
     verified_by: str
     """What the origin's claim was compared with when the bytes came in."""
+    content_id: str | None = None
+    """What the bytes were fetched as, and for whom (``scope``; empty: everybody): so that a Blob whose row is lost can
+    be given to the same askers again, and to nobody else. None: not known."""
+    scope: str | None = None
 
     def encode(self) -> bytes:
         header = json.dumps(
@@ -47,6 +51,8 @@ class TreeFile:
                 "block_bytes": self.block_bytes,
                 "digests": [str(digest) for digest in self.digests],
                 "verified_by": self.verified_by,
+                "content_id": self.content_id,
+                "scope": self.scope,
             },
             sort_keys=True,
         ).encode()
@@ -72,6 +78,8 @@ class TreeFile:
                 chaining_values=raw[12 + length : -4],
                 digests=tuple(Digest.parse(text) for text in header["digests"]),
                 verified_by=str(header["verified_by"]),
+                content_id=_text(header.get("content_id")),
+                scope=_text(header.get("scope")),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"odd header: {error}") from error
@@ -81,6 +89,20 @@ class TreeFile:
         return tree
 
 
-def tree_of(root: str, size: int, block_bytes: int, cvs: Sequence[bytes], digests: Sequence[Digest], by: str) -> bytes:
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def tree_of(
+    root: str,
+    size: int,
+    block_bytes: int,
+    cvs: Sequence[bytes],
+    digests: Sequence[Digest],
+    by: str,
+    *,
+    content_id: str | None = None,
+    scope: str | None = None,
+) -> bytes:
     """Bytes of a new tree file."""
-    return TreeFile(root, size, block_bytes, b"".join(cvs), tuple(digests), by).encode()
+    return TreeFile(root, size, block_bytes, b"".join(cvs), tuple(digests), by, content_id, scope).encode()

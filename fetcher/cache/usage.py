@@ -61,8 +61,9 @@ def measure(cache: Cache) -> Usage:
     )
 
 
-def allocated(top: Path, seen: set[tuple[int, int]]) -> int:
-    """Bytes below a directory. ``seen`` holds the bodies with several names, so that each counts once.
+def allocated(top: Path, seen: set[tuple[int, int]], *, last_names_only: bool = False) -> int:
+    """Bytes below a directory. ``seen`` holds the bodies with several names, so that each counts once;
+    ``last_names_only``: they count for nothing, because they stay under their other names.
 
     Jobs write into private copies, so a folder is opened by its name in its parent, never through a symlink, and may
     lie deeper than paths and descriptors reach: one is open at a time, and the way back is ``..``, if that is still
@@ -76,7 +77,7 @@ def allocated(top: Path, seen: set[tuple[int, int]]) -> int:
     way: list[tuple[tuple[int, int], list[str]]] = []
     """From the top to where we are: which folder that is, and the names in it still to be entered."""
     try:
-        total += _enter(here, seen, way)
+        total += _enter(here, seen, way, last_names_only)
         while way:
             if way[-1][1]:
                 try:
@@ -85,7 +86,7 @@ def allocated(top: Path, seen: set[tuple[int, int]]) -> int:
                     continue
                 os.close(here)
                 here = below
-                total += _enter(here, seen, way)
+                total += _enter(here, seen, way, last_names_only)
                 continue
             way.pop()
             if way:
@@ -101,7 +102,9 @@ def allocated(top: Path, seen: set[tuple[int, int]]) -> int:
     return total
 
 
-def _enter(here: int, seen: set[tuple[int, int]], way: list[tuple[tuple[int, int], list[str]]]) -> int:
+def _enter(
+    here: int, seen: set[tuple[int, int]], way: list[tuple[tuple[int, int], list[str]]], last_names_only: bool
+) -> int:
     """Bytes of what is in a folder; its own folders are left for later."""
     total = 0
     folders: list[str] = []
@@ -115,7 +118,7 @@ def _enter(here: int, seen: set[tuple[int, int]], way: list[tuple[tuple[int, int
             if stat.S_ISDIR(status.st_mode):
                 folders.append(entry.name)
             elif status.st_nlink > 1:
-                if _identity(status) in seen:
+                if last_names_only or _identity(status) in seen:
                     continue
                 seen.add(_identity(status))
             total += status.st_blocks * 512

@@ -90,13 +90,13 @@ class Copies:
         """Remove a copy, staged or adopted. What can't be removed stays under a trash name, which every gc tries."""
         if path.parent != self._layout.writable or not (path.name.startswith(STAGING) or _COPY.fullmatch(path.name)):
             raise InternalError(f"{path} is not a copy of this cache")
-        _remove(self._layout, path)
+        remove(self._layout, path)
 
     def discard_of(self, lease_id: str) -> None:
         """Remove the copies of a lease whose row is gone."""
         for path in copies(self._layout):
             if lease_of(path) == lease_id:
-                _remove(self._layout, path)
+                remove(self._layout, path)
 
 
 # --- what removing and measuring needs
@@ -122,23 +122,13 @@ def ownerless(rows: Rows, found: list[Path]) -> list[Path]:
     return [path for path in found if not rows.execute("SELECT 1 FROM leases WHERE id=?", (lease_of(path),)).fetchone()]
 
 
-def sweep(index: Index, layout: Layout) -> tuple[int, int]:
-    """Remove the copies of ended leases, whose rows are gone; their number and the bytes freed."""
-    found = copies(layout)
-    if not found:
-        return 0, 0
-    with index.read() as rows:
-        going = ownerless(rows, found)
-    return len(going), sum(_remove(layout, path) for path in going)
-
-
-def _remove(layout: Layout, path: Path) -> int:
-    """Bytes freed. First its name goes: whatever happens then, it is nobody's copy any more."""
+def remove(layout: Layout, path: Path) -> int | None:
+    """Bytes freed; None if it is gone. First its name goes: whatever happens then, it is nobody's copy any more."""
     trash = layout.trash(layout.writable)
     try:
         os.rename(path, trash)
     except FileNotFoundError:
-        return 0
+        return None
     except OSError:
         return remove_any(path)  # something is mounted on it here; the rest goes
     return remove_any(trash)

@@ -102,7 +102,10 @@ class Context:
         """The cache alone, opened; a context manager. ``looking`` creates and changes nothing."""
         from fetcher.cache.store import Cache
 
-        return Cache.open(self.settings, read_only=looking)
+        cache = Cache.open(self.settings, read_only=looking)
+        if remark := str(cache.recovery):
+            self.output.say(remark)
+        return cache
 
     def fetcher(self, on_event: Callable[[Event], None] | None = None) -> Fetcher:
         """The library's object; opens nothing yet. Of a dry run it only looks."""

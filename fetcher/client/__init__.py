@@ -90,7 +90,18 @@ class Fetcher:
             if self._closed:
                 raise UsageError("this Fetcher was closed", hint="make a new one, or stay inside its async with block")
             self._cache = Cache.open(self.settings, read_only=self._looking)
+            self._tell(str(self._cache.recovery))
         return self._cache
+
+    def _tell(self, remark: str) -> None:
+        """To whoever listens; an exception of his is his own."""
+        if remark and self._on_event is not None:
+            from fetcher.model.events import Notice
+
+            try:
+                self._on_event(Notice("", remark))
+            except Exception:
+                self._on_event = None
 
     async def __aenter__(self) -> Fetcher:
         return self

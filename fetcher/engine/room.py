@@ -58,7 +58,7 @@ class Room:
         """The plan, once its bytes fit. Raises NoSpaceError if they never will."""
         if not plan.fits or plan.evictions:
             # Garbage goes before anybody's good copy does.
-            await self._tools.workers.slow(self._cache.gc)
+            await self._tools.workers.slow(lambda: self._cache.gc(at_once=True))
             plan = await self._tools.workers.slow(self._plan_rows, prepared)
         return plan if plan.fits else await self._wait(prepared, plan, observer)
 

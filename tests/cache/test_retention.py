@@ -16,6 +16,7 @@ from tests.cache.world import (
     MIB,
     Clock,
     block_of,
+    collect_twice,
     entry,
     files_below,
     head_of,
@@ -24,6 +25,7 @@ from tests.cache.world import (
     paint,
     publish,
     put,
+    sha256,
     tree_on_disk,
 )
 
@@ -37,14 +39,80 @@ def test_an_expired_snapshot_goes_with_its_blobs(cache: Cache, clock: Clock) -> 
     clock.turn(101)
     would = cache.gc(dry_run=True)
     assert (would.snapshots, would.dry_run) == ((old.id,), True)
-    assert would.bytes_freed == 2 * MIB
+    assert would.bytes_freed == 2 * MIB + 4096
     assert old.path.exists()
     report = cache.gc()
-    assert (report.snapshots, report.blobs) == ((old.id,), 1)
-    assert report.bytes_freed >= 2 * MIB
+    assert (report.snapshots, report.blobs) == ((old.id,), 0)
     assert cache.snapshots() == [new]
     assert not old.path.exists() and not cache.layout.sidecar(old.id).exists()
+    clock.turn(cache.settings.gc_grace_s - 1)
+    assert cache.gc().blobs == 0
+    clock.turn(1)
+    would = cache.gc(dry_run=True)
+    report = cache.gc()
+    assert (report.snapshots, report.blobs, report.leftovers) == ((), 1, 2)
+    assert report.bytes_freed == would.bytes_freed and 2 * MIB <= report.bytes_freed < 2 * MIB + 64 * 1024
     assert len(list(cache.layout.blobs.glob("??/*"))) == 1
+
+
+def test_what_mounted_a_condemned_snapshot_reads_on_and_who_asks_again_downloads_nothing(
+    cache: Cache, clock: Clock
+) -> None:
+    data = paint(2 * MIB)
+    old = publish(cache, "old", {"f": data}, keep_for_s=100.0)
+    mounted = os.open(old.path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        clock.turn(101)
+        assert cache.gc().snapshots == (old.id,)
+        assert cache.lookup(key_of("old"), None) is None
+        descriptor = os.open("f", os.O_RDONLY, dir_fd=mounted)
+        assert os.read(descriptor, 100) == data[:100]
+        os.close(descriptor)
+    finally:
+        os.close(mounted)
+    assert cache.find_blob(sha256(data), len(data), principal=None) is not None
+    again = publish(cache, "old", {"f": data})
+    clock.turn(cache.settings.gc_grace_s + 1)
+    assert cache.gc().blobs == 0
+    assert tree_on_disk(again.path) == {"f": data}
+
+
+def test_whoever_needs_the_space_waits_for_no_grace(cache: Cache, clock: Clock) -> None:
+    old = publish(cache, "old", {"f": paint(2 * MIB)}, keep_for_s=100.0)
+    clock.turn(101)
+    cache.gc()
+    would = cache.gc(dry_run=True, at_once=True)
+    report = cache.gc(at_once=True)
+    assert (report.blobs, report.bytes_freed) == (1, would.bytes_freed) and report.bytes_freed >= 2 * MIB
+    assert not old.path.exists() and list(cache.layout.snapshots.iterdir()) == []
+
+
+def test_only_names_of_ours_are_removed(cache: Cache, clock: Clock) -> None:
+    """Whatever others put into our directories stays, however old."""
+    layout = cache.layout
+    publish(cache, "m", {"f": paint(2 * MIB)})
+    strange = [
+        layout.blobs / "ab" / "README",
+        layout.blobs / "ab" / f"{'cd' * 32}",
+        layout.blobs / "abc" / f"{'ab' * 32}",
+        layout.snapshots / "notes.json",
+        layout.snapshots / ".trash",
+        layout.snapshots / ".condemned-soon",
+        layout.partials / "mine",
+        layout.partials / f"{'a' * 64}.somebody",
+        layout.owners / "root",
+        layout.writable / "mine",
+        layout.cache_dir / "data" / f"{'ab' * 32}",
+    ]
+    for path in strange:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"theirs")
+        os.utime(path, (1, 1))
+    clock.turn(100 * DAY_S)
+    cache.prune_plan(max_bytes=0).execute()
+    collect_twice(cache, clock)
+    cache.gc(at_once=True)
+    assert cache.snapshots() == [] and all(path.read_bytes() == b"theirs" for path in strange)
 
 
 def test_a_shared_blob_stays_as_long_as_one_needs_it(cache: Cache, clock: Clock) -> None:
@@ -178,7 +246,7 @@ def test_strangers_files_are_swept_after_the_grace(cache: Cache, clock: Clock) -
     cache.layout.snapshot(strange).mkdir()
     (cache.layout.snapshot(strange) / "f").write_bytes(b"no row")
     cache.layout.sidecar(strange).write_bytes(b"{}")
-    (cache.layout.snapshots / ".trash-1").mkdir()
+    (cache.layout.snapshots / f".trash-{'1' * 32}").mkdir()
     outside = cache.layout.cache_dir / "mine.txt"
     outside.write_text("not ours")
     assert cache.gc().leftovers == 1, "trash at once, the rest may be under way"
@@ -220,7 +288,7 @@ def test_a_command_removes_what_has_expired(cache: Cache, clock: Clock) -> None:
 
 
 def test_without_anything_expired_commands_share_the_work(cache: Cache, clock: Clock) -> None:
-    leftover = cache.layout.snapshots / ".trash-1"
+    leftover = cache.layout.snapshots / f".trash-{'1' * 32}"
     assert cache.tidy() is not None
     leftover.mkdir()
     clock.turn(gc.COLLECT_EVERY_S - 1)
@@ -271,8 +339,9 @@ def test_prune_to_a_size(cache: Cache, clock: Clock) -> None:
     ids = three(cache, clock)
     assert cache.prune_plan(max_bytes=8 * MIB).snapshots == ()
     plan = cache.prune_plan(max_bytes=5 * MIB)
-    assert (plan.snapshots, plan.bytes_expected) == ((ids[0], ids[1]), 4 * MIB)
-    assert cache.prune_plan(max_bytes=0).bytes_expected == 8 * MIB
+    with_trees = 2 * MIB + 4096
+    assert (plan.snapshots, plan.bytes_expected) == ((ids[0], ids[1]), 2 * with_trees)
+    assert cache.prune_plan(max_bytes=0).bytes_expected == 4 * with_trees
     cache.lease_timed([ids[1]], 1000)  # since the plan was made
     assert plan.execute().snapshots == (ids[0],)
     assert {snapshot.id for snapshot in cache.snapshots()} == {ids[1], ids[2]}
@@ -283,7 +352,7 @@ def test_prune_without_a_size_is_what_had_its_time(cache: Cache, clock: Clock) -
     publish(cache, "new", {"f": b"new"})
     clock.turn(11)
     plan = cache.prune_plan()
-    assert (plan.snapshots, plan.bytes_expected) == ((old.id,), 3)
+    assert (plan.snapshots, plan.bytes_expected) == ((old.id,), 4096)
     assert plan.execute().snapshots == (old.id,)
 
 

@@ -630,12 +630,13 @@ def test_a_file_in_place_of_a_folder_of_blobs(cache: Cache, snapshot: Snapshot) 
 
 def test_a_body_that_became_a_symlink(cache: Cache, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the survey, before it is read."""
-    blob, real, done = cache.layout.blob(root_of(CONTENTS["big"])), engine.check, threading.Lock()
+    blob, real, turn = cache.layout.blob(root_of(CONTENTS["big"])), engine.check, threading.Lock()
 
     def check(*arguments: Any) -> Any:
-        if done.acquire(blocking=False):
-            blob.unlink()
-            blob.symlink_to("/etc/passwd")
+        with turn:  # nobody reads before the first has done it
+            if not blob.is_symlink():
+                blob.unlink()
+                blob.symlink_to("/etc/passwd")
         return real(*arguments)
 
     monkeypatch.setattr(engine, "check", check)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import blake3
 
 from fetcher import hashing
+from fetcher.cache.clock import machine_boot_id
 from fetcher.cache.layout import content_id
-from fetcher.cache.records import Blob, NewSnapshot, PartialHead, SmallFile, Snapshot
+from fetcher.cache.records import Blob, GcReport, NewSnapshot, PartialHead, SmallFile, Snapshot
 from fetcher.cache.store import Cache
 from fetcher.config import Settings
 from fetcher.model.digest import Digest
@@ -33,12 +35,29 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = time.time()
+        self.since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.boot_id = machine_boot_id()
 
     def __call__(self) -> float:
         return self.now
 
+    def boot_s(self) -> float:
+        return self.since_boot
+
     def turn(self, seconds: float) -> None:
+        """Time passes."""
         self.now += seconds
+        self.since_boot += seconds
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the calendar."""
+        self.now += seconds
+
+    def reboot(self, seconds: float = 30.0) -> None:
+        """The machine was off, and is up again."""
+        self.now += seconds
+        self.since_boot = 1.0
+        self.boot_id = str(uuid.uuid4())
 
 
 def settings(cache_dir: Path, **options: Any) -> Settings:
@@ -151,6 +170,13 @@ def publish(
         files.append((entry(path, data), blob.root if blob else None, "sha256"))
     now = cache._clock()
     return cache.publish(new_snapshot(name, contents, now, private=private, principal=principal, **more), files)
+
+
+def collect_twice(cache: Cache, clock: Clock) -> GcReport:
+    """Both phases of gc, with the grace between them."""
+    condemned = cache.gc()
+    clock.turn(cache.settings.gc_grace_s + 1)
+    return condemned + cache.gc()
 
 
 def tree_on_disk(directory: Path) -> dict[str, bytes]:

@@ -1,0 +1,88 @@
+"""Pins and leases out of an index that was set aside, as far as it can still be read: they are in no sidecar. Best
+effort, row by row; what can't be read is lost, and told.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from fetcher.cache.clock import Clock
+from fetcher.cache.index import Index
+from fetcher.cache.layout import HEX_32, HEX_64
+from fetcher.cache.leases import insert_lease
+from fetcher.cache.records import Lease
+
+_LEASES_V2 = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth, ends_boot_s, boot_id"
+_LEASES_V1 = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth, NULL, NULL"
+
+
+def carry_over(old: Path, index: Index, clock: Clock) -> tuple[int, int]:
+    """Take pins, and leases on Snapshots that were adopted, from the database ``old``; how many of each."""
+    try:
+        with closing(sqlite3.connect(old.as_uri() + "?mode=ro", uri=True)) as source:
+            pins = [row for row in _read(source, "SELECT name, resource_key, created_at FROM pins") if _is_pin(row)]
+            leases = list(_read(source, f"SELECT {_LEASES_V2} FROM leases"))
+            leases = leases or list(_read(source, f"SELECT {_LEASES_V1} FROM leases"))
+            members: dict[str, list[str]] = {}
+            for lease_id, snapshot_id in _read(source, "SELECT lease_id, snapshot_id FROM lease_snapshots"):
+                members.setdefault(str(lease_id), []).append(str(snapshot_id))
+    except sqlite3.Error:
+        return 0, 0
+    with index.write(durable=True) as rows:
+        rows.executemany("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", pins)
+        known = {snapshot_id for (snapshot_id,) in rows.execute("SELECT id FROM snapshots")}
+        kept = 0
+        for row in leases:
+            taken = _lease_of(row, tuple(sorted(known.intersection(members.get(str(row[0]), ())))), clock)
+            if taken is None:
+                continue
+            lease, birth, ends_boot_s, boot_id = taken
+            rows.execute("DELETE FROM leases WHERE id = ?", (lease.id,))  # of a copy, made by name
+            insert_lease(rows, lease, birth, ends_boot_s, boot_id)
+            rows.executemany(
+                "INSERT INTO lease_snapshots VALUES (?, ?)", [(lease.id, held) for held in lease.snapshot_ids]
+            )
+            kept += 1
+    return len(pins), kept
+
+
+def _read(source: sqlite3.Connection, question: str) -> Iterator[tuple[Any, ...]]:
+    """Rows until one can't be read."""
+    try:
+        yield from source.execute(question)
+    except sqlite3.Error:
+        return
+
+
+def _is_pin(row: tuple[Any, ...]) -> bool:
+    name, key, created_at = row
+    return isinstance(name, str) and isinstance(key, str) and bool(HEX_64.fullmatch(key)) and _is_time(created_at)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value)
+
+
+def _lease_of(
+    row: tuple[Any, ...], snapshot_ids: tuple[str, ...], clock: Clock
+) -> tuple[Lease, str | None, float | None, str] | None:
+    """A lease that makes sense; whether it still lives is asked as of any other."""
+    lease_id, kind, created_at, expires_at, owner_id, owner_pid, birth, ends_boot_s, boot_id = row
+    if not snapshot_ids or not HEX_32.fullmatch(str(lease_id)) or kind not in ("timed", "process"):
+        return None
+    if not _is_time(created_at) or (kind == "timed" and not _is_time(expires_at)):
+        return None
+    if (kind == "process" and not HEX_32.fullmatch(str(owner_id))) or not isinstance(owner_pid, int | None):
+        return None
+    if boot_id is None:  # before there were boots: its end is the calendar's, and this may be its boot
+        boot_id = clock.boot_id
+        ends_boot_s = None if expires_at is None else clock.boot_s() + float(expires_at) - clock()
+    if kind == "timed" and not _is_time(ends_boot_s):
+        return None
+    lease = Lease(str(lease_id), kind, snapshot_ids, expires_at, owner_id, created_at, owner_pid)
+    return lease, None if birth is None else str(birth), ends_boot_s, str(boot_id)
