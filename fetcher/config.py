@@ -25,6 +25,9 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
+QUOTA_MIN_BYTES = 64 * MIB
+"""Index, log and what is set aside take a few; below this a quota would be about them."""
+
 DEFAULT_HF_ENDPOINT = "https://huggingface.co"
 DEFAULT_OLLAMA_URL = "https://registry.ollama.ai"
 DEFAULT_S3_ENDPOINT = "https://s3.amazonaws.com"
@@ -100,6 +103,8 @@ class Settings:
     """8 TiB; a larger claim is refused before anything is reserved."""
     space_floor_bytes: int = 256 * MIB
     """Free bytes that a Plan must leave on the file system."""
+    quota_bytes: int | None = None
+    """What the cache may take in all: its files as they are allocated, its index, and what is promised to downloads."""
 
     heartbeat_s: float = 5.0
     owner_lost_after_s: float = 30.0
@@ -339,6 +344,7 @@ _READERS: dict[str, Callable[[object], object]] = {
     "manifest_files_max": values.count,
     "file_bytes_max": values.size_bytes,
     "space_floor_bytes": values.size_bytes,
+    "quota_bytes": values.size_bytes,
     "heartbeat_s": values.time_limit_s,
     "owner_lost_after_s": values.time_limit_s,
     "gc_grace_s": values.duration_s,
@@ -356,6 +362,11 @@ def _check_together(settings: Settings) -> None:
         )
     if settings.backoff_max_s < settings.backoff_min_s:
         raise UsageError("backoff_max_s is less than backoff_min_s", hint="swap the two, or leave both out")
+    if settings.quota_bytes is not None and settings.quota_bytes < QUOTA_MIN_BYTES:
+        raise UsageError(
+            f"quota_bytes ({settings.quota_bytes}) is less than the {QUOTA_MIN_BYTES} that a cache needs for itself",
+            hint=f"set {variable('quota_bytes')} to what models take and the disk can give: 500GB",
+        )
     if settings.owner_lost_after_s <= settings.heartbeat_s:
         raise UsageError(
             "owner_lost_after_s must be longer than heartbeat_s: every owner would be taken for lost",

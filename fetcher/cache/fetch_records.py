@@ -109,6 +109,8 @@ class Candidate:
     bytes: int
     """Freed by removing it alone: what it shares with others is not counted."""
     last_used_at: float
+    blobs: int = 0
+    """How many go with it; known where it was worked out what each frees in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,27 @@ class Space:
     """Must stay free."""
     evictable: tuple[Candidate, ...]
     """Least recently used first; neither leased nor pinned."""
+    quota_bytes: int | None = None
+    """What the cache may take in all; None: the disk is the limit."""
+    used_bytes: int = 0
+    """What it takes now, with room for its index; not known without a quota."""
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the disk has for a new Plan; negative if too much is promised already."""
+        return self.free_bytes - self.reserved_bytes - self.floor_bytes
+
+    @property
+    def quota_left_bytes(self) -> int:
+        """What the quota leaves for one."""
+        if self.quota_bytes is None:
+            return 1 << 62
+        return self.quota_bytes - self.used_bytes - self.reserved_bytes
 
     @property
     def available_bytes(self) -> int:
         """What a new Plan may take without evicting."""
-        return max(0, self.free_bytes - self.reserved_bytes - self.floor_bytes)
+        return max(0, min(self.disk_bytes, self.quota_left_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +159,14 @@ class Usage:
     copy_bytes: int
     """Private copies of Snapshots, with what jobs wrote into them."""
     index_bytes: int
+    other_bytes: int
+    """Life signs, lists of markets, what is set aside for a full disk, and the directories themselves."""
+    quota_bytes: int | None
     total_bytes: int
     """Of the file system."""
     free_bytes: int
     reserved_bytes: int
+    """Promised to living downloads, and not yet drawn by them."""
     snapshots: int
     blobs: int
     partials: int
@@ -155,4 +177,5 @@ class Usage:
     @property
     def cache_bytes(self) -> int:
         """All of it."""
-        return self.blob_bytes + self.partial_bytes + self.snapshot_bytes + self.copy_bytes + self.index_bytes
+        parts = (self.blob_bytes, self.partial_bytes, self.snapshot_bytes, self.copy_bytes)
+        return sum(parts) + self.index_bytes + self.other_bytes

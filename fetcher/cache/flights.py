@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from fetcher.cache.index import Index
+from fetcher.cache.index import Index, Rows
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import FlightClaim, OwnerState
 
@@ -81,3 +81,11 @@ class Flights:
                 "DELETE FROM flights WHERE content_id = ? AND owner_id = ?",
                 [(content, self._owner_id) for content in contents],
             )
+
+
+def living(rows: Rows, owners: Owners, contents: Collection[str]) -> set[str]:
+    """Those of ``contents`` that an owner who is not dead fetches."""
+    wanted = set(contents)
+    found = [row for row in rows.execute("SELECT content_id, owner_id FROM flights").fetchall() if row[0] in wanted]
+    alive = {owner: owners.state(owner) == "alive" for owner in {owner for _, owner in found}}
+    return {content for content, owner in found if alive[owner]}

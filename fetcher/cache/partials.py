@@ -109,6 +109,12 @@ class Partial:
             whole = len(self.proven) * hashing.BLOCK_BYTES
             return whole - (hashing.BLOCK_BYTES - self._length(last) if last in self.proven else 0)
 
+    @property
+    def bytes_unproven(self) -> int:
+        """Allocated to ``data`` and not proven: what is written there anew takes no new space."""
+        with self._call(), self._renamed("look at"):
+            return max(0, os.fstat(self.fd).st_blocks * 512 - self.bytes_proven)
+
     def poison(self) -> None:
         """The disk broke its word: nothing of this is ever published or resumed."""
         self._poison = self._poison or CacheError(

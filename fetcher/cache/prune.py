@@ -5,7 +5,7 @@ after gc's grace: its space is wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fetcher.cache.gc import Collector
 from fetcher.cache.index import Index
@@ -21,6 +21,8 @@ class PrunePlan:
     """Least recently used first."""
     garbage: GcReport
     """What goes besides: what has had its time and what crashes left."""
+    blobs: int
+    """That go with the candidates."""
     _pruner: Pruner = field(repr=False, compare=False)
 
     @property
@@ -32,6 +34,12 @@ class PrunePlan:
     def bytes_expected(self) -> int:
         """Freed if all of them can be removed. What was leased or pinned since is left out then."""
         return sum(item.bytes for item in self.candidates) + self.garbage.bytes_freed
+
+    @property
+    def report(self) -> GcReport:
+        """What ``execute()`` would return, if nothing changes until then."""
+        blobs = self.garbage.blobs + self.blobs
+        return replace(self.garbage, snapshots=self.snapshots, blobs=blobs, bytes_freed=self.bytes_expected)
 
     def execute(self) -> GcReport:
         """Remove them, then the garbage."""
@@ -55,7 +63,10 @@ class Pruner:
                     self._removal.refuse_protected(rows, ids)
             chosen = self._removal.worth(tuple(ids), even_protected=force)
             return GcReport(
-                tuple(item.snapshot_id for item in chosen), bytes_freed=sum(item.bytes for item in chosen), dry_run=True
+                tuple(item.snapshot_id for item in chosen),
+                sum(item.blobs for item in chosen),
+                bytes_freed=sum(item.bytes for item in chosen),
+                dry_run=True,
             )
         removed = Removed()
         with self._index.write(durable=True) as rows:
@@ -92,7 +103,7 @@ class Pruner:
             bytes_freed=garbage.bytes_freed - sum(item.bytes for item in expired),
             dry_run=True,
         )
-        return PrunePlan(chosen, rest, self)
+        return PrunePlan(chosen, rest, sum(item.blobs for item in chosen), self)
 
     def carry_out(self, ids: Sequence[str]) -> GcReport:
         """Remove those of these Snapshots that are neither leased nor pinned, then collect garbage."""

@@ -25,6 +25,7 @@ from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import weakest
 from fetcher.model.manifest import FileEntry
 from fetcher.model.paths import check_tree, safe_path
+from fetcher.plan import allocation
 
 FOLDER_MODE = 0o755
 FILE_MODE = 0o444
@@ -45,7 +46,9 @@ class Publisher:
         self._clock = clock
         self._owner_id = owner_id
 
-    def publish(self, new: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot:
+    def publish(
+        self, new: NewSnapshot, files: Sequence[PublishedFile], draw: Callable[[int], None] = lambda _: None
+    ) -> Snapshot:
         """Make the Snapshot of these files visible, or find that it is already there (then its times restart).
 
         Raises GoneError with the roots that were removed meanwhile (fetch them again), ForbiddenError for names that
@@ -59,11 +62,11 @@ class Publisher:
         check_tree([entry.path for entry, _, _ in ordered])
         while True:
             try:
-                return self._publish(new, ordered)
+                return self._publish(new, ordered, draw)
             except _TakenOutError:
                 continue
 
-    def _publish(self, new: NewSnapshot, ordered: Sequence[PublishedFile]) -> Snapshot:
+    def _publish(self, new: NewSnapshot, ordered: Sequence[PublishedFile], draw: Callable[[int], None]) -> Snapshot:
         """One try. Raises _TakenOutError if meanwhile something was found damaged that we have just linked."""
         with self._index.read() as rows:
             taken_out = blobs_taken_out(rows)
@@ -77,7 +80,7 @@ class Publisher:
         trash: list[Path] = []
         try:
             with disk_errors("publish", self._layout.snapshot(wanted)):
-                filling = _Directory(staged, self._layout)
+                filling = _Directory(staged, self._layout, draw)
                 filling.fill(ordered)
                 step_taken("snapshot:filled")
                 durable.barrier(filling.to_sync, self._layout.snapshots)
@@ -213,9 +216,11 @@ class _Directory:
     its names are an origin's.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: Layout, draw: Callable[[int], None]) -> None:
+        """``draw`` is told of bytes about to be written for a second body."""
         self._path = path
         self._layout = layout
+        self._draw = draw
         self._open: list[tuple[str, int]] = []
         """Folder names below the top with their descriptors; the top's name is empty."""
         self.to_sync: list[str] = []
@@ -284,6 +289,7 @@ class _Directory:
             return None
         try:
             copied = identity_of(os.fstat(source))
+            self._draw(allocation.whole_units(entry.size))
             target = self._create(name, folder)
             try:
                 durable.clone_into(source, target, entry.size)

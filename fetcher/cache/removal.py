@@ -126,14 +126,21 @@ class Removal:
                 break
             if snapshot_id in protected or (chosen is not None and snapshot_id not in chosen):
                 continue
-            alone = 0
+            alone, blobs = self._sidecar_bytes(snapshot_id), 0
             for root in roots.get(snapshot_id, ()):
                 users[root] -= 1
-                if not users[root] and root not in held:
-                    alone += allocation.blob_bytes(sizes[root]) if root in sizes else 0
+                if not users[root] and root not in held and root in sizes:
+                    alone += allocation.blob_bytes(sizes[root])
+                    blobs += 1
             freed += alone
-            plan.append(Candidate(snapshot_id, uri, alone, last_used_at))
+            plan.append(Candidate(snapshot_id, uri, alone, last_used_at, blobs))
         return tuple(plan)
+
+    def _sidecar_bytes(self, snapshot_id: str) -> int:
+        try:
+            return os.lstat(self._layout.sidecar(snapshot_id)).st_blocks * 512
+        except OSError:
+            return 0
 
     def finish(self, removed: Removed) -> int:
         """Delete what was condemned, and the Blobs that only that referred to; bytes freed."""

@@ -93,6 +93,12 @@ class Rooms:
 
         return Flights(self._index, self._owners, self._owner_id(), self._clock)
 
+    def flights_living(self, contents: Collection[str]) -> set[str]:
+        from fetcher.cache.flights import living
+
+        with self._index.read() as rows:
+            return living(rows, self._owners, contents)
+
     @property
     def removal(self) -> Removal:
         from fetcher.cache.removal import Removal
@@ -103,8 +109,15 @@ class Rooms:
     def space(self) -> Room:
         from fetcher.cache.space import Room
 
-        floor_bytes = self._settings.space_floor_bytes
-        return Room(self._index, self._layout, self._owners, self.removal, self._clock, floor_bytes=floor_bytes)
+        return Room(
+            self._index,
+            self._layout,
+            self._owners,
+            self.removal,
+            self._clock,
+            floor_bytes=self._settings.space_floor_bytes,
+            quota_bytes=self._settings.quota_bytes,
+        )
 
     @property
     def collector(self) -> Collector:

@@ -116,6 +116,7 @@ CREATE TABLE reservations (
     id TEXT PRIMARY KEY,
     owner_id TEXT NOT NULL,
     bytes INTEGER NOT NULL,
+    ahead_bytes INTEGER NOT NULL,
     created_at REAL NOT NULL
 ) WITHOUT ROWID;
 

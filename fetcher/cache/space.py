@@ -1,61 +1,41 @@
 """Space: what is free, what is promised, what could be made, and reserving it all or nothing.
 
-A reservation is a row with its owner; it shrinks as its bytes are written (the file system counts those itself) and is
-void once its owner is dead.
+Two walls: the file system (less the floor that stays free) and, where there is one, the quota: what the cache has
+allocated plus what is promised never exceeds it. A reservation is a row with its owner, void once that is dead. Bytes
+are *drawn* from it, in steps, before they are written: from then on they count as what the disk has, or will have in a
+moment. So at no instant is a byte counted by nobody, and the sum never exceeds what was promised.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from fetcher.cache import durable
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors, random_id
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import Candidate, GoneError, Space
 from fetcher.cache.removal import Removal, Removed
-from fetcher.config import GIB, MIB
+from fetcher.cache.reservation import Reservation
+from fetcher.cache.usage import used_bytes
+from fetcher.config import MIB
 from fetcher.errors import NoSpaceError
+from fetcher.model.quantities import format_size
+from fetcher.plan import allocation
 
-SHRINK_STEP_BYTES = 64 * MIB
-"""Rows are updated this often. Until then the bytes count twice, which errs on the safe side by this much."""
+INDEX_ROOM_BYTES = 8 * MIB
+"""Under a quota this much is left for what nobody reserves: the index and its log, which SQLite folds in at 4 MiB."""
 
 
-class Reservation:
-    """Bytes promised to us. Thread-safe."""
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What was seen outside any transaction, and may have grown since: by what was promised then, at most."""
 
-    def __init__(self, room: Room, reservation_id: str, owner_id: str, byte_count: int) -> None:
-        self.id = reservation_id
-        self._owner_id = owner_id
-        self._room = room
-        self._left = byte_count
-        self._unwritten = byte_count
-        """As the row says."""
-        self._lock = threading.Lock()
-
-    @property
-    def bytes(self) -> int:
-        """Still promised."""
-        return self._left
-
-    def shrink(self, bytes_written: int) -> None:
-        """These bytes are on the file system now."""
-        with self._lock:
-            self._left = max(0, self._left - bytes_written)
-            if self._unwritten - self._left < SHRINK_STEP_BYTES:
-                return
-            self._unwritten = left = self._left
-        self._room.set_reservation(self.id, left)
-
-    def release(self) -> None:
-        """Give the rest back, when all is published or given up. May be called again.
-
-        With an owner's last reservation its holds on Blobs go: what is unreferenced then has the grace of gc.
-        """
-        with self._lock:
-            self._left = self._unwritten = 0
-        self._room.drop_reservation(self.id, self._owner_id)
+    used_bytes: int = 0
+    promised: Mapping[str, int] | None = None
+    """Reservation → bytes, read before the walk."""
 
 
 class Room:
@@ -70,6 +50,7 @@ class Room:
         clock: Callable[[], float],
         *,
         floor_bytes: int,
+        quota_bytes: int | None = None,
     ) -> None:
         self._index = index
         self._layout = layout
@@ -77,12 +58,13 @@ class Room:
         self._removal = removal
         self._clock = clock
         self._floor_bytes = floor_bytes
+        self._quota_bytes = quota_bytes
 
     def look(self, *, candidates: bool = True) -> Space:
         """The present state. Changes nothing."""
+        measured = self._measure()
         with self._index.read() as rows:
-            evictable = self._evictable(rows) if candidates else ()
-            return Space(self._free(), self._reserved(rows), self._floor_bytes, evictable)
+            return self._space(rows, measured, self._evictable(rows) if candidates else ())
 
     def reserve(
         self, bytes_needed: int, owner_id: str, *, evict: Sequence[str] = (), hold: Sequence[str] = ()
@@ -90,51 +72,151 @@ class Room:
         """Promise ``bytes_needed`` to ``owner_id``, evicting those Snapshots; all of it in one transaction or nothing.
 
         ``hold``: roots of Blobs that the plan links; they stay until published, whatever is evicted. Raises
-        NoSpaceError with the numbers, GoneError if a Blob to hold was removed meanwhile. A Snapshot that was
-        leased or pinned since the plan was made is not evicted.
+        NoSpaceError with the numbers, GoneError if a Blob to hold was removed meanwhile. A Snapshot that was leased or
+        pinned since the plan was made is not evicted. Nothing is evicted for what would not fit then either.
         """
+        measured = self._measure()
         removed = Removed()
+        reservation_id = random_id()
         with self._index.write(durable=True) as rows:
-            now = self._clock()
-            for root in hold:
-                if not rows.execute("UPDATE blobs SET used_at = ? WHERE root = ?", (now, root)).rowcount:
-                    raise GoneError("a file of the plan was removed from the cache meanwhile", ids=(root,))
-            rows.executemany("INSERT OR IGNORE INTO blob_holds VALUES (?, ?)", [(root, owner_id) for root in hold])
+            self._hold(rows, owner_id, hold)
             self._forget_dead(rows)
             # Looking at every Snapshot costs; most plans fit without.
             going = {candidate.snapshot_id for candidate in self._evictable(rows)} if evict else set()
             chosen = [snapshot_id for snapshot_id in dict.fromkeys(evict) if snapshot_id in going]
             to_come = self._freed_by(rows, chosen)
-            free, reserved = self._free(), self._reserved(rows)
-            missing = bytes_needed + reserved + self._floor_bytes - free - to_come
-            if bytes_needed > 0 and missing > 0:
-                everything = [candidate.snapshot_id for candidate in self._evictable(rows)]
-                possible = self._freed_by(rows, everything) - to_come
-                raise self._no_space(bytes_needed, free + to_come, reserved, possible)
+            before = self._space(rows, measured)
+            self._refuse_excess(rows, bytes_needed, before, to_come)
+            if not chosen:
+                self._promise(rows, reservation_id, owner_id, bytes_needed)
             self._removal.snapshots(rows, chosen, removed)
-            reservation_id = random_id()
-            rows.execute("INSERT INTO reservations VALUES (?, ?, ?, ?)", (reservation_id, owner_id, bytes_needed, now))
-        self._removal.finish(removed)
+        if chosen:
+            # Their bytes go before others are promised in their place: nobody may ever see both.
+            freed = self._removal.finish(removed)
+            try:
+                self._reserve_freed(reservation_id, owner_id, bytes_needed, before.free_bytes + freed)
+            except BaseException:
+                self.drop_reservation(reservation_id, owner_id)
+                raise
         return Reservation(self, reservation_id, owner_id, bytes_needed)
 
-    def set_reservation(self, reservation_id: str, byte_count: int) -> None:
+    def _reserve_freed(self, reservation_id: str, owner_id: str, bytes_needed: int, free_bytes: int) -> None:
+        """After evictions. Others may have been faster: then NoSpaceError, and the caller looks again."""
+        if self._free() < free_bytes:
+            # Some file systems count what was removed only once that is durable.
+            with disk_errors("empty", self._layout.cache_dir):
+                durable.sync_file_system(self._layout.cache_dir)
+        measured = self._measure()
+        with self._index.write(durable=True) as rows:
+            now = self._space(rows, measured)
+            self._refuse_excess(rows, bytes_needed, now, max(0, free_bytes - now.free_bytes), quota_to_come=0)
+            self._promise(rows, reservation_id, owner_id, bytes_needed)
+
+    def _hold(self, rows: Rows, owner_id: str, hold: Sequence[str]) -> None:
+        now = self._clock()
+        for root in hold:
+            if not rows.execute("UPDATE blobs SET used_at = ? WHERE root = ?", (now, root)).rowcount:
+                raise GoneError("a file of the plan was removed from the cache meanwhile", ids=(root,))
+        rows.executemany("INSERT OR IGNORE INTO blob_holds VALUES (?, ?)", [(root, owner_id) for root in hold])
+
+    def _promise(self, rows: Rows, reservation_id: str, owner_id: str, byte_count: int) -> None:
+        rows.execute(
+            "INSERT INTO reservations (id, owner_id, bytes, ahead_bytes, created_at) VALUES (?, ?, ?, 0, ?)",
+            (reservation_id, owner_id, byte_count, self._clock()),
+        )
+
+    # --- what a reservation asks
+
+    def grow(self, reservation_id: str, byte_count: int) -> None:
+        """Promise more, on the same terms. Raises NoSpaceError."""
+        measured = self._measure()
+        with self._index.write(durable=True) as rows:
+            self._refuse_excess(rows, byte_count, self._space(rows, measured), 0)
+            rows.execute("UPDATE reservations SET bytes = bytes + ? WHERE id = ?", (byte_count, reservation_id))
+
+    def draw(self, reservation_id: str, byte_count: int, ahead_bytes: int) -> None:
+        """These bytes are about to be written; of all that was drawn, at most ``ahead_bytes`` are not written yet."""
         with self._index.write(durable=False) as rows:
-            rows.execute("UPDATE reservations SET bytes = ? WHERE id = ?", (byte_count, reservation_id))
+            rows.execute(
+                "UPDATE reservations SET bytes = MAX(0, bytes - ?), ahead_bytes = ? WHERE id = ?",
+                (byte_count, ahead_bytes, reservation_id),
+            )
+
+    def refuse_below_floor(self) -> None:
+        """Raise NoSpaceError if others have filled the disk down to what must stay free."""
+        free = self._free()
+        if free < self._floor_bytes:
+            raise NoSpaceError(
+                f"only {format_size(free)} are left on the file system of {self._layout.cache_dir}; "
+                f"{format_size(self._floor_bytes)} must stay free (space_floor_bytes)",
+                hint="something else fills that disk; make room and run the command again: it goes on where it was",
+            )
 
     def drop_reservation(self, reservation_id: str, owner_id: str) -> None:
+        """Give back what is left. With an owner's last reservation its holds on Blobs go."""
         with self._index.write(durable=False) as rows:
             rows.execute("DELETE FROM reservations WHERE id = ?", (reservation_id,))
             if not rows.execute("SELECT 1 FROM reservations WHERE owner_id = ?", (owner_id,)).fetchone():
                 rows.execute("DELETE FROM blob_holds WHERE owner_id = ?", (owner_id,))
 
-    def _no_space(self, needed: int, free: int, reserved: int, possible: int) -> NoSpaceError:
-        others = f", {gibibytes(reserved)} of them promised to other downloads" if reserved else ""
+    # --- numbers
+
+    def _measure(self) -> _Measured:
+        """Walk the cache, if there is a quota; outside of transactions, because it takes a while."""
+        if self._quota_bytes is None:
+            return _Measured()
+        with self._index.read() as rows:
+            promised = self._promised(rows)
+        return _Measured(used_bytes(self._layout), promised)
+
+    def _space(self, rows: Rows, measured: _Measured, evictable: tuple[Candidate, ...] = ()) -> Space:
+        promised = self._promised(rows)
+        # What was promised when the walk began may have been written after it came by.
+        bound = {name: max(promised.get(name, 0), count) for name, count in (measured.promised or {}).items()}
+        reserved = sum({**promised, **bound}.values())
+        return Space(
+            self._free(),
+            reserved,
+            self._floor_bytes,
+            evictable,
+            self._quota_bytes,
+            measured.used_bytes + INDEX_ROOM_BYTES,
+        )
+
+    def _promised(self, rows: Rows) -> dict[str, int]:
+        """Living owners' reservations, with what they have drawn and perhaps not written yet."""
+        found = rows.execute("SELECT id, owner_id, bytes + ahead_bytes FROM reservations").fetchall()
+        living = {owner: self._owners.state(owner) != "dead" for owner in {row[1] for row in found}}
+        return {name: count for name, owner, count in found if living[owner]}
+
+    def _refuse_excess(
+        self, rows: Rows, needed: int, space: Space, to_come: int, *, quota_to_come: int | None = None
+    ) -> None:
+        if needed <= 0:
+            return
+        missing_disk = needed - space.disk_bytes - to_come
+        missing_quota = needed - space.quota_left_bytes - (to_come if quota_to_come is None else quota_to_come)
+        if missing_disk <= 0 and missing_quota <= 0:
+            return
+        everything = [candidate.snapshot_id for candidate in self._evictable(rows)]
+        possible = self._freed_by(rows, everything) - to_come
         hint = "free some space on that file system, or use a cache on a larger one with --cache-dir"
         if possible > 0:
-            hint = f"{gibibytes(possible)} are in snapshots that nobody uses now: `fetcher prune` removes some"
-        return NoSpaceError(
-            f"{gibibytes(needed)} are needed in {self._layout.cache_dir}, {gibibytes(free)} are free{others}; "
-            f"{gibibytes(self._floor_bytes)} must stay free",
+            hint = f"{format_size(possible)} are in snapshots that nobody uses now: `fetcher prune` removes some"
+        takes = f"and takes {format_size(space.used_bytes)}"
+        promised = (
+            f", {format_size(space.reserved_bytes)} are promised to other downloads" if space.reserved_bytes else ""
+        )
+        if missing_quota > missing_disk:
+            raise NoSpaceError(
+                f"{format_size(needed)} are needed in {self._layout.cache_dir}, which may take "
+                f"{format_size(self._quota_bytes or 0)} (quota_bytes) {takes}{promised}",
+                hint=hint if possible > 0 else "raise quota_bytes, or release leases and pins",
+            )
+        raise NoSpaceError(
+            f"{format_size(needed)} are needed in {self._layout.cache_dir}, "
+            f"{format_size(space.free_bytes + to_come)} are free{promised}; "
+            f"{format_size(self._floor_bytes)} must stay free",
             hint=hint,
         )
 
@@ -145,10 +227,6 @@ class Room:
         with disk_errors("look at", place):
             status = os.statvfs(place)
         return status.f_bavail * status.f_frsize
-
-    def _reserved(self, rows: Rows) -> int:
-        totals = rows.execute("SELECT owner_id, SUM(bytes) FROM reservations GROUP BY owner_id").fetchall()
-        return sum(total for owner, total in totals if self._owners.state(owner) != "dead")
 
     def _forget_dead(self, rows: Rows) -> None:
         for (owner,) in rows.execute("SELECT DISTINCT owner_id FROM reservations").fetchall():
@@ -182,11 +260,4 @@ class Room:
             " WHERE root IN (SELECT root FROM snapshot_blobs WHERE snapshot_id IN (SELECT id FROM going))"
             " AND root NOT IN (SELECT root FROM snapshot_blobs WHERE snapshot_id NOT IN (SELECT id FROM going))"
         )
-        return sum(size for root, size in found if root not in held)
-
-
-def gibibytes(byte_count: int) -> str:
-    """A size for people, in the largest unit that keeps it above one."""
-    if abs(byte_count) >= GIB:
-        return f"{byte_count / GIB:.1f} GiB"
-    return f"{byte_count / MIB:.1f} MiB"
+        return sum(allocation.blob_bytes(size) for root, size in found if root not in held)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fetcher.cache.prune import PrunePlan
     from fetcher.cache.publish import PublishedFile
     from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
-    from fetcher.cache.space import Reservation
+    from fetcher.cache.reservation import Reservation
     from fetcher.cache.survey import Survey
     from fetcher.model.digest import Digest
 
@@ -206,10 +206,17 @@ class Cache:
 
     # --- private copies
 
-    def copy_stage(self, snapshot_id: str, *, stopped: Callable[[], bool] = lambda: False) -> Path:
+    def copy_stage(
+        self,
+        snapshot_id: str,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        draw: Callable[[int], None] = lambda _: None,
+    ) -> Path:
         """A private copy of a Snapshot that anybody who gets it may write to, under a name of ours; ``copy_adopt`` or
-        ``copy_discard`` it. Raises GoneError, NoSpaceError, CacheError, InterruptedByUser; nothing is left then."""
-        return self._rooms.copies.stage(snapshot_id, stopped)
+        ``copy_discard`` it. ``draw`` is told of bytes about to be written. Raises GoneError, NoSpaceError, CacheError,
+        InterruptedByUser; nothing is left then."""
+        return self._rooms.copies.stage(snapshot_id, stopped, draw)
 
     def copy_adopt(self, staged: Path, lease_id: str, number: int) -> Path:
         """Its place from now on: as long as this lease. Raises LeaseError if that has ended."""
@@ -245,7 +252,17 @@ class Cache:
         """Promise bytes to us, evicting and holding as the plan says; all in one transaction or nothing."""
         return self._rooms.space.reserve(bytes_needed, self.owner.id, evict=evict, hold=hold)
 
+    def undrawn_bytes(self) -> int:
+        """Promised to living owners, and not yet drawn by them."""
+        with self.index.read() as rows:
+            found = rows.execute("SELECT owner_id, bytes FROM reservations").fetchall()
+        return sum(count for owner, count in found if self._owners.state(owner) != "dead")
+
     # --- flights
+
+    def flights_living(self, contents: Collection[str]) -> set[str]:
+        """Which of these contents somebody fetches now who has reserved their space."""
+        return self._rooms.flights_living(contents)
 
     def flight_claim(self, content_id: str, size: int) -> FlightClaim:
         """Try to become the one who fetches this content."""
@@ -303,9 +320,12 @@ class Cache:
         """Publish contents of at most one block each, with one durability barrier."""
         return self._rooms.blobs.commit_small(items, private=private, principal=principal)
 
-    def publish(self, record: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot:
-        """Make a Snapshot visible. Raises GoneError with roots to fetch again."""
-        return self._rooms.publisher.publish(record, files)
+    def publish(
+        self, record: NewSnapshot, files: Sequence[PublishedFile], *, draw: Callable[[int], None] = lambda _: None
+    ) -> Snapshot:
+        """Make a Snapshot visible. ``draw`` is told of bytes about to be written, where bodies can't be linked. Raises
+        GoneError with roots to fetch again."""
+        return self._rooms.publisher.publish(record, files, draw)
 
     def revalidate(self, snapshot_id: str, fresh_for_s: float, keep_for_s: float) -> Snapshot:
         """Unchanged at its origin: fresh again; ``downloaded_at`` stays."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,12 @@ class Stray:
     path: Path
 
     def bytes(self) -> int:
-        """What it takes on the disk; bodies that have another name count for nothing."""
+        """Of bodies that would lose their last name."""
         try:
             status = os.lstat(self.path)
         except OSError:
             return 0
-        if os.path.isdir(self.path) and not os.path.islink(self.path):
+        if stat.S_ISDIR(status.st_mode):
             return allocated(self.path, set(), last_names_only=True)
         return status.st_blocks * 512 if status.st_nlink <= 1 else 0
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fetcher.cache.layout import disk_errors
+from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import Usage
 from fetcher.cache.writable import copies
 
@@ -17,41 +18,95 @@ if TYPE_CHECKING:
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Allocated bytes by kind."""
+
+    blobs: int
+    partials: int
+    snapshots: int
+    copies: int
+    index: int
+    other: int
+
+
+def used_bytes(layout: Layout) -> int:
+    """All that the cache takes: what a quota is about. Walks it, like ``du``, and nothing but it."""
+    parts = _measure(layout)
+    return parts.blobs + parts.partials + parts.snapshots + parts.copies + parts.index + parts.other
+
+
+def _measure(layout: Layout) -> _Parts:
+    seen: set[tuple[int, int]] = set()
+    ours = (
+        layout.cache_dir,
+        layout.cache_dir / "CACHEDIR.TAG",
+        layout.cache_id,
+        layout.cache_lock,
+        layout.blobs,
+        layout.partials,
+        layout.snapshots,
+        layout.writable,
+        layout.owners,
+        layout.markets,
+        layout.index_lock,
+        layout.principal_key,
+        layout.spare,
+    )
+    return _Parts(
+        blobs=allocated(layout.blobs, seen),
+        partials=allocated(layout.partials, seen),
+        snapshots=allocated(layout.snapshots, seen),
+        copies=allocated(layout.writable, seen),
+        index=_index_bytes(layout),
+        other=sum(map(_own_bytes, ours)) + allocated(layout.owners, seen) + allocated(layout.markets, seen),
+    )
+
+
+def _index_bytes(layout: Layout) -> int:
+    """The database, its log, one that is being made, and those that were set aside."""
+    try:
+        names = os.listdir(layout.state_dir)
+    except OSError:
+        return 0
+    return sum(_own_bytes(layout.state_dir / name) for name in names if name.startswith(layout.index.name))
+
+
+def _own_bytes(path: Path) -> int:
+    try:
+        return os.lstat(path).st_blocks * 512
+    except OSError:
+        return 0
+
+
 def measure(cache: Cache) -> Usage:
     """Walk the cache. What other processes remove meanwhile is simply not counted."""
     layout = cache.layout
-    seen: set[tuple[int, int]] = set()
-    blob_bytes = allocated(layout.blobs, seen)
-    partial_bytes = allocated(layout.partials, seen)
-    snapshot_bytes = allocated(layout.snapshots, seen)
-    copy_bytes = allocated(layout.writable, seen)
+    parts = _measure(layout)
     place = layout.cache_dir
     while not place.exists() and place != place.parent:
         place = place.parent
     with disk_errors("look at", place):
         status = os.statvfs(place)
     with cache.index.read() as rows:
-        blobs, snapshots, reserved = (
-            int(rows.execute(question).fetchone()[0])
-            for question in (
-                "SELECT COUNT(*) FROM blobs",
-                "SELECT COUNT(*) FROM snapshots",
-                "SELECT COALESCE(SUM(bytes), 0) FROM reservations",
-            )
+        blobs, snapshots = (
+            int(rows.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]) for table in ("blobs", "snapshots")
         )
     try:
         partials = sum(1 for name in os.listdir(layout.partials) if not name.startswith("."))
     except FileNotFoundError:
         partials = 0
     return Usage(
-        blob_bytes=blob_bytes,
-        partial_bytes=partial_bytes,
-        snapshot_bytes=snapshot_bytes,
-        copy_bytes=copy_bytes,
-        index_bytes=cache.index.bytes_on_disk(),
+        blob_bytes=parts.blobs,
+        partial_bytes=parts.partials,
+        snapshot_bytes=parts.snapshots,
+        copy_bytes=parts.copies,
+        index_bytes=parts.index,
+        other_bytes=parts.other,
+        quota_bytes=cache.settings.quota_bytes,
         total_bytes=status.f_blocks * status.f_frsize,
         free_bytes=status.f_bavail * status.f_frsize,
-        reserved_bytes=reserved,
+        reserved_bytes=cache.undrawn_bytes(),
         snapshots=snapshots,
         blobs=blobs,
         partials=partials,
@@ -63,7 +118,7 @@ def measure(cache: Cache) -> Usage:
 
 def allocated(top: Path, seen: set[tuple[int, int]], *, last_names_only: bool = False) -> int:
     """Bytes below a directory. ``seen`` holds the bodies with several names, so that each counts once;
-    ``last_names_only``: they count for nothing, because they stay under their other names.
+    ``last_names_only``: they count for nothing, because they stay under their other names, nor do folders.
 
     Jobs write into private copies, so a folder is opened by its name in its parent, never through a symlink, and may
     lie deeper than paths and descriptors reach: one is open at a time, and the way back is ``..``, if that is still
@@ -117,6 +172,8 @@ def _enter(
                 continue
             if stat.S_ISDIR(status.st_mode):
                 folders.append(entry.name)
+                if last_names_only:
+                    continue
             elif status.st_nlink > 1:
                 if last_names_only or _identity(status) in seen:
                     continue

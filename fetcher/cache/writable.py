@@ -23,6 +23,7 @@ from fetcher.cache.records import GoneError, SnapshotFile
 from fetcher.cache.snapshots import Snapshots
 from fetcher.errors import CacheError, InternalError, InterruptedByUser, LeaseError
 from fetcher.model.paths import path_fault
+from fetcher.plan import allocation
 
 FOLDER_MODE = 0o777
 FILE_MODE = 0o666
@@ -39,7 +40,7 @@ class Copies:
         self._snapshots = snapshots
         self._owner_id = owner_id
 
-    def stage(self, snapshot_id: str, stopped: Callable[[], bool]) -> Path:
+    def stage(self, snapshot_id: str, stopped: Callable[[], bool], draw: Callable[[int], None]) -> Path:
         """A full copy under a staging name, not durable: a job's scratch space is nothing after a power cut.
 
         A worker call; ``stopped`` is looked at before each file and at each step of a large one. Raises GoneError if
@@ -57,7 +58,7 @@ class Copies:
         try:
             files = self._snapshots.files(snapshot_id)
             with disk_errors("make a private copy of", snapshot.path):
-                _fill(staged, snapshot.path, files, look)
+                _fill(staged, snapshot.path, files, look, draw)
         except BaseException as error:
             remove_any(staged)
             if isinstance(error, CacheError) and self._is_gone(snapshot_id):
@@ -137,7 +138,9 @@ def remove(layout: Layout, path: Path) -> int | None:
 # --- filling
 
 
-def _fill(staged: Path, source: Path, files: list[SnapshotFile], look: Callable[[], None]) -> None:
+def _fill(
+    staged: Path, source: Path, files: list[SnapshotFile], look: Callable[[], None], draw: Callable[[int], None]
+) -> None:
     """The staged tree is closed to all but us until it is complete; modes are set by chmod, so no umask has a say."""
     _make_folder(staged, 0o700)
     made: set[str] = set()
@@ -149,6 +152,8 @@ def _fill(staged: Path, source: Path, files: list[SnapshotFile], look: Callable[
             if folder not in made:
                 made.add(folder)
                 _make_folder(staged / folder, FOLDER_MODE)
+        # A shared extent is nothing new to the disk, but a quota counts what each file has.
+        draw(allocation.whole_units(file.size))
         _copy(source / file.path, staged / file.path, file.size, look)
     os.chmod(staged, FOLDER_MODE)
 

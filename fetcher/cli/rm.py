@@ -18,5 +18,5 @@ def run(context: Context) -> int:
     with context.cache(looking=context.dry_run) as cache:
         found = snapshots_of(cache, context.options.uri)
         report = cache.remove([snapshot.id for snapshot in found], dry_run=context.dry_run)
-    tell_removed(context, [(snapshot.uri, snapshot.id, snapshot.bytes) for snapshot in found], report.bytes_freed)
+    tell_removed(context, [(snapshot.uri, snapshot.id, snapshot.bytes) for snapshot in found], report)
     return 0

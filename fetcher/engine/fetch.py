@@ -176,7 +176,7 @@ class Engine:
         made = Round(prepared, plan)
         async with self._carried_out(made, observer):
             outcomes = [await self._publishing.one(made, index) for index in range(len(prepared))]
-            outcomes = await self._publishing.with_copies(unique, outcomes)
+            outcomes = await self._publishing.with_copies(unique, outcomes, made.draw)
         await self._tidy(observer)
         observer.enter("done")
         by_ask = dict(zip(unique, outcomes, strict=True))
@@ -237,6 +237,8 @@ class Engine:
             yield
             return
         async with self._room.reserved(made.plan) as reservation:
+            if jobs or made.plan.bytes_to_copy:  # a directory of links alone is always had
+                made.draw = reservation.draw
             observer.enter("fetch")
             failed = None if results is None else made.failing()
             run = Run(self._tools, self._flights, observer, jobs, reservation, failed=failed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -101,6 +101,8 @@ class FileJob:
     """All blocks must go once the open parts have ended: why."""
     distrusted: bool = False
     """The origin denied what its blocks were collected under: no other run may go on from them."""
+    draw: Callable[[int], None] = lambda _: None
+    """Told of bytes about to be written: they are reserved, or NoSpaceError."""
     not_before: float = 0.0
     streams_lost: int = 0
     """Of a file that must come in one answer: how often that ended early."""
@@ -153,6 +155,7 @@ class FileJob:
         """A worker call: hash and write one claimed block, and what else can be done while it is in the cache."""
         if self.partial is None:
             raise InternalError(f"{self.entry.path} has no Partial to write to")
+        self.draw(len(data))
         value = self.partial.write_block(block, data)
         if self.crcs is not None:
             self.crcs.add(block, data)

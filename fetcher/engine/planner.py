@@ -44,8 +44,13 @@ def plan_manifest(
             files.append(PlannedFile(entry, "link", content, blob.root, compared=compared(cache, entry, blob.root)))
         else:
             files.append(PlannedFile(entry, "fetch", content))
-    present = cache.partial_bytes({file.content_id for file in files if file.action == "fetch"})
-    files = [replace(file, bytes_present=present.get(file.content_id, 0)) for file in files] if present else files
+    wanted = {file.content_id for file in files if file.action == "fetch"}
+    present, elsewhere = cache.partial_bytes(wanted), cache.flights_living(wanted)
+    if present or elsewhere:
+        files = [
+            replace(file, bytes_present=present.get(file.content_id, 0), elsewhere=file.content_id in elsewhere)
+            for file in files
+        ]
     return PlannedResource(resource, manifest, tuple(files), bytes_total=manifest.bytes_total, copies=copies)
 
 
@@ -68,7 +73,7 @@ def without_room(cache: Cache, resources: Sequence[PlannedResource]) -> dict[int
 
     What needs no room always has it; of the others the earlier ones come first. A worker call.
     """
-    room = {index: item for index, item in enumerate(resources) if not item.bytes_to_fetch + item.bytes_to_copy}
+    room = {index: item for index, item in enumerate(resources) if not item.transfers() and not item.bytes_to_copy}
     refused: dict[int, FetchPlan] = {}
     for index, item in enumerate(resources):
         if index in room:
@@ -89,6 +94,7 @@ def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
         bytes_free=space.available_bytes,
         bytes_floor=space.floor_bytes,
         bytes_reserved=space.reserved_bytes,
+        bytes_quota=space.quota_bytes,
     )
     missing = plan.bytes_to_reserve - space.available_bytes
     if missing <= 0:
@@ -97,6 +103,6 @@ def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
     linked = {item.snapshot_id for item in resources if item.snapshot_id}
     chosen = choose([candidate for candidate in space.evictable if candidate.snapshot_id not in linked], missing)
     if chosen is None:
-        return replace(plan, fits=False)
+        return replace(plan, fits=False, bytes_evictable=sum(item.bytes for item in space.evictable))
     evictions = tuple(Eviction(item.snapshot_id, item.resource, item.bytes) for item in chosen)
     return replace(plan, evictions=evictions)

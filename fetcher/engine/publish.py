@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fetcher.engine.workers import finish
 from fetcher.errors import FetcherError
 from fetcher.model.manifest import Manifest
 from fetcher.model.resource import describe
+from fetcher.plan import allocation
 
 
 class Publishing:
@@ -45,7 +46,8 @@ class Publishing:
             assert item.snapshot is not None
             await self._tools.workers.slow(self._use, item.snapshot)
             return Outcome(item.snapshot, 0, hit=True)
-        snapshot = await self._tools.workers.slow(self._publish_rows, item, item.manifest, made.rows(index))
+        rows = made.rows(index)
+        snapshot = await self._tools.workers.slow(self._publish_rows, item, item.manifest, rows, made.draw)
         downloaded = sum(made.jobs[content].bytes_fetched for content in planned.transfers())
         return Outcome(snapshot, downloaded, hit=False)
 
@@ -56,8 +58,11 @@ class Publishing:
             raise GoneError("a resource was removed from the cache meanwhile", ids=(snapshot.id,))
         self._cache.touch(snapshot.id)
 
-    def _publish_rows(self, item: Prepared, manifest: Manifest, rows: Sequence[PublishedRow]) -> Snapshot:
+    def _publish_rows(
+        self, item: Prepared, manifest: Manifest, rows: Sequence[PublishedRow], draw: Callable[[int], None]
+    ) -> Snapshot:
         settings = self._settings
+        draw(allocation.snapshot_bytes(manifest.folders))
         record = NewSnapshot(
             key=item.key,
             uri=item.ask.resource.uri(),
@@ -72,9 +77,11 @@ class Publishing:
             fresh_for_s=settings.fresh_for_s,
             keep_for_s=settings.keep_for_s,
         )
-        return self._cache.publish(record, rows)
+        return self._cache.publish(record, rows, draw=draw)
 
-    async def with_copies(self, asks: Sequence[Ask], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    async def with_copies(
+        self, asks: Sequence[Ask], outcomes: Sequence[Outcome], draw: Callable[[int], None]
+    ) -> list[Outcome]:
         """Make the private copies that are wanted, all or none; their bytes are part of the reservation."""
         slow, made = self._tools.workers, list[Path]()
         finished: list[Outcome] = []
@@ -84,7 +91,7 @@ class Publishing:
                 for _ in range(ask.copies):
                     stop = threading.Event()
                     stage = self._cache.copy_stage
-                    made.append(await slow.slow_until(stop, stage, outcome.snapshot.id, stopped=stop.is_set))
+                    made.append(await slow.slow_until(stop, stage, outcome.snapshot.id, stopped=stop.is_set, draw=draw))
                 finished.append(replace(outcome, copies=tuple(made[before:])))
         except BaseException:
             for path in made:

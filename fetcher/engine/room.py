@@ -21,7 +21,7 @@ from fetcher.model.quantities import format_size
 from fetcher.plan.fetch_plan import FetchPlan
 
 if TYPE_CHECKING:
-    from fetcher.cache.space import Reservation
+    from fetcher.cache.reservation import Reservation
 
 SPACE_EVERY_S = 0.5
 
@@ -103,15 +103,21 @@ class Room:
 
 def out_of_space(plan: FetchPlan) -> NoSpaceError:
     """The refusal of a plan that does not fit, with its numbers."""
-    parts = [f"{format_size(plan.bytes_to_fetch)} are to be fetched, {format_size(plan.bytes_free)} can be used"]
+    parts = [
+        f"{format_size(plan.bytes_to_fetch)} are to be fetched and take {format_size(plan.bytes_to_reserve)}, "
+        f"{format_size(plan.bytes_free)} can be used"
+    ]
     kept = []
+    if plan.bytes_quota is not None:
+        kept.append(f"the cache may take {format_size(plan.bytes_quota)} in all (quota_bytes)")
     if plan.bytes_floor:
         kept.append(f"{format_size(plan.bytes_floor)} stay free (space_floor_bytes)")
     if plan.bytes_reserved:
         kept.append(f"{format_size(plan.bytes_reserved)} are reserved by other downloads")
     if kept:
-        parts.append(f"of what the file system has, {' and '.join(kept)}")
-    parts.append("removing all that is neither leased nor pinned would not make up for it")
+        parts.append(f"of what there is, {' and '.join(kept)}")
+    freed = f"would free {format_size(plan.bytes_evictable)}" if plan.bytes_evictable else "would free nothing"
+    parts.append(f"removing all that is neither leased nor pinned {freed}, which is not enough")
     return NoSpaceError(
         "; ".join(parts), hint="free space on the disk, release leases, or use a cache directory on a larger disk"
     )

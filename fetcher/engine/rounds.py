@@ -38,6 +38,8 @@ class Round:
     plan: FetchPlan
     jobs: dict[str, FileJob] = field(default_factory=dict)
     """Content id → job."""
+    draw: Callable[[int], None] = lambda _: None
+    """Told of bytes about to be written, once there is a reservation."""
     failed: dict[int, FetcherError] = field(default_factory=dict)
     """Index in ``prepared`` → why it can't be had."""
     again: set[int] = field(default_factory=set)

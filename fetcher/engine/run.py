@@ -32,11 +32,12 @@ from fetcher.errors import (
     ResourceError,
     TransportError,
 )
+from fetcher.plan import allocation
 from fetcher.plan.transfer import Event, Outcome
 
 if TYPE_CHECKING:
     from fetcher.cache.partials import Partial
-    from fetcher.cache.space import Reservation
+    from fetcher.cache.reservation import Reservation
 
 Failed = Callable[[FileJob, FetcherError], Collection[FileJob]]
 
@@ -77,7 +78,7 @@ class Run:
         self.tools = tools
         self.settings = tools.settings
         self.observer = observer
-        self.committer = SmallCommitter(tools.cache, tools.workers)
+        self.committer = SmallCommitter(tools.cache, tools.workers, reservation.draw)
         self.small: deque[FileJob] = deque()
         """Ours, ready to be asked for."""
         self.begun: list[FileJob] = []
@@ -103,7 +104,6 @@ class Run:
         self._ready_large: deque[FileJob] = deque()
         self._claiming_small = False
         self._opening = 0
-        self._unbooked_bytes = 0
         self._claiming: set[str] = set()
         """Content ids of jobs that are in no queue, as their flights are being taken."""
         self._group: asyncio.TaskGroup | None = None
@@ -231,8 +231,11 @@ class Run:
                 raise InterruptedByUser("stopped")
 
         def open_partial() -> Partial:
+            self._reservation.draw(allocation.beside_bytes(job.size))
+            job.draw = self._reservation.draw
             # Booked in the worker: whatever is opened is closed in the end, also if we are cancelled meanwhile.
             job.partial = self.tools.cache.partial_open(job.head(), previous_owner=job.previous_owner, step=step)
+            self._reservation.write_over(job.partial.bytes_unproven)
             return job.partial
 
         partial = await self.tools.workers.slow_until(stop, open_partial)
@@ -329,10 +332,8 @@ class Run:
     # -- books, and what bodies report (receive.Meter) ---------------------------------------------------------------
 
     async def keep_books(self) -> None:
-        """Tell the other processes how far we are, and give back what is written of the reservation."""
+        """Tell the other processes how far we are."""
         await self._flights.progress(self.begun)
-        written, self._unbooked_bytes = self._unbooked_bytes, 0
-        await self.tools.workers.index(self._reservation.shrink, written)
 
     def received(self, active: Active, count: int) -> None:
         active.pulse.received(count, self.tools.clock())
@@ -348,7 +349,6 @@ class Run:
     def block_written(self, job: FileJob, byte_count: int) -> None:
         job.failures = 0
         job.unsynced_bytes += byte_count
-        self._unbooked_bytes += byte_count
         self.lanes_max = min(self.settings.connections_max, self.lanes_max + 1)
         self.observer.bytes_done += byte_count
         self.progressed()

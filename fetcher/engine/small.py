@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fetcher import hashing
 from fetcher.engine.jobs import FileJob
 from fetcher.engine.workers import Workers
+from fetcher.plan import allocation
 
 if TYPE_CHECKING:
     from fetcher.cache.records import Blob, SmallFile
@@ -53,9 +55,11 @@ async def examine_anywhere(job: FileJob, data: memoryview, workers: Workers) -> 
 class SmallCommitter:
     """Publishes small files of a run; ``run`` is one task of it."""
 
-    def __init__(self, cache: Cache, workers: Workers) -> None:
+    def __init__(self, cache: Cache, workers: Workers, draw: Callable[[int], None]) -> None:
+        """``draw`` is told of bytes about to be written: they are reserved, or NoSpaceError."""
         self._cache = cache
         self._workers = workers
+        self._draw = draw
         self._gathered: list[tuple[FileJob, SmallFile]] = []
         self._gathered_bytes = 0
         self._wake = asyncio.Event()
@@ -85,8 +89,11 @@ class SmallCommitter:
         for job, small in batch:
             groups[job.manifest.private, job.principal].append((job, small))
         for (private, principal), members in groups.items():
-            blobs: list[Blob] = await self._workers.slow(
-                self._cache.commit_small, [small for _, small in members], private=private, principal=principal
-            )
+            blobs = await self._workers.slow(self._commit, [small for _, small in members], private, principal)
             for (job, _), blob in zip(members, blobs, strict=True):
                 job.blob = blob
+
+    def _commit(self, files: list[SmallFile], private: bool, principal: str | None) -> list[Blob]:
+        """In a worker."""
+        self._draw(sum(len(small.data) + allocation.beside_bytes(len(small.data)) for small in files))
+        return self._cache.commit_small(files, private=private, principal=principal)

@@ -94,6 +94,17 @@ class Manifest:
         object.__setattr__(self, "bytes_total", sum(entry.size for entry in self.files))
 
     @property
+    def folders(self) -> int:
+        """How many folders its files lie in, without the top."""
+        found: set[str] = set()
+        for entry in self.files:
+            folder = entry.path.rpartition("/")[0]
+            while folder and folder not in found:
+                found.add(folder)
+                folder = folder.rpartition("/")[0]
+        return len(found)
+
+    @property
     def telling(self) -> bool:
         """Whether an equal ``digest()`` means that nothing has changed."""
         return all(entry.telling for entry in self.files)

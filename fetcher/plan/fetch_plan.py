@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry, Manifest
+from fetcher.plan import allocation
 
 Action = Literal["empty", "link", "fetch"]
 
@@ -27,10 +28,19 @@ class PlannedFile:
     """Of a file to fetch: what a Partial of it holds already."""
     compared: Digest | None = None
     """Of a file to link: what its Blob was compared with when it came."""
+    elsewhere: bool = False
+    """Of a file to fetch: somebody else is at it, and has reserved its space."""
 
     @property
     def bytes_to_fetch(self) -> int:
         return max(0, self.entry.size - self.bytes_present) if self.action == "fetch" else 0
+
+    @property
+    def bytes_to_reserve(self) -> int:
+        """With what stands beside them."""
+        if self.action != "fetch" or self.elsewhere:
+            return 0
+        return self.bytes_to_fetch + allocation.beside_bytes(self.entry.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,11 @@ class PlannedResource:
     @property
     def bytes_to_fetch(self) -> int:
         return sum(planned.bytes_to_fetch for planned in self.transfers().values())
+
+    @property
+    def bytes_of_snapshot(self) -> int:
+        """What its directory will take, if it is to be made."""
+        return allocation.snapshot_bytes(self.manifest.folders) if self.manifest is not None else 0
 
     @property
     def bytes_to_copy(self) -> int:
@@ -111,6 +126,10 @@ class FetchPlan:
     """Must stay free."""
     bytes_reserved: int = 0
     """Promised to other downloads that are under way, and not yet written."""
+    bytes_quota: int | None = None
+    """What the cache may take in all."""
+    bytes_evictable: int = 0
+    """Of a plan that does not fit: what removing all that is neither leased nor pinned would free."""
     images: tuple[PlannedImage, ...] = ()
 
     @property
@@ -128,7 +147,10 @@ class FetchPlan:
 
     @property
     def bytes_to_reserve(self) -> int:
-        return self.bytes_to_fetch + self.bytes_to_copy
+        """All that this plan will write, and nobody else has promised to; 0 if it writes no file."""
+        files = sum(planned.bytes_to_reserve for planned in self.transfers.values())
+        beside = sum(item.bytes_of_snapshot for item in self.resources)
+        return files + beside + self.bytes_to_copy if files + self.bytes_to_copy else 0
 
     @property
     def linked_roots(self) -> tuple[str, ...]:
@@ -158,7 +180,9 @@ class FetchPlan:
             ],
             "bytes_to_fetch": self.bytes_to_fetch,
             "bytes_to_copy": self.bytes_to_copy,
+            "bytes_to_reserve": self.bytes_to_reserve,
             "bytes_free": self.bytes_free,
+            "bytes_quota": self.bytes_quota,
             "fits": self.fits,
             "evictions": [
                 {"resource": item.resource, "snapshot": item.snapshot_id, "bytes": item.bytes}

@@ -9,7 +9,9 @@ import pytest
 
 from fetcher.cache import gc
 from fetcher.cache.records import GoneError
+from fetcher.cache.reservation import IN_FLIGHT_BYTES, STEP_BYTES
 from fetcher.cache.snapshots import HANDED_OUT_S
+from fetcher.cache.space import Room
 from fetcher.cache.store import Cache
 from fetcher.errors import LeaseError, NoSpaceError
 from tests.cache.world import (
@@ -39,7 +41,7 @@ def test_an_expired_snapshot_goes_with_its_blobs(cache: Cache, clock: Clock) -> 
     clock.turn(101)
     would = cache.gc(dry_run=True)
     assert (would.snapshots, would.dry_run) == ((old.id,), True)
-    assert would.bytes_freed == 2 * MIB + 4096
+    assert would.bytes_freed == 2 * MIB + 2 * 4096, "body, tree, sidecar"
     assert old.path.exists()
     report = cache.gc()
     assert (report.snapshots, report.blobs) == ((old.id,), 0)
@@ -339,9 +341,9 @@ def test_prune_to_a_size(cache: Cache, clock: Clock) -> None:
     ids = three(cache, clock)
     assert cache.prune_plan(max_bytes=8 * MIB).snapshots == ()
     plan = cache.prune_plan(max_bytes=5 * MIB)
-    with_trees = 2 * MIB + 4096
-    assert (plan.snapshots, plan.bytes_expected) == ((ids[0], ids[1]), 2 * with_trees)
-    assert cache.prune_plan(max_bytes=0).bytes_expected == 4 * with_trees
+    with_all = 2 * MIB + 4096 + 4096
+    assert (plan.snapshots, plan.bytes_expected) == ((ids[0], ids[1]), 2 * with_all)
+    assert cache.prune_plan(max_bytes=0).bytes_expected == 4 * with_all - 4096, "the shared one with the last"
     cache.lease_timed([ids[1]], 1000)  # since the plan was made
     assert plan.execute().snapshots == (ids[0],)
     assert {snapshot.id for snapshot in cache.snapshots()} == {ids[1], ids[2]}
@@ -352,7 +354,7 @@ def test_prune_without_a_size_is_what_had_its_time(cache: Cache, clock: Clock) -
     publish(cache, "new", {"f": b"new"})
     clock.turn(11)
     plan = cache.prune_plan()
-    assert (plan.snapshots, plan.bytes_expected) == ((old.id,), 4096)
+    assert (plan.snapshots, plan.bytes_expected) == ((old.id,), 2 * 4096)
     assert plan.execute().snapshots == (old.id,)
 
 
@@ -370,7 +372,7 @@ def test_reserve_is_all_or_nothing(
     monkeypatch.setattr(os, "statvfs", lambda _: Disk)
     held = other.reserve(4 * MIB)
     assert cache.space().available_bytes == free - 5 * MIB
-    with pytest.raises(NoSpaceError, match=r"4\.0 MiB of them promised") as caught:
+    with pytest.raises(NoSpaceError, match=r"4\.2 MB are promised") as caught:
         cache.reserve(8 * MIB, evict=[ids[0]])
     assert "fetcher prune" in (caught.value.hint or "")
     assert len(cache.snapshots()) == 3, "nothing was evicted for a plan that does not fit"
@@ -380,21 +382,44 @@ def test_reserve_is_all_or_nothing(
     assert cache.space().reserved_bytes == 11 * MIB
     held.release()
     held.release()
-    mine.shrink(100)
+    mine.draw(100)
     assert mine.bytes == 7 * MIB - 100
+    assert cache.space().reserved_bytes == 7 * MIB, "drawn, and perhaps not written yet"
+    assert cache.undrawn_bytes() == 0
     mine.release()
     assert cache.space().reserved_bytes == 0
 
 
-def test_shrinking_is_written_in_steps(cache: Cache, open_cache: Callable[..., Cache]) -> None:
-    reservation = cache.reserve(200 * MIB)
+def test_drawing_is_written_in_steps_and_ahead(cache: Cache, open_cache: Callable[..., Cache]) -> None:
+    """At each instant the row says at most what is not written yet, and with what is ahead at least that."""
+    whole = 200 * MIB
+    reservation = cache.reserve(whole)
     other = open_cache()
-    reservation.shrink(60 * MIB)
-    assert other.space().reserved_bytes == 200 * MIB
-    reservation.shrink(10 * MIB)
-    assert other.space().reserved_bytes == 130 * MIB
-    reservation.shrink(1000 * MIB)
+    handed = 0
+    while handed < whole:
+        reservation.draw(MIB)
+        handed += MIB
+        undrawn, counted = other.undrawn_bytes(), other.space().reserved_bytes
+        assert undrawn <= whole - handed, "what is written is promised no more"
+        assert counted >= whole - handed, "what is promised is promised to nobody else"
+        assert counted - undrawn <= STEP_BYTES + IN_FLIGHT_BYTES
+    assert (reservation.bytes, other.undrawn_bytes()) == (0, 0)
+    reservation.draw(MIB)
+    assert reservation.bytes == STEP_BYTES, "more was reserved, a step at a time"
+    reservation.release()
     assert other.space().reserved_bytes == 0
+    reservation.draw(MIB)  # a writer that ends late
+    assert other.space().reserved_bytes == 0
+
+
+def test_the_floor_is_looked_at_while_writing(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something else fills the disk."""
+    reservation = cache.reserve(1024 * MIB)
+    monkeypatch.setattr(Room, "refuse_below_floor", lambda _: (_ for _ in ()).throw(NoSpaceError("full")))
+    with pytest.raises(NoSpaceError):
+        for _ in range(1024):
+            reservation.draw(MIB)
+    assert 256 * MIB <= 1024 * MIB - reservation.bytes <= 256 * MIB + STEP_BYTES
 
 
 def test_a_leased_snapshot_is_not_evicted(cache: Cache, clock: Clock) -> None:

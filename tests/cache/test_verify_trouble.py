@@ -631,11 +631,12 @@ def test_a_file_in_place_of_a_folder_of_blobs(cache: Cache, snapshot: Snapshot) 
 def test_a_body_that_became_a_symlink(cache: Cache, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the survey, before it is read."""
     blob, real, turn = cache.layout.blob(root_of(CONTENTS["big"])), engine.check, threading.Lock()
+    bodies = [blob]
 
     def check(*arguments: Any) -> Any:
         with turn:  # nobody reads before the first has done it
-            if not blob.is_symlink():
-                blob.unlink()
+            if bodies:
+                bodies.pop().unlink()
                 blob.symlink_to("/etc/passwd")
         return real(*arguments)
 

@@ -137,11 +137,11 @@ def test_an_error_ends_it_with_what_was_found_told(
     def check(*_: object) -> None:
         raise CacheError("no descriptors", hint="raise the limit")
 
-    monkeypatch.setattr(engine, "check", check)
-    done = program("verify", *json_lines)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "check", check)
+        done = program("verify", *json_lines)
     assert done.exit_code == CacheError.exit_code
     assert "is missing" in done.out and ("no descriptors" in done.out + done.err)
-    monkeypatch.undo()
     assert program("get", URI, "--offline").exit_code == 24
 
 

@@ -339,10 +339,10 @@ def test_what_is_cleaned_away_again_and_again_is_an_error_of_its_own(
     repos(hub)
     publish = Cache.publish
 
-    def gone(cache: Cache, record: Any, files: Any) -> Any:
+    def gone(cache: Cache, record: Any, files: Any, **options: Any) -> Any:
         if record.uri == f"hf://{BAD}@main":
             raise GoneError("a file was removed from the cache meanwhile")
-        return publish(cache, record, files)
+        return publish(cache, record, files, **options)
 
     monkeypatch.setattr(Cache, "publish", gone)
     results = fetch_each(hub, cache_dir, [BAD, GOOD])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fetcher import CacheError, Notice
+from fetcher import HF, CacheError, Notice, Progress
 from fetcher.cache import partials
 from fetcher.testing import Hub, Synthetic
 from fetcher.testing.faults import Delay, OnRequest, Trickle, UrlUses
@@ -88,29 +89,50 @@ def test_rehashing_is_progress(hub: Hub, cache_dir: Path, monkeypatch: pytest.Mo
     assert outcome.downloaded == 4 * MIB, "it went on where the first one was"
 
 
-def test_a_second_asker_waits_for_the_space_that_the_first_one_needs(
+def test_a_second_asker_needs_no_space_for_what_the_first_one_fetches(
     hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both need the same 64 MiB, and there is room for one and a half: nobody has to fail."""
+    """Both need the same 64 MiB, and there is room for one and a half: nobody has to fail, or to wait for space."""
     size, disk_bytes = 64 * MIB, 96 * MIB
     notices: list[str] = []
-
-    async def until_the_second_waits(exchange: object) -> None:
-        await until(lambda: any(message.startswith("waiting for space") for message in notices))
+    gate = Gate()
 
     def on_event(event: object) -> None:
         if isinstance(event, Notice):
             notices.append(event.message)
+        elif isinstance(event, Progress) and event.phase == "fetch":
+            gate.open()  # it has its reservation
 
     hub.add_repo(REPO, files={BIG: Synthetic(size, 1)})
-    hub.faults.add(OnRequest(until_the_second_waits).on("cdn", skip=4))
+    hub.faults.add(OnRequest(gate).on("cdn", skip=4))
     monkeypatch.setattr(os, "statvfs", SimulatedDisk(cache_dir, disk_bytes).statvfs)
     with Child(options(hub, cache_dir), items=[f"hf://{REPO}"], disk_bytes=disk_bytes) as first:
         wait_until(lambda: hub.body_bytes_sent() > 0)
         outcome = fetch(hub, cache_dir, on_event=on_event)
-        assert outcome.downloaded < size
+        assert outcome.downloaded < size and notices == []
         first.done()
     assert hub.body_bytes_sent() == size
+
+
+def test_who_waits_for_space_goes_on_when_the_one_who_had_it_is_gone(
+    hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two different files there is room for one and a half; the first process ends, and so does its promise."""
+    size, disk_bytes = 64 * MIB, 96 * MIB
+    hub.add_repo(REPO, files={BIG: Synthetic(size, 1)})
+    hub.add_repo("acme/other", files={SECOND: Synthetic(size, 2)})
+    hub.faults.add(OnRequest(Gate()).on("cdn", path=BIG, skip=2))
+    monkeypatch.setattr(os, "statvfs", SimulatedDisk(cache_dir, disk_bytes).statvfs)
+    with Child(options(hub, cache_dir), items=[f"hf://{REPO}"], disk_bytes=disk_bytes) as first:
+        wait_until(lambda: hub.body_bytes_sent() > 0)
+
+        def on_event(event: object) -> None:
+            if isinstance(event, Notice) and event.message.startswith("waiting for space"):
+                first.process.kill()
+
+        outcome = fetch(hub, cache_dir, HF("acme/other"), on_event=on_event)
+        assert first.process.wait() == -signal.SIGKILL, "it had been waited for"
+    assert_whole(outcome.snapshot, hub, "acme/other")
 
 
 def test_what_cant_be_closed_blocks_nobody(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def test_every_field_can_be_read() -> None:
         "connections_per_host_max": "8",
         "limit_rate_bytes_per_s": "16777216",
         "heartbeat_s": "2",
+        "quota_bytes": "1GiB",
     }
     values = {field.name: special.get(field.name) or text[str(field.type)] for field in dataclasses.fields(Settings)}
     from_variables = _set(**{variable(name): value for name, value in values.items()})

@@ -1,0 +1,98 @@
+"""Bytes promised to one run. Drawn before they are written, in steps; grows where a step is not covered."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from fetcher.config import MIB
+from fetcher.errors import NoSpaceError
+
+if TYPE_CHECKING:
+    from fetcher.cache.space import Room
+
+STEP_BYTES = 32 * MIB
+"""Drawn at once: one transaction for so many bytes. Until they are written others count them as promised still."""
+IN_FLIGHT_BYTES = 48 * MIB
+"""Given to writers and perhaps not on the disk: a block per worker, and a batch of small files."""
+FLOOR_EVERY_BYTES = 256 * MIB
+"""Written between two looks at what other programs have left of the disk."""
+
+
+class Reservation:
+    """Thread-safe. ``release`` it in any case."""
+
+    def __init__(self, room: Room, reservation_id: str, owner_id: str, byte_count: int) -> None:
+        self.id = reservation_id
+        self._owner_id = owner_id
+        self._room = room
+        self._undrawn = byte_count
+        """As the row says."""
+        self._ahead = 0
+        """Drawn, and given to nobody yet."""
+        self._drawn = 0
+        self._present = 0
+        """Will be written where the disk has blocks already."""
+        self._looked_at = 0
+        """How much was drawn when we last looked at the floor."""
+        self._released = False
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        """Still promised, and not given to any writer."""
+        return self._undrawn + self._ahead
+
+    def write_over(self, byte_count: int) -> None:
+        """So much of what will be written takes no new space: blocks of a Partial that were not proven."""
+        with self._lock:
+            self._present += byte_count
+
+    def draw(self, byte_count: int) -> None:
+        """``byte_count`` bytes are about to be written.
+
+        More than was reserved is reserved now, on the same terms: what another process was to fetch and did not, a
+        second copy of a file whose first was wrong. Raises NoSpaceError if that does not fit, or if something else has
+        filled the disk down to the floor; nothing is written then.
+        """
+        with self._lock:
+            if self._released:
+                return  # what is written now was written before, as far as anybody counts
+            over = min(byte_count, self._present)
+            self._present -= over
+            new = byte_count - over
+            if self._ahead < new:
+                self._draw_step(new - self._ahead)
+            self._ahead -= new
+
+    def _draw_step(self, missing: int) -> None:
+        if self._drawn - self._looked_at >= FLOOR_EVERY_BYTES:
+            self._room.refuse_below_floor()
+            self._looked_at = self._drawn
+        if self._undrawn < missing:
+            self._grow(missing - self._undrawn)
+        step = max(missing, min(STEP_BYTES, self._undrawn))
+        drawn = self._drawn + step
+        self._room.draw(self.id, step, min(drawn, self._ahead + step + IN_FLIGHT_BYTES))
+        self._undrawn -= step
+        self._drawn = drawn
+        self._ahead += step
+
+    def _grow(self, missing: int) -> None:
+        try:
+            more = missing + STEP_BYTES
+            self._room.grow(self.id, more)
+        except NoSpaceError:
+            more = missing
+            self._room.grow(self.id, more)
+        self._undrawn += more
+
+    def release(self) -> None:
+        """Give the rest back, when all is published or given up. May be called again.
+
+        With an owner's last reservation its holds on Blobs go: what is unreferenced then has the grace of gc.
+        """
+        with self._lock:
+            self._released = True
+            self._undrawn = self._ahead = 0
+        self._room.drop_reservation(self.id, self._owner_id)
