@@ -206,7 +206,8 @@ class Run:
                 # What a former owner had done stays counted until his Partial has been looked at.
                 self._ready_large.append(job)
             else:
-                self._count(job, job.bytes_done)
+                # An heir begins at zero, and soon has what the former owner had: no step back for that.
+                self._count(job, max(job.bytes_counted, job.bytes_done))
                 self.elsewhere.append(job)
         if found:
             await self._complete(found)

@@ -160,11 +160,14 @@ class Child:
         plan_only: bool = False,
         each: bool = False,
         disk_bytes: int | None = None,
+        tell: bool = False,
+        plant: str = "",
         prefix: Sequence[str] = (),
     ) -> None:
         """``hold``: keep a process lease until stdin closes. ``each``: items for themselves, failures are told with the
-        others. ``disk_bytes``: the size that the cache's disk seems to have (tests/support/disk.py). ``prefix``: a
-        command that runs the client (setpriv …)."""
+        others. ``disk_bytes``: the size that the cache's disk seems to have (tests/support/disk.py). ``tell``: tell its
+        progress, too. ``plant``: a fault of ours, see client_process.py. ``prefix``: a command that runs the client
+        (setpriv …)."""
         order = {
             "options": dict(settings),
             "items": list(items),
@@ -173,6 +176,8 @@ class Child:
             "plan_only": plan_only,
             "each": each,
             "disk_bytes": disk_bytes,
+            "tell": tell,
+            "plant": plant,
         }
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent", "LANG": "C.UTF-8"}
         environ |= {name: value for name, value in os.environ.items() if name == "FETCHER_NATIVE"}
