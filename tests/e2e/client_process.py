@@ -111,7 +111,7 @@ def main() -> int:
     if order["disk_bytes"] is not None:
         os.statvfs = SimulatedDisk(Path(order["options"]["cache_dir"]), order["disk_bytes"]).statvfs
     plant(order["plant"])
-    say({"event": "ready"})
+    say({"event": "ready", "pid": os.getpid(), "host": os.uname().nodename})
     try:
         run(lambda: _work(order))
     except FetcherError as error:

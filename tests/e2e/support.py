@@ -80,6 +80,11 @@ def options(hub: Hub, cache_dir: Path, **more: Any) -> dict[str, Any]:
     return {**HURRIED, "cache_dir": str(cache_dir), "hf_endpoint": hub.endpoint, **more}
 
 
+def patient(hub: Hub, cache_dir: Path, **more: Any) -> dict[str, Any]:
+    """Settings of a client that gives up no connection because others were held up, or the machine is busy."""
+    return options(hub, cache_dir, no_progress_timeout_s=600.0, **more)
+
+
 def fetcher_of(
     hub: Hub,
     cache_dir: Path,
@@ -228,6 +233,51 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+
+class Told:
+    """A client's facts, read as they come, so that none of them waits for us."""
+
+    def __init__(self, client: Child) -> None:
+        self.client = client
+        self.facts: list[dict[str, Any]] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.client.process.stdout is not None
+        for line in self.client.process.stdout:
+            self.facts.append(json.loads(line))
+
+    def join(self) -> None:
+        """Once the client is gone."""
+        self._thread.join()
+
+    def has(self, event: str) -> bool:
+        return any(fact["event"] == event for fact in self.facts)
+
+    @property
+    def progress(self) -> list[tuple[int, int]]:
+        """Bytes done and bytes downloaded, each time they were told."""
+        return [(fact["bytes_done"], fact["bytes_downloaded"]) for fact in self.facts if fact["event"] == "progress"]
+
+    @property
+    def bytes_done(self) -> int:
+        return self.progress[-1][0] if self.progress else 0
+
+    def end(self, timeout_s: float = 50.0) -> dict[str, Any]:
+        """The last fact, when the client has ended."""
+        self.client.process.wait(timeout_s)
+        self._thread.join()
+        assert self.client.process.stderr is not None
+        said = self.client.process.stderr.read().decode()
+        assert "Traceback" not in said, said
+        return self.facts[-1]
+
+    def done(self, timeout_s: float = 50.0) -> dict[str, Any]:
+        fact = self.end(timeout_s)
+        assert fact["event"] == "done", fact
+        return fact
 
 
 # --- judges ----------------------------------------------------------------------------------------------------------

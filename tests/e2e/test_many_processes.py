@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,10 +25,11 @@ from tests.e2e.support import (
     RESUMES,
     Child,
     Gate,
+    Told,
     held_by,
     kept_blocks,
     mixed_files,
-    options,
+    patient,
     repo_bytes,
     tree_of,
     wait_until,
@@ -42,52 +42,6 @@ START_S = 100.0
 """Ten interpreters on two busy cores."""
 
 
-def patient(hub: Hub, cache_dir: Path, **more: Any) -> dict[str, Any]:
-    """Settings of a client that gives up no connection because others were held up, or the machine is busy."""
-    return options(hub, cache_dir, no_progress_timeout_s=600.0, **more)
-
-
-class Told:
-    """A client's facts, read as they come, so that none of them waits for us."""
-
-    def __init__(self, client: Child) -> None:
-        self.client = client
-        self.facts: list[dict[str, Any]] = []
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self.client.process.stdout is not None
-        for line in self.client.process.stdout:
-            self.facts.append(json.loads(line))
-
-    def has(self, event: str) -> bool:
-        return any(fact["event"] == event for fact in self.facts)
-
-    @property
-    def progress(self) -> list[tuple[int, int]]:
-        """Bytes done and bytes downloaded, each time they were told."""
-        return [(fact["bytes_done"], fact["bytes_downloaded"]) for fact in self.facts if fact["event"] == "progress"]
-
-    @property
-    def bytes_done(self) -> int:
-        return self.progress[-1][0] if self.progress else 0
-
-    def end(self, timeout_s: float = 50.0) -> dict[str, Any]:
-        """The last fact, when the client has ended."""
-        self.client.process.wait(timeout_s)
-        self._thread.join()
-        assert self.client.process.stderr is not None
-        said = self.client.process.stderr.read().decode()
-        assert "Traceback" not in said, said
-        return self.facts[-1]
-
-    def done(self, timeout_s: float = 50.0) -> dict[str, Any]:
-        fact = self.end(timeout_s)
-        assert fact["event"] == "done", fact
-        return fact
-
-
 @contextmanager
 def clients(settings: Mapping[str, Any], wishes: Sequence[Sequence[str]], **more: Any) -> Iterator[list[Told]]:
     """One client for each list of resources; all have ended when the block is left."""
@@ -96,7 +50,7 @@ def clients(settings: Mapping[str, Any], wishes: Sequence[Sequence[str]], **more
         for items in wishes:
             child = stack.enter_context(Child(settings, items, tell=True, **more))
             told.append(Told(child))
-            stack.callback(told[-1]._thread.join)
+            stack.callback(told[-1].join)
             stack.callback(child.process.kill)
         yield told
 
