@@ -339,7 +339,7 @@ class Collector:
     def _sweep_owners(self) -> GcReport:
         """Files of dead owners that nothing on disk is named after; their locks are what lets heirs take a Partial."""
         named = {match[2] for entry in _entries(self._layout.partials) if (match := _PARTIAL.fullmatch(entry.name))}
-        count = 0
+        count = self._owners.give_up_silent()
         for owner_id in self._owners.ids():
             if owner_id in named:
                 continue

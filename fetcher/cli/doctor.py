@@ -72,9 +72,9 @@ def _checks(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
     yield _core()
     yield _loop()
     yield _configuration(environ)
-    opened = _cache(settings)
-    yield opened
-    if opened.status == "ok":
+    opened = list(_cache(settings))
+    yield from opened
+    if all(check.status != "fail" for check in opened):
         yield _modes(settings.cache_dir)
         yield _links(settings.cache_dir)
         yield _space(settings)
@@ -129,16 +129,26 @@ def _configuration(environ: os._Environ[str]) -> Check:
     return Check("configuration", "ok", str(path) if path.exists() else f"no file at {path}")
 
 
-def _cache(settings: Settings) -> Check:
+def _cache(settings: Settings) -> Iterator[Check]:
     """Opening does the hard looks: kind of file system, locks seen by a second process, format, rights."""
     from fetcher.cache.store import Cache
 
     try:
-        with Cache.open(settings):
+        with Cache.open(settings) as cache:
             apart = "" if settings.state_dir == settings.cache_dir else f", index in {settings.state_dir}"
-            return Check("cache", "ok", f"{settings.cache_dir}{apart}")
+            yield Check("cache", "ok", f"{settings.cache_dir}{apart}")
+            if cache.locks_trusted:
+                yield Check("locks", "ok", "seen by other processes")
+            else:
+                lost_after = f"{settings.owner_lost_after_s:g} s"
+                yield Check(
+                    *("locks", "warn"),
+                    f"prove nothing in the cache directory: that a command was killed is noticed after {lost_after} of"
+                    " silence, and what it had is copied",
+                    "put the cache on a local disk",
+                )
     except FetcherError as error:
-        return Check("cache", "fail", error.message, error.hint)
+        yield Check("cache", "fail", error.message, error.hint)
 
 
 def _modes(cache_dir: Path) -> Check:

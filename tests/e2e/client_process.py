@@ -23,6 +23,7 @@ from fetcher.engine.flights import Flights as EngineFlights
 from fetcher.engine.run import Run
 from fetcher.errors import FetcherError
 from fetcher.model.events import Progress
+from tests.support import locks
 from tests.support.disk import SimulatedDisk
 
 
@@ -110,6 +111,7 @@ def main() -> int:
     order = json.loads(sys.argv[1])
     if order["disk_bytes"] is not None:
         os.statvfs = SimulatedDisk(Path(order["options"]["cache_dir"]), order["disk_bytes"]).statvfs
+    locks.obey()
     plant(order["plant"])
     say({"event": "ready", "pid": os.getpid(), "host": os.uname().nodename})
     try:

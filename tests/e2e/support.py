@@ -25,6 +25,7 @@ from fetcher import Fetcher, Snapshot, hashing
 from fetcher.cache import journal
 from fetcher.engine.asks import Outcome
 from fetcher.testing import Hub, Synthetic
+from tests.support import locks
 from tests.support.cli import CHECKOUT
 
 MIB = 1 << 20
@@ -185,7 +186,8 @@ class Child:
             "plant": plant,
         }
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent", "LANG": "C.UTF-8"}
-        environ |= {name: value for name, value in os.environ.items() if name == "FETCHER_NATIVE"}
+        kept = ("FETCHER_NATIVE", locks.VARIABLE)
+        environ |= {name: value for name, value in os.environ.items() if name in kept}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(Path(__file__).with_name("client_process.py")), json.dumps(order)],
             env=environ,
