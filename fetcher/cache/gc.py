@@ -62,7 +62,7 @@ class Collector:
         report = self._collect_rows(spare_s, at_once)
         sweeper = self._sweeper(at_once)
         sweeper.heal()
-        report += self._collect_blobs(at_once)
+        report += self._collect_blobs(at_once) + GcReport(leftovers=self._owners.give_up_silent())
         for stray in sweeper.find():  # owners come last: their files go once no Partial bears their name
             freed = sweeper.remove(stray)
             if freed is not None:

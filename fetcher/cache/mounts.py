@@ -21,13 +21,16 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 _PROBE = """
 import fcntl, sys
-for path, lock in ((sys.argv[1], fcntl.lockf), (sys.argv[2], fcntl.flock)):
+free = []
+for path, lock in zip(sys.argv[1:], (fcntl.lockf, fcntl.flock, fcntl.flock)):
     with open(path, "r+b") as file:
         try:
             lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            continue
-        sys.exit(3)
+            free.append(False)
+        else:
+            free.append(True)
+sys.exit(3 if any(free[:2]) else 4 if free[2] else 0)
 """
 
 
@@ -51,19 +54,25 @@ def file_system_type(path: Path) -> str:
     return found
 
 
-def refuse_network(directory: Path) -> None:
-    """Raise CacheError, with the cure, if the index would be on a file system that other machines share."""
+def is_network(directory: Path) -> bool:
+    """Whether a directory is, for all that the kernel tells, on other machines, too."""
     kind = file_system_type(directory)
     # fuseblk is a local disk (NTFS, exFAT); plain fuse is somebody's program, mostly around a network.
-    if kind in NETWORK_FILE_SYSTEMS or kind == "fuse" or kind.startswith("fuse."):
+    return kind in NETWORK_FILE_SYSTEMS or kind == "fuse" or kind.startswith("fuse.")
+
+
+def refuse_network(directory: Path) -> None:
+    """Raise CacheError, with the cure, if the index would be on a file system that other machines share."""
+    if is_network(directory):
         raise CacheError(
-            f"the index can't be kept in {directory}: {kind} is no local file system",
+            f"the index can't be kept in {directory}: {file_system_type(directory)} is no local file system",
             hint="set FETCHER_STATE_DIR to a directory on a local disk; the bytes may stay where they are",
         )
 
 
-def probe_locks(state_dir: Path, cache_dir: Path) -> None:
-    """Hold a record lock (SQLite's kind) and a flock (ours) and let a second process try: both must hold against it.
+def probe_locks(state_dir: Path, cache_dir: Path) -> bool:
+    """Hold locks and let a second process try: a record lock (SQLite's kind) and a flock in the state directory, which
+    must hold against it, and a flock in the cache directory: whether that one holds is the answer.
 
     Raises CacheError. Done once for each new index; costs one bare interpreter start.
     """
@@ -71,15 +80,20 @@ def probe_locks(state_dir: Path, cache_dir: Path) -> None:
     import subprocess
 
     if not sys.executable:
-        return  # embedded: there is no second process that we could start
-    probes = [directory / f".probe-{os.urandom(8).hex()}" for directory in (state_dir, cache_dir)]
+        return True  # embedded: there is no second process that we could start
+    places = [(state_dir, fcntl.lockf), (state_dir, fcntl.flock), (cache_dir, fcntl.flock)]
+    probes = [directory / f".probe-{os.urandom(8).hex()}" for directory, _ in places]
     files = []
     try:
         with disk_errors("lock files in", state_dir):
-            for path, lock in zip(probes, (fcntl.lockf, fcntl.flock), strict=True):
+            for path, (directory, lock) in zip(probes, places, strict=True):
                 file = open(path, "x+b")  # noqa: SIM115 - closed below; closing any earlier would drop the lock
                 files.append(file)
-                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    if directory is state_dir:
+                        raise  # in the cache directory: the other process will have it, or not; no lock is none
             answer = subprocess.run(
                 [sys.executable, "-I", "-S", "-c", _PROBE, *map(str, probes)],
                 stdin=subprocess.DEVNULL,
@@ -89,9 +103,10 @@ def probe_locks(state_dir: Path, cache_dir: Path) -> None:
             )
         if answer.returncode == 3:
             raise CacheError(
-                f"locks do not hold between processes in {state_dir} or {cache_dir}",
+                f"locks do not hold between processes in {state_dir}",
                 hint="put the cache, or at least FETCHER_STATE_DIR, on a local disk",
             )
+        return answer.returncode == 0
     except subprocess.TimeoutExpired as error:
         raise CacheError(f"testing locks in {state_dir} took longer than a minute") from error
     finally:

@@ -59,7 +59,7 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
     from fetcher.cache.recovery import adopt_all
     from fetcher.cache.salvage import carry_over
 
-    mounts.probe_locks(layout.state_dir, layout.cache_dir)
+    locks_hold = mounts.probe_locks(layout.state_dir, layout.cache_dir)
     with _locks_of_making(layout):
         version = _version(layout)
         outdated = version is not None and index_room.is_outdated(layout.index, version)
@@ -72,6 +72,9 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
         index = Index(unnamed)
         try:
             identity.bind(index, layout)
+            if not locks_hold:
+                with index.write(durable=True) as rows:
+                    rows.execute("INSERT OR REPLACE INTO meta VALUES ('locks', 'untrusted')")
             recovery = adopt_all(index, layout, clock)
             if old is not None:
                 pins, leases = carry_over(old, index, clock)
@@ -80,6 +83,14 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
             index.close()
         index_room.give_name(unnamed, layout.index)
         return recovery
+
+
+def locks_trusted(index: Index, layout: Layout) -> bool:
+    """Whether a flock in the cache directory proves that its holder lives: it did when the index was made, and this is
+    no file system that other machines see."""
+    with index.read() as rows:
+        found = rows.execute("SELECT value FROM meta WHERE name = 'locks'").fetchone()
+    return (found is None or found[0] != "untrusted") and not mounts.is_network(layout.cache_dir)
 
 
 @contextmanager

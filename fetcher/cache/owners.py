@@ -1,8 +1,13 @@
-"""Who is alive. An owner is one open Cache that writes; its file is locked for life and its mtime is a heartbeat.
+"""Who is alive. An owner is one open Cache that writes; its file is locked for life and its mtime is a heartbeat: the
+seconds since the machine was started, because somebody may set the calendar.
 
 flock is seen across pid namespaces and dropped by kill -9. It says "this process still exists"; the heartbeat says "and
 it runs". A stopped process holds its lock with a silent heart: it is *lost*, may come back, and so its files are never
 taken from it. Pids are written for people only: in containers every process is pid 1.
+
+Where flock in the cache directory proves nothing (network file systems; see ``mounts.py``), the heartbeat is all
+there is: a silent owner may be dead or may come back, so it is lost, and never more than that. After a day of silence,
+seen twice, its file is removed: the same as if it had been closed in order.
 """
 
 from __future__ import annotations
@@ -14,19 +19,26 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from fetcher.cache.clock import Clock
 from fetcher.cache.layout import HEX_32, Layout, disk_errors, random_id
 from fetcher.cache.records import OwnerState
 from fetcher.errors import CacheError
 
 UNBORN = ".new-"
 """What the name of an owner's file starts with until it is locked."""
+SILENT = ".silent-"
+"""Before the id of an owner: somebody has found it silent for very long, when this file was made."""
+SILENCE_MAX_S = 86_400.0
+"""So long nobody is stopped and comes back to finish his work."""
 
 
 class Owner:
     """Our own life sign. Created on first need, never on the hit path; ``close()`` ends it."""
 
-    def __init__(self, layout: Layout, *, heartbeat_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, layout: Layout, *, heartbeat_s: float, clock: Clock, locks_trusted: bool = True) -> None:
+        self._locks_trusted = locks_trusted
         self.id = random_id()
         self._path = layout.owner(self.id)
         self._clock = clock
@@ -37,12 +49,13 @@ class Owner:
             self._descriptor = os.open(unborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.fchmod(self._descriptor, 0o600)
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                note = {"pid": os.getpid(), "host": os.uname().nodename, "born": clock()}
+                if locks_trusted:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                note = {"pid": os.getpid(), "host": os.uname().nodename, "born": clock(), "boot": clock.boot_id}
                 os.write(self._descriptor, json.dumps(note).encode() + b"\n")
-                self.beat()
                 # Locked before it has its name: nobody can see this file unlocked while we live.
                 os.rename(unborn, self._path)
+                self.beat()  # until now its time is the calendar's, which no boot has reached
             except BaseException:
                 os.close(self._descriptor)
                 raise
@@ -52,7 +65,7 @@ class Owner:
 
     def beat(self) -> None:
         """One heartbeat; also what the thread does every ``heartbeat_s``."""
-        now_ns = int(self._clock() * 1e9)
+        now_ns = int(self._clock.boot_s() * 1e9)
         os.utime(self._descriptor, ns=(now_ns, now_ns))
 
     def _beat_on(self) -> None:
@@ -64,13 +77,15 @@ class Owner:
 
     def close(self, *, keep_file: bool = False) -> None:
         """Give up the lock. ``keep_file``: something on disk still bears our name, so the next owner must be able to
-        take our lock before it takes that. May be called again."""
+        take our lock before it takes that. May be called again.
+
+        Where locks prove nothing no file is kept: it would only have us taken for alive, and then for lost."""
         if self._stop.is_set():
             return
         self._stop.set()
         if self._process_id == os.getpid():
             self._thread.join()
-            if not keep_file:
+            if not keep_file or not self._locks_trusted:
                 try:
                     os.unlink(self._path)
                 except OSError:
@@ -88,10 +103,18 @@ class Owner:
 class Owners:
     """Looks at the owners of one cache."""
 
-    def __init__(self, layout: Layout, *, lost_after_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        lost_after_s: float,
+        clock: Clock,
+        locks_trusted: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._layout = layout
         self._lost_after_s = lost_after_s
         self._clock = clock
+        self._locks_trusted = locks_trusted
 
     def state(self, owner_id: str) -> OwnerState:
         """Whether this owner lives. A file that is gone was closed in order, or swept after its lock had been taken."""
@@ -103,23 +126,37 @@ class Owners:
             raise CacheError(f"can't look at an owner of the cache: {error}") from error
         try:
             try:
-                # Shared, so that two who look do not take each other for the owner.
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return "dead"
+                if self._locks_trusted():
+                    # Shared, so that two who look do not take each other for the owner.
+                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    return "dead"
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise CacheError(f"can't test the lock of an owner: {error}") from error
-            silent_s = self._clock() - os.fstat(descriptor).st_mtime
+            if not self._locks_trusted() and self._is_of_another_boot(descriptor):
+                return "dead"
+            silent_s = self._clock.boot_s() - os.fstat(descriptor).st_mtime
             return "lost" if silent_s > self._lost_after_s else "alive"
         finally:
             os.close(descriptor)
+
+    def _is_of_another_boot(self, descriptor: int) -> bool:
+        """The index is on a local disk, so all owners are of this machine, and none survives its start."""
+        try:
+            boot_id = json.loads(os.pread(descriptor, 4096, 0))["boot"]
+        except (ValueError, KeyError, TypeError):
+            return False  # being written at this moment
+        return bool(boot_id != self._clock.boot_id)
 
     @contextmanager
     def holding(self, owner_id: str) -> Iterator[bool]:
         """With the lock of a dead owner in hand: True inside the block means that nobody else can be, or become, it.
 
-        False if its lock can't be had, or its file is gone (then nothing proves that the writer is).
+        False if its lock can't be had or proves nothing, or its file is gone (then nothing proves that the writer is).
         """
+        if not self._locks_trusted():
+            yield False
+            return
         try:
             descriptor = os.open(self._layout.owner(_checked(owner_id)), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -135,12 +172,49 @@ class Owners:
         finally:
             os.close(descriptor)
 
+    def give_up_silent(self) -> int:
+        """Where locks prove nothing: remove the files of owners that have been silent for ``SILENCE_MAX_S``; how many.
+
+        Seen once, this may be a machine that slept, and the owner's next heartbeat is a moment away. So the first look
+        leaves a note, and a later one, which finds that nothing has moved since, removes the file.
+        """
+        if self._locks_trusted():
+            return 0
+        now, removed = self._clock.boot_s(), 0
+        for owner_id in self.ids():
+            path, note = self._layout.owner(owner_id), self._layout.owners / f"{SILENT}{owner_id}"
+            beat, noted = _modified_at(path), _modified_at(note)
+            if beat is None or now - beat <= SILENCE_MAX_S:
+                _remove(note)
+            elif noted is None or noted <= beat:
+                os.close(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+                os.utime(note, (now, now))
+            elif now - noted > self._lost_after_s:
+                removed += _remove(path)
+                _remove(note)
+        return removed
+
     def ids(self) -> list[str]:
         """All owners that left a file."""
         try:
             return [name for name in os.listdir(self._layout.owners) if HEX_32.fullmatch(name)]
         except FileNotFoundError:
             return []
+
+
+def _modified_at(path: Path) -> float | None:
+    try:
+        return os.lstat(path).st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _remove(path: Path) -> bool:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _checked(owner_id: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,9 @@ class Cache:
         self._clock = clock
         self._ahead_s = clock() - clock.boot_s()
         """How far the calendar was ahead of the boot's clock when we last looked."""
-        self._owners = Owners(layout, lost_after_s=settings.owner_lost_after_s, clock=clock)
+        self._owners = Owners(
+            layout, lost_after_s=settings.owner_lost_after_s, clock=clock, locks_trusted=lambda: self.locks_trusted
+        )
         self._leases = Leases(index, self._owners, clock)
         self._snapshots = Snapshots(index, layout, clock, keep_from=settings.keep_from)
         self._lock = threading.RLock()
@@ -112,6 +115,11 @@ class Cache:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @cached_property
+    def locks_trusted(self) -> bool:
+        """Whether a lock in the cache directory proves that its holder lives; otherwise heartbeats are all there is."""
+        return opening.locks_trusted(self.index, self.layout)
+
     @property
     def owner(self) -> Owner:
         """Our life sign, made on first need."""
@@ -119,7 +127,12 @@ class Cache:
             if self._owner is None:
                 if self.read_only or self._closed:
                     raise InternalError("a cache opened for looking, or closed, owns nothing")
-                self._owner = Owner(self.layout, heartbeat_s=self.settings.heartbeat_s, clock=self._clock)
+                self._owner = Owner(
+                    self.layout,
+                    heartbeat_s=self.settings.heartbeat_s,
+                    clock=self._clock,
+                    locks_trusted=self.locks_trusted,
+                )
             return self._owner
 
     @property

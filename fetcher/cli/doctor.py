@@ -1,4 +1,7 @@
-"""``fetcher doctor``: looks at what will decide between a good and a bad day, and says the cure. Asks no network."""
+"""``fetcher doctor``: looks at what will decide between a good and a bad day, and says the cure. Asks no network.
+
+With ``--engine`` the container engine is asked, too, over its socket.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,17 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exit code 0 unless a line says fail."
+    parser.add_argument(
+        "--engine",
+        action="store_true",
+        help="also have the container engine read a file of the cache, at the path that `fetcher job` tells it",
+    )
 
 
 def run(context: Context) -> int:
     checks = list(_checks(context.settings, os.environ))
+    if context.flag("engine"):
+        checks.append(_engine(context, checks))
     failed = any(check.status == "fail" for check in checks)
     if context.output.json_lines:
         context.output.event({"event": "doctor", "ok": not failed, "checks": [asdict(check) for check in checks]})
@@ -62,9 +72,9 @@ def _checks(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
     yield _core()
     yield _loop()
     yield _configuration(environ)
-    opened = _cache(settings)
-    yield opened
-    if opened.status == "ok":
+    opened = list(_cache(settings))
+    yield from opened
+    if all(check.status != "fail" for check in opened):
         yield _modes(settings.cache_dir)
         yield _links(settings.cache_dir)
         yield _space(settings)
@@ -74,6 +84,19 @@ def _checks(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
     yield _open_files(settings)
     yield _umask()
     yield _clock()
+
+
+def _engine(context: Context, checks: list[Check]) -> Check:
+    """Whether paths that we print mean the same to the container engine."""
+    if context.flag("dry_run"):
+        return Check("engine", "warn", "not looked at: with --dry-run nothing is written", "leave --dry-run out")
+    if any(check.name == "cache" and check.status == "fail" for check in checks):
+        return Check("engine", "warn", "not looked at: there is no cache that it could see", "mend that first")
+    from fetcher.client.blocking import run
+    from fetcher.engine.sight import engine_sight
+
+    seen = run(lambda: engine_sight(context.settings, os.environ))
+    return Check("engine", seen.status, seen.message, seen.hint)
 
 
 def _core() -> Check:
@@ -106,16 +129,26 @@ def _configuration(environ: os._Environ[str]) -> Check:
     return Check("configuration", "ok", str(path) if path.exists() else f"no file at {path}")
 
 
-def _cache(settings: Settings) -> Check:
+def _cache(settings: Settings) -> Iterator[Check]:
     """Opening does the hard looks: kind of file system, locks seen by a second process, format, rights."""
     from fetcher.cache.store import Cache
 
     try:
-        with Cache.open(settings):
+        with Cache.open(settings) as cache:
             apart = "" if settings.state_dir == settings.cache_dir else f", index in {settings.state_dir}"
-            return Check("cache", "ok", f"{settings.cache_dir}{apart}")
+            yield Check("cache", "ok", f"{settings.cache_dir}{apart}")
+            if cache.locks_trusted:
+                yield Check("locks", "ok", "seen by other processes")
+            else:
+                lost_after = f"{settings.owner_lost_after_s:g} s"
+                yield Check(
+                    *("locks", "warn"),
+                    f"prove nothing in the cache directory: that a command was killed is noticed after {lost_after} of"
+                    " silence, and what it had is copied",
+                    "put the cache on a local disk",
+                )
     except FetcherError as error:
-        return Check("cache", "fail", error.message, error.hint)
+        yield Check("cache", "fail", error.message, error.hint)
 
 
 def _modes(cache_dir: Path) -> Check:

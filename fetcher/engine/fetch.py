@@ -254,7 +254,7 @@ class Engine:
                 made.fail_missing(error)
                 for job in jobs:
                     if not job.ended:
-                        observer.without(job.size, job.transfer.bytes_written)
+                        observer.without(job.size, job.transfer.bytes_written + job.bytes_counted)
             observer.enter("publish")
             yield
 

@@ -84,6 +84,8 @@ class FileJob:
     """Whose Partial to take over."""
     others_bytes: int = 0
     """What the flight's owner has proven so far."""
+    bytes_counted: int = 0
+    """Of that, what the run's numbers have in them: who waits sees how far the owner is."""
     partial: Partial | None = None
     crcs: hashing.BlockCrcs | None = None
     """CRCs of the blocks as they come, where the origin states one of the whole."""

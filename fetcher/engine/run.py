@@ -195,17 +195,28 @@ class Run:
         for job in jobs:
             if job.blob is not None and not job.abandoned:
                 job.transfer.on(Event.FOUND)
-                self.observer.bytes_done += job.size
+                self._count(job, job.size)
                 found.append(job)
             elif job.abandoned:
                 found.append(job)
+            elif job.mine and job.small:
+                self._count(job, 0)
+                self.small.append(job)
             elif job.mine:
-                (self.small if job.small else self._ready_large).append(job)
+                # What a former owner had done stays counted until his Partial has been looked at.
+                self._ready_large.append(job)
             else:
+                # An heir begins at zero, and soon has what the former owner had: no step back for that.
+                self._count(job, max(job.bytes_counted, job.bytes_done))
                 self.elsewhere.append(job)
         if found:
             await self._complete(found)
         self.changed.set()
+
+    def _count(self, job: FileJob, bytes_done: int) -> None:
+        """Others have so much of it."""
+        self.observer.bytes_done += bytes_done - job.bytes_counted
+        job.bytes_counted = bytes_done
 
     async def begin(self, job: FileJob) -> None:
         """Take the flight, if we have not, and open the Partial with what an earlier run or a dead owner left in it."""
@@ -241,6 +252,7 @@ class Run:
         partial = await self.tools.workers.slow_until(stop, open_partial)
         job.transfer.adopt(partial.proven)
         job.bytes_adopted = job.transfer.bytes_written
+        self._count(job, 0)
         self.observer.bytes_done += job.bytes_adopted
         job.transfer.on(Event.BEGIN)
         self.progressed()
@@ -320,7 +332,7 @@ class Run:
         for job in jobs:
             job.ended = True
             if job.abandoned and job.blob is None:
-                self.observer.without(job.size, job.transfer.bytes_written)
+                self.observer.without(job.size, job.transfer.bytes_written + job.bytes_counted)
         await self._flights.release(jobs)
         self._missing -= len(jobs)
         self.observer.files_done += sum(job.blob is not None for job in jobs)

@@ -148,9 +148,36 @@ class EngineClient:
                 return None
             raise
 
+    async def get_list(self, path: str) -> list[dict[str, Any]]:
+        """The JSON objects listed at ``path`` of the versioned API. Raises Refused."""
+        body = await self._ask("GET", f"/v{self.api_version}{path}")
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list):
+            raise ImageError(f"{self.title}: the answer is not the list it should be")
+        return [item for item in found if isinstance(item, dict)]
+
+    async def get_bytes(self, path: str, query: Mapping[str, str]) -> bytes:
+        """What is at ``path`` of the versioned API. Raises Refused."""
+        return await self._ask("GET", f"/v{self.api_version}{path}", query)
+
     async def post(self, path: str, query: Mapping[str, str]) -> None:
         """Do ``path``, whose answer says nothing. Raises Refused."""
         await self._read("POST", f"/v{self.api_version}{path}", query)
+
+    async def create(self, path: str, query: Mapping[str, str], document: Mapping[str, Any]) -> None:
+        """Make what ``document`` says at ``path`` (with its version). Raises Refused."""
+        await self._ask("POST", path, query, document)
+
+    async def delete(self, path: str, query: Mapping[str, str]) -> None:
+        """Remove what is at ``path`` of the versioned API; fine if there is nothing. Raises Refused."""
+        try:
+            await self._ask("DELETE", f"/v{self.api_version}{path}", query)
+        except Refused as refusal:
+            if refusal.status != 404:
+                raise
 
     @asynccontextmanager
     async def stream(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> AsyncIterator[JSONLines]:
@@ -171,13 +198,19 @@ class EngineClient:
             response.close()
 
     async def _read(self, method: str, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        body = await self._ask(method, path, query)
+        return _object(body, self.title) if body.strip() else {}
+
+    async def _ask(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, document: Mapping[str, Any] | None = None
+    ) -> bytes:
         with self.naming_place(self._answer_timeout_s):
             async with asyncio.timeout(self._answer_timeout_s):
-                async with self._session.request(method, _url(path, query)) as response:
+                async with self._session.request(method, _url(path, query), json=document) as response:
                     body = await self._body(response)
         if response.status // 100 != 2:
             raise Refused(_said(body, response.status), response.status)
-        return _object(body, self.title) if body.strip() else {}
+        return body
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         body = bytearray()

@@ -23,6 +23,7 @@ from fetcher.config import Settings
 from fetcher.errors import ImageError
 from fetcher.images.client import EngineClient, Refused, quoted
 from fetcher.images.progress import OnProgress, PullTracker
+from fetcher.images.reading import read_file
 from fetcher.images.refusals import pull_refused, quotable
 from fetcher.model.image import EngineKind, Image, ImageReference
 
@@ -83,6 +84,16 @@ class ContainerEngine:
     async def close(self) -> None:
         """End all connections; pulls that still run are cancelled by that."""
         await self._client.close()
+
+    @property
+    def title(self) -> str:
+        """For messages: ``Docker at /var/run/docker.sock``."""
+        return self._client.title
+
+    async def read_file(self, directory: str, name: str) -> bytes:
+        """A small file of a directory as the engine's containers see it; see ``reading.py``. Raises Unseen, NoImage,
+        ImageError."""
+        return await read_file(self._client, directory, name)
 
     async def present(self, name: str) -> ImageState | None:
         """The image of this exact name, or None. Asks the engine only, never a registry. Raises ImageError, and

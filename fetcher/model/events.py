@@ -14,7 +14,7 @@ class Progress:
     """URI of the resource, or of the first of several."""
     phase: Literal["resolve", "plan", "fetch", "verify", "publish", "done"]
     bytes_done: int
-    """Bytes proven or adopted so far."""
+    """Bytes proven or adopted so far, by us or by whoever fetches the file for us."""
     bytes_total: int | None
     """None while unknown."""
     files_done: int

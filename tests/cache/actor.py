@@ -13,6 +13,7 @@ from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
 from fetcher.errors import FetcherError
 from tests.cache.world import block_of, head_of, key_of, paint, publish, settings
+from tests.support import locks
 
 CRASH_CALLS = (
     "open",
@@ -84,6 +85,14 @@ def copy(cache: Cache, name: str) -> None:
     snapshot = cache.lookup(key_of(name), None)
     assert snapshot is not None
     say(path=str(cache.copy_stage(snapshot.id)))
+    wait()
+
+
+def stage(cache: Cache, name: str) -> None:
+    """Leave something under way that bears our name."""
+    staged = cache.layout.staging(cache.layout.snapshots, name, cache.owner.id)
+    staged.mkdir()
+    say(owner=cache.owner.id, path=str(staged))
     wait()
 
 
@@ -218,6 +227,7 @@ def main() -> None:
         "race": race,
         "lease": lease,
         "copy": copy,
+        "stage": stage,
         "lease-copy": lease_copy,
         "reserve": reserve,
         "crash": crash,
@@ -227,7 +237,9 @@ def main() -> None:
         "limited": limited,
         "full": full,
     }
-    with Cache.open(settings(Path(cache_dir), heartbeat_s=0.1)) as cache:
+    locks.obey()
+    options = {"state_dir": Path(state)} if (state := os.environ.get("FETCHER_TEST_STATE_DIR")) else {}
+    with Cache.open(settings(Path(cache_dir), heartbeat_s=0.1, **options)) as cache:
         actions[command](cache, *arguments)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from fetcher.cache import mounts
 from fetcher.cache.records import GoneError, Snapshot
 from fetcher.cache.store import Cache
 from fetcher.cli import fetching
@@ -380,3 +381,15 @@ def test_doctor_says_when_the_disk_is_full(program: Program, isolated_environmen
     isolated_environment.setenv("FETCHER_SPACE_FLOOR_BYTES", "1000PB")
     assert program("doctor").exit_code == 51
     assert _checks(program)["space"][0] == "fail"
+
+
+def test_doctor_says_whether_locks_are_believed(
+    program: Program, isolated_environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert _checks(program)["locks"] == ("ok", "seen by other processes")
+    isolated_environment.setenv("FETCHER_CACHE_DIR", str(tmp_path / "other"))
+    isolated_environment.setenv("FETCHER_STATE_DIR", str(tmp_path / "state"))
+    isolated_environment.setattr(mounts, "probe_locks", lambda *_: False)
+    status, message = _checks(program)["locks"]
+    assert status == "warn"
+    assert "after 30 s of silence" in message

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import signal
 import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from fetcher.testing import Hub, Synthetic
 from fetcher.testing.market import Market, market_in_thread
 from fetcher.testing.registry import registry_in_thread
 from tests.cli.support import check
-from tests.images.stub import StubEngine, layer, line, says, stub_engine
+from tests.images.stub import engine_in_thread, layer, line, says
 from tests.support.cli import CommandLine, Completed, User
 
 MIB = 1 << 20
@@ -336,30 +333,6 @@ def test_a_dry_run_makes_no_cache(market: Market, run_cli: CommandLine, cache_di
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def engine_in_thread(**fields: Any) -> Iterator[StubEngine]:
-    """A container engine of a test's own making, beside the program."""
-    ready, stop = threading.Event(), asyncio.Event()
-    made: list[StubEngine] = []
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with stub_engine(**fields) as engine:
-            made.append(engine)
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield made[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
 
 
 def test_images_are_pulled_skipped_and_refused(market: Market, run_cli: CommandLine) -> None:

@@ -2,11 +2,12 @@
 
 ``{"event": "ready"}`` when the imports are through, then ``{"event": "done", …}`` or ``{"event": "error", …}``. Ends
 with the error's exit code. The options are fields of Settings. ``disk_bytes``: the size that the cache's disk seems
-to have.
+to have. ``tell``: with ``{"event": "progress", …}`` before. ``plant``: a fault of ours, that a test must see.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -14,9 +15,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fetcher.cache.flights import Flights
+from fetcher.cache.records import FlightClaim
 from fetcher.client import Fetcher, run
 from fetcher.engine import fetch as _loaded  # noqa: F401 - before "ready": what follows is the fetch and nothing else
+from fetcher.engine.flights import Flights as EngineFlights
+from fetcher.engine.run import Run
 from fetcher.errors import FetcherError
+from fetcher.model.events import Progress
+from tests.support import locks
 from tests.support.disk import SimulatedDisk
 
 
@@ -28,9 +35,51 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
+def tell(event: object) -> None:
+    if isinstance(event, Progress):
+        say({"event": "progress", "bytes_done": event.bytes_done, "bytes_downloaded": event.bytes_downloaded})
+
+
+def plant(fault: str) -> None:
+    if fault == "everybody-fetches":
+
+        def mine(self: Flights, contents: Any) -> list[FlightClaim]:
+            return [FlightClaim(content, True, self._owner_id, 0, "alive") for content, _ in contents]
+
+        Flights.claim = mine  # type: ignore[method-assign]
+    if fault == "pauses-with-its-first-flight":  # no fault, but how a race is made to be one
+        claim, turn, paused = EngineFlights.claim, asyncio.Lock(), False
+
+        async def pausing(self: EngineFlights, jobs: Any) -> None:
+            nonlocal paused
+            async with turn:
+                await claim(self, jobs)
+                if not paused:
+                    paused = True
+                    say({"event": "holding"})
+                    await asyncio.to_thread(sys.stdin.readline)
+
+        EngineFlights.claim = pausing  # type: ignore[method-assign]
+    if fault == "holds-and-waits":
+        execute = Run.execute
+
+        async def greedy(self: Run) -> None:
+            """Take the flights one after the other, and wait for each with those before in hand."""
+            for job in self._jobs:
+                await self._flights.claim([job])
+                while not (job.mine or job.blob):
+                    await asyncio.sleep(0.05)
+                    await self._flights.claim([job])
+                say({"event": "holding"})
+                await asyncio.to_thread(sys.stdin.readline)
+            await execute(self)
+
+        Run.execute = greedy  # type: ignore[method-assign]
+
+
 async def _work(order: dict[str, Any]) -> None:
     asker = order["asker"]
-    async with Fetcher(environ={}, **order["options"]) as fetcher:
+    async with Fetcher(environ={}, on_event=tell if order["tell"] else None, **order["options"]) as fetcher:
         if order["hold"]:
             async with fetcher.lease(order["items"][0], asker) as lease:
                 say({"event": "leased", "path": str(lease.path), "lease": lease.id})
@@ -62,7 +111,9 @@ def main() -> int:
     order = json.loads(sys.argv[1])
     if order["disk_bytes"] is not None:
         os.statvfs = SimulatedDisk(Path(order["options"]["cache_dir"]), order["disk_bytes"]).statvfs
-    say({"event": "ready"})
+    locks.obey()
+    plant(order["plant"])
+    say({"event": "ready", "pid": os.getpid(), "host": os.uname().nodename})
     try:
         run(lambda: _work(order))
     except FetcherError as error:

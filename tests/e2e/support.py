@@ -25,6 +25,7 @@ from fetcher import Fetcher, Snapshot, hashing
 from fetcher.cache import journal
 from fetcher.engine.asks import Outcome
 from fetcher.testing import Hub, Synthetic
+from tests.support import locks
 from tests.support.cli import CHECKOUT
 
 MIB = 1 << 20
@@ -78,6 +79,11 @@ def mixed_files(seed: int = 0) -> dict[str, Any]:
 def options(hub: Hub, cache_dir: Path, **more: Any) -> dict[str, Any]:
     """Settings of a hurried client of ``hub``."""
     return {**HURRIED, "cache_dir": str(cache_dir), "hf_endpoint": hub.endpoint, **more}
+
+
+def patient(hub: Hub, cache_dir: Path, **more: Any) -> dict[str, Any]:
+    """Settings of a client that gives up no connection because others were held up, or the machine is busy."""
+    return options(hub, cache_dir, no_progress_timeout_s=600.0, **more)
 
 
 def fetcher_of(
@@ -160,11 +166,14 @@ class Child:
         plan_only: bool = False,
         each: bool = False,
         disk_bytes: int | None = None,
+        tell: bool = False,
+        plant: str = "",
         prefix: Sequence[str] = (),
     ) -> None:
         """``hold``: keep a process lease until stdin closes. ``each``: items for themselves, failures are told with the
-        others. ``disk_bytes``: the size that the cache's disk seems to have (tests/support/disk.py). ``prefix``: a
-        command that runs the client (setpriv …)."""
+        others. ``disk_bytes``: the size that the cache's disk seems to have (tests/support/disk.py). ``tell``: tell its
+        progress, too. ``plant``: a fault of ours, see client_process.py. ``prefix``: a command that runs the client
+        (setpriv …)."""
         order = {
             "options": dict(settings),
             "items": list(items),
@@ -173,9 +182,12 @@ class Child:
             "plan_only": plan_only,
             "each": each,
             "disk_bytes": disk_bytes,
+            "tell": tell,
+            "plant": plant,
         }
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent", "LANG": "C.UTF-8"}
-        environ |= {name: value for name, value in os.environ.items() if name == "FETCHER_NATIVE"}
+        kept = ("FETCHER_NATIVE", locks.VARIABLE)
+        environ |= {name: value for name, value in os.environ.items() if name in kept}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(Path(__file__).with_name("client_process.py")), json.dumps(order)],
             env=environ,
@@ -223,6 +235,51 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+
+class Told:
+    """A client's facts, read as they come, so that none of them waits for us."""
+
+    def __init__(self, client: Child) -> None:
+        self.client = client
+        self.facts: list[dict[str, Any]] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.client.process.stdout is not None
+        for line in self.client.process.stdout:
+            self.facts.append(json.loads(line))
+
+    def join(self) -> None:
+        """Once the client is gone."""
+        self._thread.join()
+
+    def has(self, event: str) -> bool:
+        return any(fact["event"] == event for fact in self.facts)
+
+    @property
+    def progress(self) -> list[tuple[int, int]]:
+        """Bytes done and bytes downloaded, each time they were told."""
+        return [(fact["bytes_done"], fact["bytes_downloaded"]) for fact in self.facts if fact["event"] == "progress"]
+
+    @property
+    def bytes_done(self) -> int:
+        return self.progress[-1][0] if self.progress else 0
+
+    def end(self, timeout_s: float = 50.0) -> dict[str, Any]:
+        """The last fact, when the client has ended."""
+        self.client.process.wait(timeout_s)
+        self._thread.join()
+        assert self.client.process.stderr is not None
+        said = self.client.process.stderr.read().decode()
+        assert "Traceback" not in said, said
+        return self.facts[-1]
+
+    def done(self, timeout_s: float = 50.0) -> dict[str, Any]:
+        fact = self.end(timeout_s)
+        assert fact["event"] == "done", fact
+        return fact
 
 
 # --- judges ----------------------------------------------------------------------------------------------------------

@@ -5,11 +5,14 @@ answers; the real engines are asked in test_real_engines.py.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shutil
+import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,18 @@ class StubEngine:
     """``METHOD /path?query``, in order."""
     auth: list[str | None] = field(default_factory=list)
     """``X-Registry-Auth`` of the pulls."""
+    images: list[dict[str, Any]] = field(default_factory=list)
+    """All that is listed: ``Id`` and ``Size`` count."""
+    sees: dict[str, Path] = field(default_factory=dict)
+    """Directory as the engine has it → as this host has it. Others it does not have."""
+    create_refusals: dict[str, str] = field(default_factory=dict)
+    """Id of an image → why no container can be made of it."""
+    archive_says: bytes | None = None
+    """Instead of an archive."""
+    archive_delay_s: float = 0.0
+    may_remove: bool = True
+    containers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name → what was ordered; those that were not removed."""
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the client of a pull went away before its end."""
 
@@ -81,6 +96,11 @@ class StubEngine:
         app.router.add_post("/{version:v[0-9.]+}/images/create", self._pull)
         app.router.add_post("/{version:v[0-9.]+}/libpod/images/pull", self._pull)
         app.router.add_post("/{version:v[0-9.]+}/images/{name:.+}/tag", self._tag)
+        app.router.add_get("/{version:v[0-9.]+}/images/json", self._list)
+        app.router.add_post("/{version:v[0-9.]+}/containers/create", self._create)
+        app.router.add_post("/{version:v[0-9.]+}/libpod/containers/create", self._create)
+        app.router.add_get("/{version:v[0-9.]+}/containers/{name}/archive", self._archive)
+        app.router.add_delete("/{version:v[0-9.]+}/containers/{name}", self._remove)
         return app
 
     @web.middleware
@@ -132,6 +152,50 @@ class StubEngine:
         self.tags[name] = self.pulled_as or name
         return response
 
+    async def _list(self, request: web.Request) -> web.Response:
+        return web.json_response(self.images)
+
+    async def _create(self, request: web.Request) -> web.Response:
+        order = await request.json()
+        name = request.query.get("name") or order["name"]
+        image = order.get("Image") or order["image"]
+        if image in self.create_refusals:
+            return web.json_response({"message": self.create_refusals[image]}, status=500)
+        source = self._source(order)
+        if self._real(source) is None:
+            said = f"statfs {source}: no such file or directory" if self.libpod else f"path does not exist: {source}"
+            return web.json_response({"message": said}, status=500 if self.libpod else 400)
+        self.containers[name] = order
+        return web.json_response({"Id": "c" * 64, "Warnings": []}, status=201)
+
+    def _source(self, order: dict[str, Any]) -> str:
+        mount = order["mounts"][0] if self.libpod else order["HostConfig"]["Mounts"][0]
+        return str(mount.get("source") or mount["Source"])
+
+    def _real(self, source: str) -> Path | None:
+        """A directory of the engine's, as this host has it."""
+        for theirs, ours in self.sees.items():
+            if source == theirs or source.startswith(f"{theirs}/"):
+                return Path(f"{ours}{source.removeprefix(theirs)}")
+        return None
+
+    async def _archive(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(self.archive_delay_s)
+        real = self._real(self._source(self.containers[request.match_info["name"]]))
+        file = None if real is None else real / request.query["path"].rpartition("/")[2]
+        if file is None or not file.exists():
+            return web.json_response({"message": "Could not find the file"}, status=404)
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as archive:
+            archive.add(file, file.name)
+        return web.Response(body=self.archive_says if self.archive_says is not None else made.getvalue())
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        if not self.may_remove:
+            return web.json_response({"message": "device or resource busy"}, status=500)
+        found = self.containers.pop(request.match_info["name"], None)
+        return web.Response(status=404 if found is None else 204)
+
     async def _tag(self, request: web.Request) -> web.Response:
         if not self.may_tag:
             return web.json_response({"message": "tagging is not allowed"}, status=500)
@@ -154,6 +218,30 @@ async def stub_engine(**fields: Any) -> AsyncIterator[StubEngine]:
     finally:
         await runner.cleanup()
         shutil.rmtree(directory)
+
+
+@contextmanager
+def engine_in_thread(**fields: Any) -> Iterator[StubEngine]:
+    """A container engine of a test's own making, beside the program."""
+    ready, stop = threading.Event(), asyncio.Event()
+    made: list[StubEngine] = []
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        async with stub_engine(**fields) as engine:
+            made.append(engine)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield made[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
 
 
 def settings(**fields: Any) -> Settings:

@@ -136,7 +136,7 @@ class Engine:
         try:
             self.ask("POST", f"/containers/{container}/start")
             ended = json.loads(self.ask("POST", f"/containers/{container}/wait", timeout_s=timeout_s))
-            stdout, stderr = self._output(container)
+            stdout, stderr = self.output(container)
         finally:
             self.ask("DELETE", f"/containers/{container}", query={"force": "true"})
         return Ended(ended["StatusCode"], stdout, stderr)
@@ -171,7 +171,7 @@ class Engine:
         for container in json.loads(self.ask("GET", "/containers/json", query={"all": "true"})):
             self.ask("DELETE", f"/containers/{container['Id']}", query={"force": "true"})
 
-    def _output(self, container: str) -> tuple[str, str]:
+    def output(self, container: str) -> tuple[str, str]:
         """stdout and stderr, taken apart: frames of 8 bytes (stream, length) and their content."""
         stream = self.ask("GET", f"/containers/{container}/logs", query={"stdout": "true", "stderr": "true"})
         apart: dict[int, bytes] = {1: b"", 2: b""}
