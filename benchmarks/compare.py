@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rivals import CHECKOUT, RIVALS, Command, Work, available, fetcher_environment
+from benchmarks.rivals import CHECKOUT, RESUMERS, RIVALS, Command, Work, available, fetcher_environment
 from benchmarks.tables import tables
 
 MIB = 1 << 20
@@ -52,8 +52,15 @@ class Origin:
 
     def count(self) -> dict[str, Any]:
         """Requests by route, connections and body bytes since the last time."""
+        return self._ask("count")
+
+    def look(self) -> dict[str, Any]:
+        """Body bytes since then, and how many bodies are under way."""
+        return self._ask("look")
+
+    def _ask(self, question: str) -> dict[str, Any]:
         assert self._process.stdin
-        print("count", file=self._process.stdin, flush=True)
+        print(question, file=self._process.stdin, flush=True)
         return self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def _race(
     options: argparse.Namespace, scenario: str, repo: str, files: tuple[str, ...], content: dict[str, int]
 ) -> list[Any]:
     rows = []
-    rivals = [name for name in options.rival or RIVALS if available(name)]
+    rivals = [name for name in options.rival or RIVALS if name in RIVALS and available(name)]
     if len(files) == 1 and "curl --parallel" in rivals:
         rivals.remove("curl --parallel")  # it fetches one file over one connection: the same as curl
     with origin(**content) as hub:
@@ -264,13 +271,27 @@ SCENARIOS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.compare", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="default: all, in this order")
-    parser.add_argument("--rival", action="append", choices=RIVALS, help="default: all that this machine has")
+    parser.add_argument(
+        "--rival",
+        action="append",
+        choices=list(dict.fromkeys((*RIVALS, *RESUMERS))),
+        help="default: all that there are",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=2048, metavar="MIB", help="of the large file (2048)")
     parser.add_argument("--files", type=int, default=2000, help="how many small files (2000)")
-    parser.add_argument("--snapshots", type=int, default=10_000, help="in the cache, for `hits` (10000)")
+    parser.add_argument("--snapshots", type=int, default=10_000, help="in the cache, for `hits` and `cache` (10000)")
     parser.add_argument("--slices", type=int, default=200, help="of each side in a round, for `hashing` (200)")
-    parser.add_argument("--file-size", type=int, default=1024, metavar="MIB", help="of 4 files, for `hashing` (1024)")
+    parser.add_argument(
+        "--file-size",
+        type=int,
+        default=1024,
+        metavar="MIB",
+        help="of 4 files, for `hashing`; of one, for `cache` (1024)",
+    )
+    parser.add_argument("--kill-size", type=int, default=320, metavar="MIB", help="of the file, for `kill` (320)")
+    parser.add_argument("--line", type=int, default=8, metavar="MIB", help="a second and connection, for `kill` (8)")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of killing (1)")
     parser.add_argument(
         "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where rivals write (the temporary one)"
     )

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+MIB = 1 << 20
 Rows = Sequence[dict[str, Any]]
 
 
@@ -60,41 +61,29 @@ def layer_table(rows: Rows) -> str:
 
 
 def kill_tables(rows: Rows) -> str:
-    """One line per rival: killed three times, and with a byte flipped between kill and restart."""
-    lines = _head("killed", "asked again MiB", "of the file", "right at the end", "half of it under its name", "wall s")
-    flips = _head("flipped", "right at the end", "of what was kept, asked again", "told")
+    """One line per rival: killed three times, and with a bit flipped between kill and restart."""
+    killed = _head("killed", "asked again MiB", "of the file", "right", "half under its name", "left MiB", "last run s")
+    flipped = _head("a bit flipped", "right", "told", "asked again MiB", "of what had come")
     for who, group in _by_rival(rows):
         if "missing" in group[0]:
-            lines.append(_line(who, group[0]["missing"], *[""] * 4))
+            killed.append(_line(who, group[0]["missing"], *[""] * 5))
             continue
-        killed = [row for row in group if row["variant"] == "kill"]
-        flipped = [row for row in group if row["variant"] == "flip"]
-        again = [row["again_bytes"] / 2**20 for row in killed]
-        share = statistics.median(row["again_bytes"] / row["size_bytes"] for row in killed) if killed else 0.0
-        looks = sum(row["kills"] for row in killed)
-        half = sum(row["half_visible"] for row in killed)
-        if killed:
-            walls = spread([row["wall_s"] for row in killed])
-            lines.append(_line(who, spread(again), f"{share:.0%}", _right(killed), f"{half} of {looks} kills", walls))
-        if flipped:
-            flips.append(_line(who, _right(flipped), _again_of_kept(flipped), _told(flipped)))
-    return "\n".join(lines) + ("\n\n" + "\n".join(flips) if len(flips) > 2 else "")
+        some = [row for row in group if row["variant"] == "kill"]
+        again = spread([row["again_bytes"] / MIB for row in some])
+        share = statistics.median(row["again_bytes"] / row["size_bytes"] for row in some)
+        half = f"after {sum(row['half_visible'] for row in some)} of {sum(row['kills'] for row in some)} kills"
+        left, wall = spread([row["left_bytes"] / MIB for row in some]), spread([row["wall_s"] for row in some])
+        killed.append(_line(who, again, f"{share:.0%}", _right(some), half, left, wall))
+        some = [row for row in group if row["variant"] == "flip"]
+        again = spread([row["again_bytes"] / MIB for row in some])
+        share = statistics.median(row["again_bytes"] / row["sent_before_bytes"] for row in some)
+        told = f"{sum(row['exit'] != 0 for row in some)} of {len(some)}"
+        flipped.append(_line(who, _right(some), told, again, f"{share:.0%}"))
+    return "\n".join([*killed, "", *flipped])
 
 
 def _right(rows: Rows) -> str:
     return f"{sum(row['right'] for row in rows)} of {len(rows)}"
-
-
-def _again_of_kept(rows: Rows) -> str:
-    if not all(row["flipped"] for row in rows):
-        kept = sum(row["flipped"] for row in rows)
-        return f"nothing was kept in {len(rows) - kept} of {len(rows)}"
-    return f"{spread([row['again_bytes'] / 2**20 for row in rows])} MiB"
-
-
-def _told(rows: Rows) -> str:
-    told = sum(row["exit"] != 0 for row in rows)
-    return f"{told} of {len(rows)} ended with an error" if told else "no"
 
 
 def _by_rival(rows: Rows) -> Iterable[tuple[str, list[dict[str, Any]]]]:
