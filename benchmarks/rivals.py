@@ -145,6 +145,14 @@ def aria2c_told(work: Work) -> Command:
     return aria2c(work, "--auto-save-interval=1", "--check-integrity", f"--checksum=sha-256={work.sha256}")
 
 
+def curl_continuing(work: Work) -> Command:
+    """``--continue-at -``: from the length of what is there."""
+    (path,) = work.files
+    arguments = ("curl", "-q", "--silent", "--show-error", "--fail", "--location", "--continue-at", "-")
+    target = str(work.directory / DOWNLOADED)
+    return Command((*arguments, "--output", target, f"{work.endpoint}/{work.repo}/resolve/main/{path}"), {})
+
+
 def rclone(work: Work) -> Command:
     """Over plain HTTP. It writes beside the name, with the suffix ``.partial``, over four streams."""
     (path,) = work.files
@@ -162,6 +170,7 @@ RESUMERS: dict[str, Resumer] = {
     "aria2c, saving each second": Resumer(aria2c_saving, DOWNLOADED, program="aria2c"),
     "aria2c, saving, told the sha256": Resumer(aria2c_told, DOWNLOADED, program="aria2c"),
     "rclone": Resumer(rclone, DOWNLOADED, program="rclone"),
+    "curl": Resumer(curl_continuing, DOWNLOADED, program="curl"),
 }
 
 
