@@ -106,7 +106,7 @@ class Hits:
         self._directory = directory
         self._filling = filling
         self._dice = random.Random(filling.snapshots)
-        self._name = f"of {filling.snapshots:,} snapshots"
+        self._name = f"among {filling.snapshots:,} snapshots"
 
     def round(self, figures: Figures) -> None:
         """Samples of each kind."""
@@ -125,7 +125,7 @@ class Hits:
                 self._hits(client, uris[:1])
                 asked = self._dice.sample(uris[1:], min(HITS, len(uris) - 1))
                 first += self._hits(client, asked)
-        figures.percentiles(f"hit {self._name}, its use noted", first)
+        figures.percentiles(f"hit {self._name}, first of a minute", first)
 
     def _hits(self, client: Fetcher, uris: list[str]) -> list[float]:
         taken: list[float] = []
