@@ -63,19 +63,22 @@ def layer_table(rows: Rows) -> str:
 def kill_tables(rows: Rows) -> str:
     """One line per rival: killed three times, and with a bit flipped between kill and restart."""
     killed = _head("killed", "asked again MiB", "of the file", "right", "half under its name", "left MiB", "last run s")
-    flipped = _head("a bit flipped", "right", "told", "asked again MiB", "of what had come")
+    flipped = _head("a bit flipped", "right", "ended with an error", "asked again MiB", "of what had come")
     for who, group in _by_rival(rows):
         if "missing" in group[0]:
             killed.append(_line(who, group[0]["missing"], *[""] * 5))
             continue
         some = [row for row in group if row["variant"] == "kill"]
-        again = spread([row["again_bytes"] / MIB for row in some])
+        again = spread([round(row["again_bytes"] / MIB, 1) for row in some])
         share = statistics.median(row["again_bytes"] / row["size_bytes"] for row in some)
         half = f"after {sum(row['half_visible'] for row in some)} of {sum(row['kills'] for row in some)} kills"
-        left, wall = spread([row["left_bytes"] / MIB for row in some]), spread([row["wall_s"] for row in some])
+        left, wall = (
+            spread([round(row["left_bytes"] / MIB, 1) for row in some]),
+            spread([row["wall_s"] for row in some]),
+        )
         killed.append(_line(who, again, f"{share:.0%}", _right(some), half, left, wall))
         some = [row for row in group if row["variant"] == "flip"]
-        again = spread([row["again_bytes"] / MIB for row in some])
+        again = spread([round(row["again_bytes"] / MIB, 1) for row in some])
         share = statistics.median(row["again_bytes"] / row["sent_before_bytes"] for row in some)
         told = f"{sum(row['exit'] != 0 for row in some)} of {len(some)}"
         flipped.append(_line(who, _right(some), told, again, f"{share:.0%}"))
