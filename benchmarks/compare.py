@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rivals import CHECKOUT, RIVALS, Command, Work, available, fetcher_environment
+from benchmarks.rivals import CHECKOUT, RESUMERS, RIVALS, Command, Work, available, fetcher_environment
+from benchmarks.tables import tables
 
 MIB = 1 << 20
 START_ROUNDS = 3
@@ -52,8 +52,15 @@ class Origin:
 
     def count(self) -> dict[str, Any]:
         """Requests by route, connections and body bytes since the last time."""
+        return self._ask("count")
+
+    def look(self) -> dict[str, Any]:
+        """Body bytes since then, and how many bodies are under way."""
+        return self._ask("look")
+
+    def _ask(self, question: str) -> dict[str, Any]:
         assert self._process.stdin
-        print("count", file=self._process.stdin, flush=True)
+        print(question, file=self._process.stdin, flush=True)
         return self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def _race(
     options: argparse.Namespace, scenario: str, repo: str, files: tuple[str, ...], content: dict[str, int]
 ) -> list[Any]:
     rows = []
-    rivals = [name for name in options.rival or RIVALS if available(name)]
+    rivals = [name for name in options.rival or RIVALS if name in RIVALS and available(name)]
     if len(files) == 1 and "curl --parallel" in rivals:
         rivals.remove("curl --parallel")  # it fetches one file over one connection: the same as curl
     with origin(**content) as hub:
@@ -221,9 +228,27 @@ def hits(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def hashing(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The hashing core against the blake3 package, hashlib and pwrite; see hashing.py."""
-    choices = {"rounds": options.rounds, "slices": options.slices, "file-size": options.file_size}
-    arguments = [f"--{name}={value}" for name, value in choices.items()]
-    command = (sys.executable, "-m", "benchmarks.hashing", *arguments, "--directory", str(options.directory))
+    return _module("benchmarks.hashing", options, "rounds", "slices", "file_size")
+
+
+def cache(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cache on the local disk: hits, commits, gc, and an index made anew; see cache.py."""
+    return _module("benchmarks.cache", options, "rounds", "snapshots", "file_size")
+
+
+def kill(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """kill -9 in the middle of a file, for everybody alike; see kill.py."""
+    return _module("benchmarks.kill", options, "rounds", "kill_size", "line", "seed", "rival")
+
+
+def _module(name: str, options: argparse.Namespace, *choices: str) -> list[dict[str, Any]]:
+    """Rows of a scenario that is a module of its own and can run alone."""
+    arguments = []
+    for choice in choices:
+        given = getattr(options, choice)
+        for value in given if isinstance(given, list) else () if given is None else (given,):
+            arguments.append(f"--{choice.replace('_', '-')}={value}")
+    command = (sys.executable, "-m", name, *arguments, "--directory", str(options.directory))
     output = run(Command(command, {"PYTHONPATH": str(CHECKOUT)})).stdout
     rows: list[dict[str, Any]] = [json.loads(line) for line in output.partition("\n\n")[0].splitlines()]
     for row in rows:
@@ -238,64 +263,35 @@ SCENARIOS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "requests": requests,
     "hits": hits,
     "hashing": hashing,
+    "cache": cache,
+    "kill": kill,
 }
-
-
-# --- the tables ------------------------------------------------------------------------------------------------------
-
-
-def tables(rows: list[dict[str, Any]]) -> str:
-    """In Markdown: of the rows that are processes, and of those that are ratios."""
-    ratios = [row for row in rows if row["scenario"] == "hashing"]
-    processes = [row for row in rows if row["scenario"] != "hashing"]
-    return "\n\n".join(make(some) for make, some in ((table, processes), (ratio_table, ratios)) if some)
-
-
-def ratio_table(rows: list[dict[str, Any]]) -> str:
-    """One line per contest: the fastest slices, their ratio, and in brackets the spread of the rounds' ratios."""
-    lines = ["| hashing | ours | against | it | times as fast | per round |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = [row["what"], f"{row['ours']} {row['unit']}"]
-        if "ratio" in row:
-            spread = f"{row['ratio_median']} ({row['ratio_low']}–{row['ratio_high']})"
-            cells += [row["than"], f"{row['other']} {row['unit']}", f"**{row['ratio']}**", spread]
-        else:
-            cells += [""] * 4
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Medians and spreads in Markdown, one line per scenario and rival."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["scenario"], row.get("rival") or row.get("what") or ""), []).append(row)
-    lines = [
-        "| scenario | who | wall s | CPU s | peak MiB | then sync s | requests |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for (scenario, who), group in groups.items():
-        cells = [_spread([row[name] for row in group]) for name in ("wall_s", "cpu_s", "rss_mib", "sync_s")]
-        asked = statistics.median(row["requests"] for row in group) if "requests" in group[0] else ""
-        lines.append(f"| {scenario} | {who} | {' | '.join(cells)} | {asked} |")
-    return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    middle = statistics.median(values)
-    return f"{middle:.3g}" if len(values) == 1 else f"{middle:.3g} ({min(values):.3g}–{max(values):.3g})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.compare", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="default: all, in this order")
-    parser.add_argument("--rival", action="append", choices=RIVALS, help="default: all that this machine has")
+    parser.add_argument(
+        "--rival",
+        action="append",
+        choices=list(dict.fromkeys((*RIVALS, *RESUMERS))),
+        help="default: all that there are",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=2048, metavar="MIB", help="of the large file (2048)")
     parser.add_argument("--files", type=int, default=2000, help="how many small files (2000)")
-    parser.add_argument("--snapshots", type=int, default=10_000, help="in the cache, for `hits` (10000)")
+    parser.add_argument("--snapshots", type=int, default=10_000, help="in the cache, for `hits` and `cache` (10000)")
     parser.add_argument("--slices", type=int, default=200, help="of each side in a round, for `hashing` (200)")
-    parser.add_argument("--file-size", type=int, default=1024, metavar="MIB", help="of 4 files, for `hashing` (1024)")
+    parser.add_argument(
+        "--file-size",
+        type=int,
+        default=1024,
+        metavar="MIB",
+        help="of 4 files, for `hashing`; of one, for `cache` (1024)",
+    )
+    parser.add_argument("--kill-size", type=int, default=320, metavar="MIB", help="of the file, for `kill` (320)")
+    parser.add_argument("--line", type=int, default=8, metavar="MIB", help="a second and connection, for `kill` (8)")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of killing (1)")
     parser.add_argument(
         "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where rivals write (the temporary one)"
     )

@@ -28,7 +28,8 @@ from typing import Any
 
 import blake3
 
-from benchmarks.compare import MIB, empty_directory, ratio_table, say
+from benchmarks.compare import MIB, empty_directory, say
+from benchmarks.tables import ratio_table
 from fetcher import hashing
 
 KIB = 1 << 10

@@ -6,10 +6,11 @@ the kernel counted for it. Adding one costs a function of a few lines and a row 
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,8 @@ class Work:
     """Paths in the repository: curl has to be told them, the others ask for the list."""
     directory: Path
     """Empty; the rival may write nowhere else."""
+    sha256: str = ""
+    """Of a lone file, for who takes it as an argument; the others ask the hub, or do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,86 @@ RIVALS: dict[str, Callable[[Work], Command]] = {
     "huggingface_hub": huggingface_hub,
 }
 
+# --- those that go on where they were ended --------------------------------------------------------------------------
+
+CONNECTIONS = 4
+"""For everybody who can have more than one: what the default of rclone is."""
+DOWNLOADED = "model.safetensors"
+"""The one file, where a rival is told the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumer:
+    """A rival that is killed and started again with the same command, as its documentation says that it goes on."""
+
+    command: Callable[[Work], Command]
+    final: str
+    """Glob, in its directory, of the name that says: here it is."""
+    program: str | None = None
+    module: str | None = None
+
+    @property
+    def missing(self) -> str | None:
+        """What this machine lacks for it."""
+        if self.program is not None and _program(self.program) is None:
+            return f"{self.program} is not installed"
+        if self.module is not None and importlib.util.find_spec(self.module) is None:
+            return f"{self.module} is not installed"
+        return None
+
+
+def fetcher_few(work: Work) -> Command:
+    command = fetcher(work)
+    limits = {f"FETCHER_{name}": str(CONNECTIONS) for name in ("CONNECTIONS_MAX", "CONNECTIONS_PER_HOST_MAX")}
+    return replace(command, environment=command.environment | limits)
+
+
+def aria2c(work: Work, *options: str) -> Command:
+    """``--continue`` with its control file, which it saves each minute."""
+    (path,) = work.files
+    split = (f"--split={CONNECTIONS}", f"--max-connection-per-server={CONNECTIONS}")
+    where = (f"--dir={work.directory}", f"--out={DOWNLOADED}", f"{work.endpoint}/{work.repo}/resolve/main/{path}")
+    return Command((_program("aria2c") or "", "--no-conf", "--quiet", "--continue", *split, *options, *where), {})
+
+
+def aria2c_saving(work: Work) -> Command:
+    return aria2c(work, "--auto-save-interval=1")
+
+
+def aria2c_told(work: Work) -> Command:
+    """It is also told what the digest is, and to look at it."""
+    return aria2c(work, "--auto-save-interval=1", "--check-integrity", f"--checksum=sha-256={work.sha256}")
+
+
+def curl_continuing(work: Work) -> Command:
+    """``--continue-at -``: from the length of what is there."""
+    (path,) = work.files
+    arguments = ("curl", "-q", "--silent", "--show-error", "--fail", "--location", "--continue-at", "-")
+    target = str(work.directory / DOWNLOADED)
+    return Command((*arguments, "--output", target, f"{work.endpoint}/{work.repo}/resolve/main/{path}"), {})
+
+
+def rclone(work: Work) -> Command:
+    """Over plain HTTP. It writes beside the name, with the suffix ``.partial``, over four streams."""
+    (path,) = work.files
+    source = (f"--http-url={work.endpoint}", f":http:{work.repo}/resolve/main/{path}")
+    target = str(work.directory / DOWNLOADED)
+    return Command((_program("rclone") or "", "copyto", *source, target), {"RCLONE_CONFIG": ""})
+
+
+RESUMERS: dict[str, Resumer] = {
+    "fetcher": Resumer(fetcher_few, "cache/snapshots-v1/*/model.safetensors"),
+    "huggingface_hub": Resumer(
+        huggingface_hub, "hf/hub/models--*/snapshots/*/model.safetensors", module="huggingface_hub"
+    ),
+    "aria2c": Resumer(aria2c, DOWNLOADED, program="aria2c"),
+    "aria2c, saving each second": Resumer(aria2c_saving, DOWNLOADED, program="aria2c"),
+    "aria2c, saving, told the sha256": Resumer(aria2c_told, DOWNLOADED, program="aria2c"),
+    "rclone": Resumer(rclone, DOWNLOADED, program="rclone"),
+    "curl": Resumer(curl_continuing, DOWNLOADED, program="curl"),
+}
+
+
 _PROGRAMS = {"curl": "curl", "curl --parallel": "curl"}
 
 
@@ -98,3 +181,8 @@ def available(name: str) -> bool:
     """Whether this machine can run the rival."""
     program = _PROGRAMS.get(name)
     return program is None or shutil.which(program) is not None
+
+
+def _program(name: str) -> str | None:
+    """Path of a program, also of one that came with a Python package."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
