@@ -21,7 +21,7 @@ from fetcher.cache.leases import Leases
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import GcReport
 from fetcher.cache.removal import BATCH, Removal, Removed
-from fetcher.cache.snapshots import SUPERSEDED
+from fetcher.cache.snapshots import HIDDEN_KEYS, SUPERSEDED
 from fetcher.cache.sweep import Stray, Sweeper
 from fetcher.cache.usage import allocated
 from fetcher.config import Settings
@@ -95,12 +95,13 @@ class Collector:
         return self._clock() - (0.0 if at_once else self._settings.gc_grace_s)
 
     def _expired(self, rows: Rows, spare_s: float = 0.0) -> list[str]:
-        found = rows.execute(
-            f"SELECT id FROM snapshots WHERE (keep_until <= ? OR {SUPERSEDED}) AND (? <= 0 OR last_used_at <= ?)"
-            " ORDER BY keep_until",
-            (self._clock(), spare_s, self._clock() - spare_s),
-        )
-        expired = [snapshot_id for (snapshot_id,) in found]
+        now = self._clock()
+        over = rows.execute("SELECT id, last_used_at FROM snapshots WHERE keep_until <= ? ORDER BY keep_until", (now,))
+        found = dict(over.fetchall())
+        found |= rows.execute(
+            f"SELECT id, last_used_at FROM snapshots WHERE key >= ? AND key < ? AND {SUPERSEDED}", HIDDEN_KEYS
+        ).fetchall()
+        expired = [name for name, used_at in found.items() if spare_s <= 0 or used_at <= now - spare_s]
         protected = self._removal.protected(rows) if expired else ()
         return [snapshot_id for snapshot_id in expired if snapshot_id not in protected]
 

@@ -120,9 +120,10 @@ class Leases:
 
     def get(self, lease_id: str) -> Lease:
         """Raises LeaseError for one that is unknown or has ended."""
-        for lease in self.all():
-            if lease.id == lease_id:
-                return lease
+        with self._index.read() as rows:
+            for row in self._select(rows, "WHERE id = ?", (lease_id,)):
+                if self._alive(row, {}):
+                    return row.lease
         raise _unknown(lease_id)
 
     def all(self) -> list[Lease]:

@@ -33,7 +33,7 @@ COPY_LEASE_S = 86_400.0
 """What a job's lease lasts by default: longer than this, most of those that were lost would not have lasted."""
 
 
-BATCH = 200
+BATCH = 500
 """Snapshots per transaction."""
 
 

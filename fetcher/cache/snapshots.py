@@ -51,6 +51,8 @@ IS_HIDDEN = f"substr(snapshots.key, 1, {len(_HIDDEN)}) = '{_HIDDEN}'"
 """SQL of a row of ``snapshots``."""
 TRUE_KEY = f"CASE WHEN {IS_HIDDEN} THEN substr(snapshots.key, {len(_HIDDEN) + 1}) ELSE snapshots.key END"
 """SQL: the key of its Resource."""
+HIDDEN_KEYS = (_HIDDEN, _HIDDEN[:-1] + chr(ord(_HIDDEN[-1]) + 1))
+"""Of the keys of hidden Snapshots, in the order of the index: not before the first, and before the second."""
 SUPERSEDED = (
     f"({IS_HIDDEN} AND EXISTS (SELECT 1 FROM snapshots AS sound"
     f" WHERE sound.key = substr(snapshots.key, {len(_HIDDEN) + 1}) AND sound.private = snapshots.private"

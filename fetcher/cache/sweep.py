@@ -104,7 +104,8 @@ class Sweeper:
         with self._index.read() as rows:
             # A hidden one needs no directory: what it still does is to refer to its sound Blobs.
             known = [wanted for (wanted,) in rows.execute(f"SELECT id FROM snapshots WHERE NOT {IS_HIDDEN}")]
-        lost = [wanted for wanted in known if not self._has_directory(wanted)]
+        listed = {entry.name for entry in _entries(self._layout.snapshots)}
+        lost = [wanted for wanted in known if wanted not in listed]
         if lost:
             with self._index.write(durable=True) as rows:
                 for wanted in lost:
