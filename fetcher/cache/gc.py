@@ -1,8 +1,8 @@
 """Retention: what time, crashes and users take away. Safe beside running fetches of any process.
 
 Rows first, in short transactions; bytes after each commit. Files that no row speaks of are given a grace time, because
-they may be under way; files that bear a dead owner's name are nobody's. Nothing outside the ``-v1`` directories is
-looked at.
+they may be under way; files that bear a dead owner's name are nobody's. Outside the ``-v1`` directories only what has
+such a name of ours is looked at.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fetcher.cache.owners import UNBORN, Owners
 from fetcher.cache.records import Candidate, GcReport
 from fetcher.cache.removal import BATCH, Removal, Removed, to_trash
 from fetcher.cache.snapshots import IS_HIDDEN, SUPERSEDED
+from fetcher.cache.unnamed import unnamed
 from fetcher.cache.usage import allocated
 from fetcher.config import Settings
 
@@ -255,6 +256,7 @@ class Collector:
                 + self._sweep_blobs()
                 + self._sweep_partials()
                 + self._sweep_owners()
+                + self._sweep_unnamed()
             )
 
     def _sweep_staging(self, parent: Path) -> GcReport:
@@ -350,6 +352,11 @@ class Collector:
             if entry.name.startswith(UNBORN) and self._is_old(entry, grace_min_s=UNBORN_GRACE_S):
                 count += durable.remove_file(entry.path)
         return GcReport(leftovers=count)
+
+    def _sweep_unnamed(self) -> GcReport:
+        """What was killed while it opened the cache left these in its roots."""
+        old = [entry for entry in unnamed(self._layout) if self._is_old(entry, grace_min_s=UNBORN_GRACE_S)]
+        return GcReport(leftovers=sum(durable.remove_file(entry.path) for entry in old))
 
     def _is_old(self, entry: os.DirEntry[str], *, grace_min_s: float = 0.0) -> bool:
         grace_s = max(grace_min_s, self._settings.gc_grace_s)
