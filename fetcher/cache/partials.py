@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fetcher import hashing
@@ -114,6 +114,9 @@ class Partial:
         self._poison = self._poison or CacheError(
             f"{self.path} could not be made durable", hint="look at the kernel's log; put the cache on a sound disk"
         )
+        # At once: calls in flight may keep us from removing all of it, and nothing keeps us from being killed meanwhile.
+        with suppress(OSError):
+            durable.remove_file(self.path / JOURNAL)
 
     # --- starting anew
 

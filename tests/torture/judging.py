@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,14 +19,17 @@ from fetcher import hashing
 from fetcher.cache import journal
 from fetcher.cache.records import Snapshot
 from fetcher.cache.store import Cache
-from fetcher.testing import Hub, Synthetic
+from fetcher.testing import Hub, Quotas, Synthetic
 from tests.cache.world import Clock, files_below, settings
 from tests.e2e.support import MIB, fetch, held_by, tree_of
 from tests.torture.traced import Call, Ended
 
-FIRST, SECOND = "hf://acme/first", "hf://acme/second"
+FIRST, SECOND, GOOD = "hf://acme/first", "hf://acme/second", "hf://acme/good"
 LATER_S = 10 * 86_400.0
 """After all times of retention."""
+
+UNLIMITED = Quotas(api=1 << 30, resolvers=1 << 30, pages=1 << 30)
+"""Hundreds of clients ask in a minute; rate limits are tested elsewhere."""
 
 CACHE_NAMES = frozenset(
     {"CACHEDIR.TAG", "cache-id-v1", "cache-id-v1.lock", "owners-v1", "partials-v1", "blobs-v1", "snapshots-v1"}
@@ -40,11 +42,13 @@ CACHE_NAMES = frozenset(
 def add_repos(hub: Hub) -> None:
     """A file of several blocks that both have, one from the hub itself, and enough small files and folders for one
     barrier over all."""
+    hub.quotas = UNLIMITED
     small = {f"folder {n:02}/{n}.txt": f"small file {n} " * (n + 1) for n in range(12)}
     shared = Synthetic(7 * MIB + 123, 1)
     first = {"shared.safetensors": shared, "notes.txt": Synthetic(MIB + 5, 2), "empty": b"", **small}
     hub.add_repo("acme/first", files=first)
     hub.add_repo("acme/second", files={"again/shared.safetensors": shared, "own.txt": "own", "0.txt": "another"})
+    hub.add_repo("acme/good", files={"old.bin": Synthetic(2 * MIB + 7, 3), "old.txt": "what was here before"})
 
 
 def _repo_of(uri: str) -> str:
@@ -137,6 +141,11 @@ def _proven_bytes(partials: Path) -> dict[int, int]:
     return best
 
 
+def _is_published(data: Path) -> bool:
+    """Whether a Blob has these bytes, too; a Partial's body is the last that is removed of it, or the last but one."""
+    return not data.exists() or data.stat().st_nlink == 2
+
+
 _BLOCK_WRITTEN = re.compile(r"<(?P<partial>[^>]*/partials-v1/[^>/]+)/data>, .* = (?P<bytes>\d+)$")
 
 
@@ -152,6 +161,8 @@ def assert_journalled(cache_dir: Path, calls: Sequence[Call]) -> None:
     for partial, blocks in written.items():
         if Path(partial).exists():
             log = journal.read(Path(partial, "journal"))
+            if log is None and _is_published(Path(partial, "data")):
+                continue  # killed while it removed what it needed no more
             kept = 0 if log is None else len(log.blocks)
             assert kept >= len(blocks) - len(threads[partial]), f"{len(blocks)} blocks written, {kept} journalled"
 
@@ -198,12 +209,3 @@ def assert_survives(
     if rerun:
         assert_nothing_wrong(cache_dir, hub)
     assert_goes(cache_dir)
-
-
-def index_is_there(cache_dir: Path) -> bool:
-    """Whether there is an index that can be read."""
-    try:
-        with sqlite3.connect(f"file:{cache_dir / 'index-v1.sqlite'}?mode=ro", uri=True) as rows:
-            return bool(rows.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-    except sqlite3.Error:
-        return False
