@@ -182,8 +182,8 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
 
 
 def is_full(directory: Path) -> bool:
-    """No byte is left for us. SQLite calls it an I/O error when it can't grow its shared memory file, and whenever it is
-    a quota that says no."""
+    """No byte is left for us. SQLite calls it an I/O error when it can't grow its shared memory file, and whenever a
+    quota refuses a write."""
     try:
         room = os.statvfs(directory)
     except OSError:

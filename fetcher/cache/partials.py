@@ -114,7 +114,7 @@ class Partial:
         self._poison = self._poison or CacheError(
             f"{self.path} could not be made durable", hint="look at the kernel's log; put the cache on a sound disk"
         )
-        # At once: calls in flight may keep us from removing all of it, and nothing keeps us from being killed meanwhile.
+        # At once: calls in flight may delay the removal of all of it, and we may be killed meanwhile.
         with suppress(OSError):
             durable.remove_file(self.path / JOURNAL)
 

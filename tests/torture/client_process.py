@@ -8,8 +8,8 @@ holds. Orders:
 - ``{"steps": [["fetch", URI], ["remove", URI], ["copy", URI], ["gc"]], "options": {…}}``: the library, step by step
 - ``{"command": [ARGUMENT, …], "environ": {…}, "stderr": PATH}``: the command line, as a user calls it
 
-``"plant"`` names a fault of tests/torture/plants.py. The event loop is asyncio's own: uvloop wakes itself with write(2),
-and an error injected there is no matter of any disk.
+``"plant"`` names a fault of tests/torture/plants.py. The event loop is asyncio's own: uvloop wakes itself with
+write(2), and an error injected there is no matter of any disk.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 sys.modules["uvloop"] = None  # type: ignore[assignment]
 
 import fetcher  # noqa: E402 - after uvloop is hidden
+from fetcher.cache.records import GoneError  # noqa: E402
 from fetcher.client import Fetcher, run  # noqa: E402
 from fetcher.errors import FetcherError  # noqa: E402
 from tests.torture import plants  # noqa: E402
@@ -76,9 +77,11 @@ async def _remove(client: Fetcher, uri: str) -> None:
 
 
 async def _copy(client: Fetcher, uri: str) -> None:
-    (found,) = _snapshots(client, uri)
-    lease = client.cache.lease_timed([found], 3600.0)
-    path = client.cache.copy_adopt(client.cache.copy_stage(found), lease.id, 0)
+    found = _snapshots(client, uri)
+    if not found:
+        raise GoneError(f"{uri} was removed by another")
+    lease = client.cache.lease_timed(found, 3600.0)
+    path = client.cache.copy_adopt(client.cache.copy_stage(found[0]), lease.id, 0)
     say(event="copied", uri=uri, lease=lease.id, path=str(path))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,12 @@ CACHE_NAMES = frozenset(
 """What docs/FORMAT.md lets a cache directory consist of that nobody is at work in."""
 
 
-def add_repos(hub: Hub) -> None:
+def add_repos(hub: Hub, *, shared_bytes: int = 7 * MIB + 123) -> None:
     """A file of several blocks that both have, one from the hub itself, and enough small files and folders for one
     barrier over all."""
     hub.quotas = UNLIMITED
     small = {f"folder {n:02}/{n}.txt": f"small file {n} " * (n + 1) for n in range(12)}
-    shared = Synthetic(7 * MIB + 123, 1)
+    shared = Synthetic(shared_bytes, 1)
     first = {"shared.safetensors": shared, "notes.txt": Synthetic(MIB + 5, 2), "empty": b"", **small}
     hub.add_repo("acme/first", files=first)
     hub.add_repo("acme/second", files={"again/shared.safetensors": shared, "own.txt": "own", "0.txt": "another"})
@@ -60,8 +60,8 @@ def root_of(path: Path) -> str:
 
 
 def assert_nothing_wrong(cache_dir: Path, hub: Hub) -> None:
-    """Every Snapshot that can be had is its origin's tree, every file with a Blob's name has that hash, and all have the
-    modes that they should have; the index is sound. Makes no cache where there is none."""
+    """Every Snapshot that can be had is its origin's tree, every file with a Blob's name has that hash, all have their
+    modes, the index is sound. Makes no cache where there is none."""
     if not (cache_dir / "index-v1.sqlite").exists() or not (cache_dir / "snapshots-v1").exists():
         assert not list(cache_dir.glob("snapshots-v1/[0-9a-f]*")), "a snapshot before there was an index"
         return
@@ -75,7 +75,9 @@ def assert_nothing_wrong(cache_dir: Path, hub: Hub) -> None:
             assert root_of(blob) == blob.name, f"{blob} has the name of other bytes"
             assert stat.S_IMODE(blob.stat().st_mode) == 0o444
         for place in cache.layout.writable.glob("[0-9a-f]*"):
-            assert tree_of(place) in [held_by(hub, _repo_of(uri)) for uri in (FIRST, SECOND)], "a copy of something else"
+            assert tree_of(place) in [held_by(hub, _repo_of(uri)) for uri in (FIRST, SECOND)], (
+                "a copy of something else"
+            )
         with cache.index.read() as rows:
             assert rows.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert rows.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -193,9 +195,7 @@ def assert_goes(cache_dir: Path) -> None:
         assert os.listdir(cache_dir / name) == [], f"something is left in {name}"
 
 
-def assert_survives(
-    cache_dir: Path, hub: Hub, ended: Ended, *, rerun: bool, bounded: bool = True
-) -> None:
+def assert_survives(cache_dir: Path, hub: Hub, ended: Ended, *, rerun: bool, bounded: bool = True) -> None:
     """All of it, in the order in which it can be asked."""
     if hashing.HAS_TREE:
         assert_journalled(cache_dir, ended.calls)
@@ -209,3 +209,12 @@ def assert_survives(
     if rerun:
         assert_nothing_wrong(cache_dir, hub)
     assert_goes(cache_dir)
+
+
+def complaint_of(judge: Callable[[], None]) -> str:
+    """What a judge complains of; empty if it is content."""
+    try:
+        judge()
+    except AssertionError as error:
+        return str(error)
+    return ""

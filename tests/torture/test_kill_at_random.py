@@ -14,7 +14,7 @@ import pytest
 
 from fetcher.testing import Hub
 from fetcher.testing.faults import Trickle
-from tests.e2e.support import MIB, held_by, options
+from tests.e2e.support import MIB, held_by, options, wait_until
 from tests.torture import modes
 from tests.torture.judging import FIRST, SECOND, add_repos, assert_kept, assert_survives
 from tests.torture.traced import Client, Ended
@@ -22,9 +22,10 @@ from tests.torture.traced import Client, Ended
 pytestmark = pytest.mark.timeout(modes.count(120, 3600))
 
 CLIENTS = 3
-CONNECTIONS = 4
-LINE_BYTES_PER_S = 24 * MIB
-"""Of one body: slow enough that a kill finds several files under way."""
+CONNECTIONS = 2
+SHARED_BYTES = 24 * MIB + 123
+LINE_BYTES_PER_S = 16 * MIB
+"""Of one body: slow enough that a kill finds files under way."""
 FETCHING = [["fetch", FIRST], ["fetch", SECOND]]
 CHURNING = [["fetch", FIRST], ["copy", FIRST], ["remove", FIRST], ["gc"], ["fetch", SECOND], ["remove", SECOND], ["gc"]]
 """What clients get in each other's way with; a refusal of one step does not end them."""
@@ -39,6 +40,11 @@ def union_bytes(hub: Hub) -> int:
     for repo in ("acme/first", "acme/second"):
         contents.update({sha256: size for size, sha256 in held_by(hub, repo).values()})
     return sum(contents.values())
+
+
+def order_of(hub: Hub, cache_dir: Path, **more: Any) -> dict[str, Any]:
+    settings = options(hub, cache_dir, sync_bytes=4 * MIB, connections_max=CONNECTIONS, heartbeat_s=0.2)
+    return {"options": settings, **more}
 
 
 def together(clients: list[Client], order: dict[str, Any], victim: Client | None, after_s: float) -> list[Ended]:
@@ -67,7 +73,7 @@ def together(clients: list[Client], order: dict[str, Any], victim: Client | None
 def test_one_of_several_is_killed_at_a_random_moment(
     hub: Hub, tmp_path: Path, rng: random.Random, work: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add_repos(hub)
+    add_repos(hub, shared_bytes=SHARED_BYTES if work == "fetching" else 7 * MIB)
     hub.faults.add(Trickle(LINE_BYTES_PER_S).on("cdn"))
     steps = FETCHING if work == "fetching" else CHURNING
     union = union_bytes(hub)
@@ -76,8 +82,7 @@ def test_one_of_several_is_killed_at_a_random_moment(
         clients = [stack.enter_context(Client()) for _ in range(CLIENTS)]
 
         def order(cache_dir: Path) -> dict[str, Any]:
-            settings = options(hub, cache_dir, sync_bytes=MIB, connections_max=CONNECTIONS, heartbeat_s=0.2)
-            return {"options": settings, "steps": steps, "go_on": work == "churning"}
+            return order_of(hub, cache_dir, steps=steps, go_on=work == "churning")
 
         began = time.monotonic()
         for ended in together(clients, order(tmp_path / "undisturbed"), None, 0.0):
@@ -110,3 +115,20 @@ def test_one_of_several_is_killed_at_a_random_moment(
     assert killed >= kills // 2, "most processes had ended before they were killed"
     with capsys.disabled():
         print(f"\n  {work}: {killed} killed of {kills}, {again / MIB:.1f} MiB asked again at most ", end="")
+
+
+@pytest.mark.needs("native")
+@pytest.mark.parametrize("plant", [None, "forget_journal"])
+def test_a_client_that_forgets_what_it_had_is_over_the_bound(hub: Hub, cache_dir: Path, plant: str | None) -> None:
+    """Killed after three quarters of a file, then started again; and the same without the fault."""
+    add_repos(hub, shared_bytes=SHARED_BYTES)
+    hub.faults.add(Trickle(LINE_BYTES_PER_S).on("cdn"))
+    with Client() as client:
+        client.begin(order_of(hub, cache_dir, steps=FETCHING, plant=plant))
+        client.go()
+        wait_until(lambda: hub.body_bytes_sent() > SHARED_BYTES * 3 // 4)
+        client.kill()
+        assert client.end().killed
+        assert client.work(order_of(hub, cache_dir, steps=FETCHING)).status == 0
+    lost = hub.body_bytes_sent() - union_bytes(hub)
+    assert (lost > IN_FLIGHT_BYTES) == (plant is not None), lost

@@ -1,25 +1,35 @@
 """kill -9 at the n-th system call of each kind: a real client of the embedded hub under strace, real threads, SQLite's
 own calls included. tests/cache/test_crash.py does the same within one process and for the cache's own calls only.
 
-First one fetch is counted: how many calls of each kind its threads make. Kinds with few calls are tried at each of
-them, as far as the number of kills allows; of the others points are drawn.
+First the work is counted: how many calls of each kind its threads make. Kinds take turns, so those with few calls are
+tried at each of them as far as the number of kills allows; of the others points are drawn.
 """
 
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fetcher.testing import Hub
-from fetcher.testing.faults import FlipByte
-from tests.e2e.support import MIB, options
+from fetcher.testing.faults import FlipByte, StallAfter
+from tests.e2e.support import MIB, options, wait_until
 from tests.torture import modes
-from tests.torture.judging import FIRST, SECOND, add_repos, assert_nothing_wrong, assert_survives
+from tests.torture.judging import (
+    FIRST,
+    SECOND,
+    add_repos,
+    assert_journalled,
+    assert_nothing_wrong,
+    assert_survives,
+    complaint_of,
+)
 from tests.torture.traced import Client, Ended, counts
 
 pytestmark = [pytest.mark.needs("root", "debian:strace"), pytest.mark.timeout(modes.count(120, 3600))]
@@ -32,8 +42,6 @@ GROUPS = {
     "bytes": ("write", "pwrite64", "ftruncate", "fallocate", "copy_file_range", "fchmod", "utimensat"),
     "barriers": ("fsync", "fdatasync", "syncfs", "flock", "fcntl", "ioctl"),
 }
-RARE_MAX = 14
-"""A kind that no thread calls more often is tried at each call."""
 
 
 def order_of(hub: Hub, cache_dir: Path, steps: list[list[str]] = WORK, **more: Any) -> dict[str, Any]:
@@ -41,22 +49,15 @@ def order_of(hub: Hub, cache_dir: Path, steps: list[list[str]] = WORK, **more: A
 
 
 def points_of(found: dict[str, int], kinds: tuple[str, ...], kills: int, dice: random.Random) -> list[tuple[str, int]]:
-    """Where to kill: (kind, n), ``kills`` of them, each kind at least once."""
-    here = [kind for kind in kinds if found.get(kind)]
-    every = [(kind, number) for kind in here for number in range(1, found[kind] + 1)]
-    first = [(kind, dice.randint(1, found[kind])) for kind in here]
-    rare = [point for point in every if found[point[0]] <= RARE_MAX and point not in first]
-    dice.shuffle(rare)
-    other = [point for point in every if found[point[0]] > RARE_MAX and point not in first]
-    dice.shuffle(other)
-    # Where all rare ones fit they all come; the rest is drawn from the frequent ones.
-    rare = rare[: max(0, kills - len(first))] if modes.LONG else rare[: max(0, (kills - len(first)) // 2)]
-    return (first + rare + other)[:kills]
+    """Where to kill: (kind, n), at most ``kills`` of them. Kinds take turns: rare ones are tried at each call."""
+    left = {kind: dice.sample(range(1, found[kind] + 1), found[kind]) for kind in kinds if kind in found}
+    points: list[tuple[str, int]] = []
+    while len(points) < kills and any(left.values()):
+        points += [(kind, numbers.pop()) for kind, numbers in left.items() if numbers]
+    return points[:kills]
 
 
-def killed_at(
-    client: Client, order: dict[str, Any], top: Path, kind: str, number: int
-) -> Ended:
+def killed_at(client: Client, order: dict[str, Any], top: Path, kind: str, number: int) -> Ended:
     return client.traced(order, top / "log", f"{kind}:signal=SIGKILL:when={number}")
 
 
@@ -92,43 +93,51 @@ def test_killed_at_any_system_call(
 
 def test_a_client_that_names_before_it_writes_is_caught(hub: Hub, tmp_path: Path) -> None:
     add_repos(hub)
+    found = []
     with Client() as client:
-        caught = 0
-        for number in range(2, 12):
+        for number in range(3, 12, 2):
             cache_dir = tmp_path / str(number)
-            order = order_of(hub, cache_dir, FETCH, plant="name_before_bytes")
-            ended = killed_at(client, order, tmp_path, "write", number)
-            try:
-                assert_nothing_wrong(cache_dir, hub)
-            except AssertionError as error:
-                assert ended.killed and "has the name of other bytes" in str(error)
-                caught += 1
-        assert caught
+            ended = killed_at(
+                client, order_of(hub, cache_dir, FETCH, plant="name_before_bytes"), tmp_path, "write", number
+            )
+            found.append(complaint_of(partial(assert_nothing_wrong, cache_dir, hub)))
+            assert ended.killed or not found[-1]
+    assert any("has the name of other bytes" in complaint for complaint in found), found
 
 
 @pytest.mark.parametrize(
-    ("plant", "kind", "numbers", "complaint"),
-    [
-        ("promise_too_early", "linkat", [2], "is not there"),
-        ("leave_staging", "syncfs", [1], "nobody owns"),
-        pytest.param("forget_journal", "unlinkat", [1, 1, 1], "journalled", marks=pytest.mark.needs("native")),
-    ],
+    ("plant", "kind", "number", "complaint"),
+    [("promise_too_early", "linkat", 2, "is not there"), ("leave_staging", "syncfs", 1, "nobody owns")],
 )
 def test_a_careless_client_is_caught(
-    hub: Hub, tmp_path: Path, plant: str, kind: str, numbers: Iterable[int], complaint: str
+    hub: Hub, tmp_path: Path, plant: str, kind: str, number: int, complaint: str
 ) -> None:
     add_repos(hub)
-    caught = []
     with Client() as client:
-        for turn, number in enumerate(numbers):
-            cache_dir = tmp_path / str(turn)
-            ended = killed_at(client, order_of(hub, cache_dir, FETCH, plant=plant), tmp_path, kind, number)
-            try:
-                assert_survives(cache_dir, hub, ended, rerun=True)
-            except AssertionError as error:
-                assert complaint in str(error)
-                caught.append(number)
-    assert caught
+        ended = killed_at(client, order_of(hub, tmp_path / "cache", FETCH, plant=plant), tmp_path, kind, number)
+    assert complaint in complaint_of(partial(assert_survives, tmp_path / "cache", hub, ended, rerun=True))
+
+
+@pytest.mark.needs("native")
+@pytest.mark.parametrize("plant", [None, "forget_journal"])
+def test_a_client_that_does_not_journal_is_caught(hub: Hub, tmp_path: Path, plant: str | None) -> None:
+    """The last blocks never come, and it is killed when all others are written."""
+    add_repos(hub)
+    hub.faults.add(StallAfter(MIB // 2).on("cdn", skip=5))
+
+    def kill() -> None:
+        wait_until(lambda: hub.body_bytes_sent() > 5 * MIB)
+        time.sleep(0.7)
+        client.kill()
+
+    with Client() as client:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        ended = client.traced(order_of(hub, tmp_path / "cache", FETCH, plant=plant), tmp_path / "log")
+        killer.join()
+    assert ended.killed
+    complaint = complaint_of(partial(assert_journalled, tmp_path / "cache", ended.calls))
+    assert ("journalled" in complaint) == (plant is not None), complaint
 
 
 def test_a_client_that_does_not_check_what_came_is_caught(hub: Hub, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -212,13 +211,3 @@ def _strace(pid: int, log: Path, kinds: Sequence[str], injections: Sequence[str]
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_until(condition: Any, timeout_s: float) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.002)
-    return True
