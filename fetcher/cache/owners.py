@@ -12,12 +12,15 @@ import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fetcher.cache.layout import HEX_32, Layout, disk_errors, random_id
 from fetcher.cache.records import OwnerState
 from fetcher.errors import CacheError
+
+_LOCK_POLL_S = 0.002
 
 UNBORN = ".new-"
 """What the name of an owner's file starts with until it is locked."""
@@ -115,10 +118,11 @@ class Owners:
             os.close(descriptor)
 
     @contextmanager
-    def holding(self, owner_id: str) -> Iterator[bool]:
+    def holding(self, owner_id: str, *, patience_s: float = 0.0) -> Iterator[bool]:
         """With the lock of a dead owner in hand: True inside the block means that nobody else can be, or become, it.
 
-        False if its lock can't be had, or its file is gone (then nothing proves that the writer is).
+        False if its lock can't be had, or its file is gone (then nothing proves that the writer is). Each heir of a
+        dead owner has its lock for a moment, as has whoever looks whether it lives; ``patience_s`` outlasts those.
         """
         try:
             descriptor = os.open(self._layout.owner(_checked(owner_id)), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -126,12 +130,7 @@ class Owners:
             yield False
             return
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except OSError:
-                held = False
-            yield held
+            yield _locked(descriptor, patience_s)
         finally:
             os.close(descriptor)
 
@@ -141,6 +140,18 @@ class Owners:
             return [name for name in os.listdir(self._layout.owners) if HEX_32.fullmatch(name)]
         except FileNotFoundError:
             return []
+
+
+def _locked(descriptor: int, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+        time.sleep(_LOCK_POLL_S)
 
 
 def _checked(owner_id: str) -> str:
