@@ -7,6 +7,7 @@ which files. What hits no file of the cache (stdout, a module of Python's) is no
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -154,11 +155,10 @@ def judge_sync(bench: Bench, ended: Ended) -> None:
             assert not (place / "journal").exists(), f"{place} is left for a resume"
 
 
-def test_a_barrier_that_fails_poisons_what_it_was_for(
-    bench: Bench, rng: random.Random, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_barrier_that_fails_poisons_what_it_was_for(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of them; there are few."""
     places: Counter[str] = Counter()
-    for kind, number in drawn(points(bench, SYNCS), 8, rng):
+    for kind, number in points(bench, SYNCS):
         ended = bench.get(f"{kind}:error=EIO:when={number}")
         try:
             judge_sync(bench, ended)
@@ -257,13 +257,13 @@ def test_an_interrupted_call_is_made_again(
 
 @pytest.mark.parametrize(
     ("plant", "complaint"),
-    [("ignore_sync_errors", "a barrier failed and it said"), ("forget_poison", "left for a resume")],
+    [("ignore_sync_errors", "a barrier failed|left for a resume"), ("forget_poison", "left for a resume")],
 )
 def test_a_client_that_takes_barriers_lightly_is_caught(bench: Bench, plant: str, complaint: str) -> None:
     for kind, number in points(bench, ("fdatasync", "fsync")):
         ended = bench.get(f"{kind}:error=EIO:when={number}", plant=plant)
         if found := complaint_of(partial(judge_sync, bench, ended)):
-            assert complaint in found
+            assert re.search(complaint, found)
             return
     raise AssertionError("it was never caught")
 
