@@ -60,9 +60,10 @@ def sync_file_system(path: Path | str) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if function(descriptor):
+        while function(descriptor):
             number = get_errno()
-            raise OSError(number, os.strerror(number), str(path))
+            if number != errno.EINTR:  # Python's own calls go on after a signal; ctypes' don't
+                raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
 

@@ -6,7 +6,7 @@ the Blobs that nobody has asked for since; whoever wants the resource back withi
 space is needed (``at_once``) the grace is given up, because bytes that nobody may find are the cheapest there are.
 
 Rows first, in short transactions; bytes after each commit. Files that no row speaks of are the business of
-``sweep.py``. Nothing outside the ``-v1`` directories is looked at.
+``sweep.py``. Outside the ``-v1`` directories only what has a name of ours is looked at.
 """
 
 from __future__ import annotations

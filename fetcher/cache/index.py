@@ -20,13 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fetcher.cache.layout import disk_errors, newer_format
+from fetcher.cache.layout import NO_SPACE_ERRNOS, disk_errors, newer_format
 from fetcher.cache.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from fetcher.errors import CacheError, FetcherError, NoSpaceError
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for others. Transactions take milliseconds; longer means that a process is frozen in one."""
 
+NEEDED_BYTES = 64 << 10
+"""With less free space SQLite can't grow the smallest of its files."""
 
 INDEX_FILES = "files index-v1.sqlite, index-v1.sqlite-wal and index-v1.sqlite-shm"
 
@@ -160,7 +162,8 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
     """SQLite's error as one of ours."""
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     message = f"the index {place} can't be used: {error}"
-    full = code == sqlite3.SQLITE_IOERR and isinstance(place, Path) and is_full(place.parent)
+    unclear = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    full = unclear and isinstance(place, Path) and is_full(place.parent)
     if code == sqlite3.SQLITE_FULL or full:
         # The spare is gone by now, so prune alone would meet the same wall.
         return NoSpaceError(
@@ -179,12 +182,28 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
 
 
 def is_full(directory: Path) -> bool:
-    """No byte is left for us. SQLite calls it an I/O error when it can't grow its shared memory file."""
+    """No byte is left for us. SQLite calls it an I/O error when it can't grow its shared memory file, and whenever a
+    quota refuses a write."""
     try:
         room = os.statvfs(directory)
     except OSError:
         return False
-    return room.f_bavail * room.f_frsize < 64 << 10
+    return room.f_bavail * room.f_frsize < NEEDED_BYTES or _refuses_bytes(directory)
+
+
+def _refuses_bytes(directory: Path) -> bool:
+    """Try it: statvfs(2) knows nothing of users' quotas. The file has no name and is gone when it is closed."""
+    try:
+        descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        return error.errno in NO_SPACE_ERRNOS
+    try:
+        os.posix_fallocate(descriptor, 0, NEEDED_BYTES)
+    except OSError as error:
+        return error.errno in NO_SPACE_ERRNOS
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def is_damage(error: sqlite3.Error) -> bool:

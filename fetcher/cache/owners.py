@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from fetcher.cache.clock import Clock
 from fetcher.cache.layout import HEX_32, Layout, disk_errors, random_id
 from fetcher.cache.records import OwnerState
 from fetcher.errors import CacheError
+
+_LOCK_POLL_S = 0.002
 
 UNBORN = ".new-"
 """What the name of an owner's file starts with until it is locked."""
@@ -149,10 +152,12 @@ class Owners:
         return bool(boot_id != self._clock.boot_id)
 
     @contextmanager
-    def holding(self, owner_id: str) -> Iterator[bool]:
+    def holding(self, owner_id: str, *, patience_s: float = 0.0) -> Iterator[bool]:
         """With the lock of a dead owner in hand: True inside the block means that nobody else can be, or become, it.
 
         False if its lock can't be had or proves nothing, or its file is gone (then nothing proves that the writer is).
+        Each heir of a dead owner has its lock for a moment, as has whoever looks whether it lives; ``patience_s``
+        outlasts those.
         """
         if not self._locks_trusted():
             yield False
@@ -163,12 +168,7 @@ class Owners:
             yield False
             return
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except OSError:
-                held = False
-            yield held
+            yield _locked(descriptor, patience_s)
         finally:
             os.close(descriptor)
 
@@ -215,6 +215,18 @@ def _remove(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _locked(descriptor: int, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+        time.sleep(_LOCK_POLL_S)
 
 
 def _checked(owner_id: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fetcher import hashing
@@ -120,6 +120,9 @@ class Partial:
         self._poison = self._poison or CacheError(
             f"{self.path} could not be made durable", hint="look at the kernel's log; put the cache on a sound disk"
         )
+        # At once: calls in flight may delay the removal of all of it, and we may be killed meanwhile.
+        with suppress(OSError):
+            durable.remove_file(self.path / JOURNAL)
 
     # --- starting anew
 

@@ -25,13 +25,14 @@ from fetcher.cache.owners import UNBORN, Owners
 from fetcher.cache.removal import to_trash
 from fetcher.cache.snapshots import IS_HIDDEN
 from fetcher.cache.timekeeping import JUMP_S, Ages
+from fetcher.cache.unnamed import unnamed
 from fetcher.cache.usage import allocated
 from fetcher.config import Settings
 
 UNBORN_GRACE_S = 60.0
 """An owner's file has no lock between its creation and the next call; no setting makes that moment shorter."""
 
-Kind = Literal["trash", "staging", "condemned", "copy", "snapshot", "blob", "partial", "owner"]
+Kind = Literal["trash", "staging", "condemned", "copy", "snapshot", "blob", "partial", "owner", "unnamed"]
 
 _PARTIAL = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{32})")
 _STAGED = re.compile(rf"{re.escape(STAGING)}[0-9a-z]+\.([0-9a-f]{{32}})\.[0-9a-f]+")
@@ -82,6 +83,7 @@ class Sweeper:
         yield from self._snapshots()
         yield from self._blobs()
         yield from self._partials()
+        yield from self._unnamed()
         yield from self._dead_owners()
 
     def remove(self, stray: Stray) -> int | None:
@@ -95,6 +97,7 @@ class Sweeper:
             "blob": self._remove_blob,
             "partial": self._remove_partial,
             "owner": self._remove_owner,
+            "unnamed": lambda path: 0 if durable.remove_file(path) else None,
         }
         with disk_errors("clean up", stray.path):
             return removers[stray.kind](stray.path)
@@ -222,6 +225,15 @@ class Sweeper:
             return 0 if durable.remove_file(path) else None
         with self._owners.holding(path.name) as held:
             return 0 if held and durable.remove_file(path) else None
+
+    # --- the roots
+
+    def _unnamed(self) -> Iterator[Stray]:
+        """What was killed while it opened the cache left these."""
+        grace_s = max(UNBORN_GRACE_S, self._settings.gc_grace_s)
+        yield from (
+            Stray("unnamed", Path(entry.path)) for entry in unnamed(self._layout) if self._has_age(entry, grace_s)
+        )
 
     # --- age
 

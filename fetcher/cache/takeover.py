@@ -22,6 +22,10 @@ from fetcher.errors import CacheError, FetcherError, InternalError
 CLOSE_WAIT_S = 2.0
 """How long closing waits for calls in flight: each writes a block, or reads some MiB back."""
 CLOSE_POLL_S = 0.01
+HEIRS_WAIT_S = 0.5
+"""How long to try for the lock of another owner of this content. Heirs of its other contents hold it for a rename each;
+who gave up at once would take a dead owner for a living one, and fetch again what is there. One that lives costs this
+wait, but it has the flight: nobody comes here while it does."""
 
 
 class Partials:
@@ -120,7 +124,7 @@ class Partials:
 
     def _take(self, mine: Path, other: str) -> bool:
         """Rename a dead owner's Partial to ours, with that owner's lock in hand; False if it can't be taken so."""
-        with self._owners.holding(other) as held:
+        with self._owners.holding(other, patience_s=HEIRS_WAIT_S) as held:
             if not held:
                 return False
             try:

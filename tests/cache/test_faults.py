@@ -102,6 +102,22 @@ def test_a_blob_of_another_size_is_not_published(cache: Cache) -> None:
     assert cache.snapshots() == []
 
 
+def test_what_could_not_be_made_durable_loses_its_journal_at_once(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other calls in flight keep the Partial open for a while. Whoever is killed meanwhile leaves nothing to resume."""
+    data = paint(2 * MIB)
+    partial = cache.partial_open(head_of(data))
+    partial.write_block(0, block_of(data, 0))
+    with partial.reading(), monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", failing(errno.EIO))
+        with pytest.raises(CacheError, match="Input/output error"):
+            partial.sync()
+        assert [path.name for path in partial.path.iterdir()] == ["data"]
+    partial.close()
+    assert not partial.path.exists()
+
+
 @pytest.mark.parametrize("call", ["fsync", "fdatasync"])
 def test_an_fsync_error_poisons(cache: Cache, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     data = paint(2 * MIB)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import blake3
@@ -217,6 +220,49 @@ def test_after_kill_9_the_blocks_are_adopted_by_rename(place: Path) -> None:
         assert partial.path.stat().st_ino == inode
         partial.close()
         assert put_large(cache, data).root == blake3.blake3(data).hexdigest()
+
+
+@journals
+@pytest.mark.parametrize("lock", [fcntl.LOCK_EX, fcntl.LOCK_SH], ids=["heir", "looker"])
+def test_whoever_has_a_dead_owners_lock_for_a_moment_is_waited_for(place: Path, lock: int) -> None:
+    """Another heir, of another content of the same owner, or somebody who only looks whether that one lives."""
+    data = paint(SIZE)
+    with child("write", place, str(SIZE), "0", "4") as writer:
+        owner = told(writer)["owner"]
+        writer.kill()
+        writer.wait()
+    with Cache.open(settings(place)) as cache, ExitStack() as stack:
+        held = os.open(cache.layout.owner(owner), os.O_RDWR)
+        stack.callback(os.close, held)
+        fcntl.flock(held, lock)
+        letting_go = threading.Timer(0.05, lambda: fcntl.flock(held, fcntl.LOCK_UN))
+        letting_go.start()
+        stack.callback(letting_go.join)
+        partial = cache.partial_open(head_of(data))
+        assert sorted(partial.proven) == [0, 1, 2, 3]
+        assert list(cache.layout.partials.iterdir()) == [partial.path], "taken by rename"
+
+
+@journals
+def test_two_partials_of_one_dead_owner_are_both_adopted(place: Path, open_cache: Callable[..., Cache]) -> None:
+    """At the same time: each heir needs that owner's lock."""
+    contents = [paint(2 * MIB, shade) for shade in range(6)]
+    before = open_cache()
+    for data in contents:
+        partial = before.partial_open(head_of(data))
+        for block in range(2):
+            partial.write_block(block, block_of(data, block))
+        partial.close()
+    before.close()
+    cache = open_cache()
+    start = threading.Barrier(len(contents))
+
+    def adopt(data: bytes) -> list[int]:
+        start.wait()
+        return sorted(cache.partial_open(head_of(data)).proven)
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        assert list(pool.map(adopt, contents)) == [[0, 1]] * len(contents)
 
 
 def test_a_living_writer_is_left_alone(place: Path) -> None:

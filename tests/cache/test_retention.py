@@ -457,3 +457,24 @@ def test_usage(cache: Cache) -> None:
     assert usage.cache_bytes <= usage.total_bytes
     reservation.release()
     partial.close()
+
+
+def test_what_never_got_its_name_in_the_roots_goes_after_the_grace(cache: Cache, clock: Clock) -> None:
+    """A process that is killed while it opens a cache leaves such files; names that are not ours stay."""
+    layout = cache.layout
+    layout.markets.mkdir(mode=0o700)
+    random = "0123456789abcdef"
+    ours = [
+        layout.cache_dir / f".probe-{random}",
+        layout.cache_dir / f".cache-id-v1.{random}",
+        layout.state_dir / f".principal-key-v1.{random}",
+        layout.markets / f".new-{random}",
+    ]
+    others = [layout.cache_dir / f".probe-{random}.txt", layout.cache_dir / f".new-{random}", layout.markets / ".new-x"]
+    for path in ours + others:
+        path.write_bytes(b"x")
+    cache.gc()
+    assert all(path.exists() for path in ours)
+    clock.turn(DAY_S)
+    assert cache.gc().leftovers == len(ours)
+    assert [path.exists() for path in ours + others] == [False] * len(ours) + [True] * len(others)
