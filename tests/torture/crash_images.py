@@ -1,0 +1,235 @@
+"""One run of the power cut test: a load on a recorded disk, cut off, and a verdict of each image that is left.
+
+Started as a program of its own, in mount and pid namespaces of its own (``run_in_namespaces``): whatever ends it, its
+mounts, its loop devices and its processes end with it. Argument: an ``Order`` as JSON. Tells on stdout, as JSON, one
+line for each image and one for the whole run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fetcher.testing import Hub, hub_in_thread
+from fetcher.testing.faults import Trickle
+from tests.support.cli import CHECKOUT
+from tests.torture import world
+from tests.torture.crash_log import LOSSES, CrashLog, Cut
+from tests.torture.devices import FILE_SYSTEMS, MIB, FileSystem, check, make, mounted, run
+from tests.torture.judge import Judge, Testimony, Verdict
+
+HERE = Path(__file__).parent
+CONNECTIONS = 4
+SYNC_BYTES = 4 * MIB
+LINE = 6 * MIB
+"""Bytes a second of one body: large files are under way for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a run is to do."""
+
+    directory: str
+    """An empty one, on a disk with some hundred MiB free."""
+    file_system: str
+    seed: int
+    images: int
+    seconds: float
+    """That the load runs until the power is cut."""
+    processes: int = 1
+    flush_s: float = 0.004
+    """How long the disk takes for a flush."""
+    fault: str | None = None
+    """One that is planted into the workload (workload.FAULTS); then the power is cut right after promises."""
+
+
+def run_in_namespaces(order: Order, *, timeout_s: float) -> list[dict[str, Any]]:
+    """The lines that a run has told. Raises AssertionError with what it said if it failed by itself."""
+    completed = subprocess.run(
+        [
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
+            *(sys.executable, __file__, json.dumps(asdict(order))),
+        ],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert completed.returncode == 0, completed.stderr.decode()
+    return [json.loads(line) for line in completed.stdout.splitlines()]
+
+
+def _environment() -> dict[str, str]:
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+    return environ | {name: value for name, value in os.environ.items() if name in ("FETCHER_NATIVE", "TMPDIR")}
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def carry_out(order: Order) -> None:
+    work = Path(order.directory)
+    file_system = FILE_SYSTEMS[order.file_system]
+    dice = random.Random(order.seed)
+    with hub_in_thread(Hub(seed=order.seed)) as hub:
+        world.fill(hub)
+        options = _options(hub)
+        began, ended, testimony = _load_and_cut(order, file_system, hub, options)
+        log = CrashLog(work / "base", work / "log")
+        cuts = _choose(order, log, testimony, began, ended, dice)
+        judge = Judge(hub, options, connections=CONNECTIONS)
+        for cut in cuts:
+            image = work / "image"
+            log.image(cut, image)
+            verdict = _judge(judge, file_system, image, testimony, cut)
+            _say(
+                event="image",
+                file_system=order.file_system,
+                cut=str(cut),
+                at_s=round(cut.time - began, 3),
+                requests=log.before(cut.time),
+                unflushed=log.unflushed(cut.time),
+                **asdict(verdict),
+            )
+    _say(
+        event="run",
+        file_system=order.file_system,
+        seed=order.seed,
+        requests=len(log),
+        promised=len(testimony.promise_times()),
+        failures=testimony.failures,
+    )
+
+
+def _options(hub: Hub) -> dict[str, Any]:
+    return {
+        "allow_net": "127.0.0.0/8",
+        "hf_endpoint": hub.endpoint,
+        "part_bytes": MIB,
+        "connections_max": CONNECTIONS,
+        "sync_bytes": SYNC_BYTES,
+        "connect_timeout_s": 20.0,
+        "part_idle_timeout_s": 20.0,
+        "part_slow_window_s": 20.0,
+        "no_progress_timeout_s": 30.0,
+        "api_timeout_s": 20.0,
+        "backoff_min_s": 0.01,
+        "backoff_max_s": 0.1,
+        "space_floor_bytes": 0,
+        "gc_grace_s": 1.0,
+        "keep_for_s": 1e9,
+        "fresh_for_s": 1e9,
+    }
+
+
+def _load_and_cut(
+    order: Order, file_system: FileSystem, hub: Hub, options: dict[str, Any]
+) -> tuple[float, float, Testimony]:
+    """When the load began and ended, and what it said."""
+    work = Path(order.directory)
+    make(file_system, work / "base")
+    (work / "disk").touch()
+    hub.faults.add(Trickle(LINE).on("cdn"))
+    with _recording(order, work):
+        with mounted(file_system, work / "disk", work / "running", direct=True) as place:
+            orders = [
+                {
+                    "options": {**options, "cache_dir": str(place / "cache")},
+                    "seed": order.seed * 1000 + number,
+                    "uris": world.uris(),
+                    "fault": order.fault,
+                }
+                for number in range(order.processes)
+            ]
+            facts, began, ended = _run_workloads(orders, order.seconds)
+    hub.faults.clear()
+    return began, ended, Testimony(facts)
+
+
+@contextmanager
+def _recording(order: Order, work: Path) -> Iterator[None]:
+    disk = {"place": str(work / "disk"), "base": str(work / "base"), "log": str(work / "log"), "flush_s": order.flush_s}
+    with subprocess.Popen(
+        [sys.executable, HERE / "recording_disk.py", json.dumps(disk)], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n", "the disk did not appear"
+            yield
+        finally:
+            run("umount", work / "disk")
+            process.wait(timeout=20)
+
+
+def _run_workloads(orders: list[dict[str, Any]], seconds: float) -> tuple[list[list[dict[str, Any]]], float, float]:
+    told: list[list[bytes]] = [[] for _ in orders]
+    processes = [
+        subprocess.Popen([sys.executable, HERE / "workload.py", json.dumps(order)], stdout=subprocess.PIPE)
+        for order in orders
+    ]
+    readers = [
+        threading.Thread(target=lambda lines, stream: lines.extend(stream), args=(lines, process.stdout))
+        for lines, process in zip(told, processes, strict=True)
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not all(told):
+            assert time.monotonic() < deadline, "the workload did not begin"
+            time.sleep(0.01)
+        began = time.monotonic()
+        time.sleep(seconds)
+        ended = time.monotonic()
+        assert all(process.poll() is None for process in processes), "the workload has ended by itself"
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        for process, reader in zip(processes, readers, strict=True):
+            process.wait()
+            reader.join()
+    # The last line may be cut in the middle.
+    facts = [[json.loads(line) for line in lines if line.endswith(b"\n")] for lines in told]
+    return facts, began, ended
+
+
+def _choose(
+    order: Order, log: CrashLog, testimony: Testimony, began: float, ended: float, dice: random.Random
+) -> list[Cut]:
+    """When the power is cut: at any time; just before a flush, when most is at stake; right after a promise."""
+    promises = [when for when in testimony.promise_times() if when < ended]
+    assert promises, f"nothing was ever promised: {testimony.failures}"
+    if order.fault:
+        return [Cut(when, "everything", 0) for when in sorted(dice.sample(promises, min(order.images, len(promises))))]
+    flushes = log.times_of_flushes(began, ended)
+    cuts = []
+    for number in range(order.images):
+        when = (dice.uniform(began, ended), dice.choice(flushes), dice.choice(promises))[number % 3]
+        cuts.append(Cut(when, dice.choice(LOSSES), dice.randrange(1 << 30)))
+    return sorted(cuts, key=lambda cut: cut.time)
+
+
+def _judge(judge: Judge, file_system: FileSystem, image: Path, testimony: Testimony, cut: Cut) -> Verdict:
+    with mounted(file_system, image, image.with_name("recovered")) as place:
+        verdict = judge.judge(place / "cache", testimony, cut.time)
+    check(file_system, image)
+    return verdict
+
+
+def _say(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    carry_out(Order(**json.loads(sys.argv[1])))
