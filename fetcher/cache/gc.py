@@ -33,6 +33,9 @@ JUST_USED_S = 60.0
 COLLECT_EVERY_S = 600.0
 """Looking for what crashes left costs a walk through three directories; commands share the work."""
 _PARTIAL = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{32})")
+_UNNAMED = re.compile(r"\.(cache-id-v1\.|principal-key-v1\.|probe-)[0-9a-f]{16}")
+"""Made in the cache's or the state directory itself, by a process that ended before it had its name."""
+_UNNAMED_LIST = re.compile(r"\.new-[0-9a-f]{16}")
 _STAGED = re.compile(rf"{re.escape(STAGING)}[0-9a-z]+\.([0-9a-f]{{32}})\.[0-9a-f]+")
 
 
@@ -255,6 +258,7 @@ class Collector:
                 + self._sweep_blobs()
                 + self._sweep_partials()
                 + self._sweep_owners()
+                + self._sweep_unnamed()
             )
 
     def _sweep_staging(self, parent: Path) -> GcReport:
@@ -349,6 +353,17 @@ class Collector:
         for entry in _entries(self._layout.owners):
             if entry.name.startswith(UNBORN) and self._is_old(entry, grace_min_s=UNBORN_GRACE_S):
                 count += durable.remove_file(entry.path)
+        return GcReport(leftovers=count)
+
+    def _sweep_unnamed(self) -> GcReport:
+        """What a crash left of files that are made beside the directories, and of lists of markets."""
+        count = 0
+        places = [(place, _UNNAMED) for place in {self._layout.cache_dir, self._layout.state_dir}]
+        for parent, names in (*places, (self._layout.markets, _UNNAMED_LIST)):
+            for entry in _entries(parent):
+                ours = names.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+                if ours and self._is_old(entry, grace_min_s=UNBORN_GRACE_S):
+                    count += durable.remove_file(entry.path)
         return GcReport(leftovers=count)
 
     def _is_old(self, entry: os.DirEntry[str], *, grace_min_s: float = 0.0) -> bool:
