@@ -48,10 +48,12 @@ class Order:
     seconds: float
     """That the load runs until the power is cut."""
     processes: int = 1
+    generations: int = 1
+    """After the first power cut the next load starts on what that has left, and is cut off as well; and so on."""
     flush_s: float = 0.004
     """How long the disk takes for a flush."""
     fault: str | None = None
-    """One that is planted into the workload (workload.FAULTS); then the power is cut right after promises."""
+    """One that is planted into the workload (see there); then the power is cut right after promises."""
 
 
 def run_in_namespaces(order: Order, *, timeout_s: float) -> list[dict[str, Any]]:
@@ -82,35 +84,58 @@ def _environment() -> dict[str, str]:
 def carry_out(order: Order) -> None:
     work = Path(order.directory)
     file_system = FILE_SYSTEMS[order.file_system]
-    dice = random.Random(order.seed)
+    dice = random.Random(f"{order.seed}:{order.file_system}")
+    carried: list[dict[str, Any]] = []
+    base = work / "base-0"
+    make(file_system, base)
     with hub_in_thread(Hub(seed=order.seed)) as hub:
         world.fill(hub)
         options = _options(hub)
-        began, ended, testimony = _load_and_cut(order, file_system, hub, options)
-        log = CrashLog(work / "base", work / "log")
-        cuts = _choose(order, log, testimony, began, ended, dice)
         judge = Judge(hub, options, connections=CONNECTIONS)
-        for cut in cuts:
-            image = work / "image"
-            log.image(cut, image)
-            verdict = _judge(judge, file_system, image, testimony, cut)
+        for generation in range(order.generations):
+            disk = _Disk(base, work / "disk", work / "log", order.flush_s)
+            hub.faults.add(Trickle(LINE).on("cdn"))
+            facts, began, ended = _load_and_cut(order, generation, file_system, disk, options)
+            hub.faults.clear()
+            testimony = Testimony([carried, *facts])
+            log = CrashLog(disk.base, disk.log)
+            for cut in _choose(order, log, testimony, began, ended, dice):
+                image = work / "image"
+                log.image(cut, image)
+                verdict = _judge(judge, file_system, image, testimony, cut)
+                _say(
+                    event="image",
+                    file_system=order.file_system,
+                    generation=generation,
+                    cut=str(cut),
+                    at_s=round(cut.time - began, 3),
+                    requests=log.before(cut.time),
+                    unflushed=log.unflushed(cut.time),
+                    **asdict(verdict),
+                )
             _say(
-                event="image",
+                event="load",
                 file_system=order.file_system,
-                cut=str(cut),
-                at_s=round(cut.time - began, 3),
-                requests=log.before(cut.time),
-                unflushed=log.unflushed(cut.time),
-                **asdict(verdict),
+                generation=generation,
+                seed=order.seed,
+                requests=len(log),
+                promised=len(testimony.promise_times()),
+                failures=testimony.failures,
             )
-    _say(
-        event="run",
-        file_system=order.file_system,
-        seed=order.seed,
-        requests=len(log),
-        promised=len(testimony.promise_times()),
-        failures=testimony.failures,
-    )
+            last = Cut(dice.uniform((began + ended) / 2, ended), dice.choice(LOSSES), dice.randrange(1 << 30))
+            base = work / f"base-{generation + 1}"
+            log.image(last, base)
+            carried = testimony.carried(last.time)
+
+
+@dataclass(frozen=True, slots=True)
+class _Disk:
+    """Where a recorded disk is."""
+
+    base: Path
+    place: Path
+    log: Path
+    flush_s: float
 
 
 def _options(hub: Hub) -> dict[str, Any]:
@@ -135,40 +160,34 @@ def _options(hub: Hub) -> dict[str, Any]:
 
 
 def _load_and_cut(
-    order: Order, file_system: FileSystem, hub: Hub, options: dict[str, Any]
-) -> tuple[float, float, Testimony]:
-    """When the load began and ended, and what it said."""
-    work = Path(order.directory)
-    make(file_system, work / "base")
-    (work / "disk").touch()
-    hub.faults.add(Trickle(LINE).on("cdn"))
-    with _recording(order, work):
-        with mounted(file_system, work / "disk", work / "running", direct=True) as place:
-            orders = [
-                {
-                    "options": {**options, "cache_dir": str(place / "cache")},
-                    "seed": order.seed * 1000 + number,
-                    "uris": world.uris(),
-                    "fault": order.fault,
-                }
-                for number in range(order.processes)
-            ]
-            facts, began, ended = _run_workloads(orders, order.seconds)
-    hub.faults.clear()
-    return began, ended, Testimony(facts)
+    order: Order, generation: int, file_system: FileSystem, disk: _Disk, options: dict[str, Any]
+) -> tuple[list[list[dict[str, Any]]], float, float]:
+    """What the load said, and when it began and ended."""
+    with _recording(disk), mounted(file_system, disk.place, disk.place.with_name("running"), direct=True) as place:
+        orders = [
+            {
+                "options": {**options, "cache_dir": str(place / "cache")},
+                "seed": (order.seed * 100 + generation) * 100 + number,
+                "uris": world.uris(),
+                "fault": order.fault,
+            }
+            for number in range(order.processes)
+        ]
+        return _run_workloads(orders, order.seconds)
 
 
 @contextmanager
-def _recording(order: Order, work: Path) -> Iterator[None]:
-    disk = {"place": str(work / "disk"), "base": str(work / "base"), "log": str(work / "log"), "flush_s": order.flush_s}
+def _recording(disk: _Disk) -> Iterator[None]:
+    disk.place.touch()
+    order = {"place": str(disk.place), "base": str(disk.base), "log": str(disk.log), "flush_s": disk.flush_s}
     with subprocess.Popen(
-        [sys.executable, HERE / "recording_disk.py", json.dumps(disk)], stdout=subprocess.PIPE
+        [sys.executable, HERE / "recording_disk.py", json.dumps(order)], stdout=subprocess.PIPE
     ) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == b"ready\n", "the disk did not appear"
             yield
         finally:
-            run("umount", work / "disk")
+            run("umount", disk.place)
             process.wait(timeout=20)
 
 
@@ -214,8 +233,9 @@ def _choose(
         return [Cut(when, "everything", 0) for when in sorted(dice.sample(promises, min(order.images, len(promises))))]
     flushes = log.times_of_flushes(began, ended)
     cuts = []
+    first = dice.randrange(3)
     for number in range(order.images):
-        when = (dice.uniform(began, ended), dice.choice(flushes), dice.choice(promises))[number % 3]
+        when = (dice.uniform(began, ended), dice.choice(flushes), dice.choice(promises))[(first + number) % 3]
         cuts.append(Cut(when, dice.choice(LOSSES), dice.randrange(1 << 30)))
     return sorted(cuts, key=lambda cut: cut.time)
 

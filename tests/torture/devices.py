@@ -1,4 +1,4 @@
-"""Block devices and file systems for one run: loop devices, mkfs, mount, fsck. Root only, in a mount namespace of its own.
+"""Block devices and file systems for one run: loop devices, mkfs, mount, fsck. Root only, in a mount namespace.
 
 Loop devices are attached with autoclear: once unmounted they are gone, also when the process that mounted them was
 killed, because its namespace dies with it.

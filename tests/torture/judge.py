@@ -23,6 +23,7 @@ from fetcher.cache.store import Cache
 from fetcher.cache.tree_file import TreeFile
 from fetcher.client import Fetcher
 from fetcher.config import Settings
+from fetcher.errors import FetcherError
 from fetcher.testing import Hub
 from tests.torture import world
 
@@ -90,6 +91,15 @@ class Testimony:
             self._removals.append(_Removal(fact["time"], float("inf"), frozenset(fact["ids"]), frozenset(fact["uris"])))
         for uri, times in begun.items():
             self._begun += [(began, float("inf"), uri) for began in times]
+
+    def carried(self, cut: float) -> list[dict[str, Any]]:
+        """What holds after this cut, for a run that goes on from there: as if it had been promised at that moment."""
+        facts: list[dict[str, Any]] = []
+        for wanted, uri in self.promised(cut).items():
+            facts.append({"event": "begin", "time": cut, "uri": uri})
+            facts.append({"event": "promised", "time": cut, "uri": uri, "id": wanted})
+        facts += [{"event": "pinned", "time": cut, "name": name, "key": key} for name, key in sorted(self.pins(cut))]
+        return facts
 
     def promise_times(self) -> list[float]:
         return sorted(promise.made for promise in self._promises)
@@ -171,7 +181,13 @@ class Judge:
 
     def judge(self, cache_dir: Path, testimony: Testimony, cut: float) -> Verdict:
         verdict = Verdict()
-        options = {**self._options, "cache_dir": str(cache_dir)}
+        try:
+            self._judge({**self._options, "cache_dir": str(cache_dir)}, testimony, cut, verdict)
+        except FetcherError as error:
+            verdict.faults.append(f"the cache can't be used: {error.message}")
+        return verdict
+
+    def _judge(self, options: Mapping[str, Any], testimony: Testimony, cut: float, verdict: Verdict) -> None:
         with Fetcher(environ={}, **options).cache as cache:
             self._settings = cache.settings
             self._look_at_index(cache, verdict)
@@ -181,7 +197,6 @@ class Judge:
             kept = self._look_at_partials(cache, testimony.proven(cut), verdict)
         self._complete(options, testimony.under_way(cut), blobs, kept, verdict)
         self._tidy(verdict)
-        return verdict
 
     def _look_at_index(self, cache: Cache, verdict: Verdict) -> None:
         damaged = [name for name in os.listdir(cache.layout.state_dir) if ".damaged-" in name]
@@ -258,7 +273,8 @@ class Judge:
         """Size of a content (which tells the large ones apart) → bytes of it that can be resumed. What is lost is
         counted."""
         kept, sizes = resumable(cache.layout)
-        slack = self._settings.sync_bytes + self._connections * MIB
+        sync_bytes = self._settings.sync_bytes
+        slack = sync_bytes + self._connections * MIB
         for content, (size, bytes_proven) in proven.items():
             verdict.proven_bytes += bytes_proven
             if cache.content_blob(content, None, size, principal=None) is not None:
@@ -267,7 +283,7 @@ class Judge:
             verdict.lost_bytes += lost
             if lost > slack:
                 verdict.faults.append(
-                    f"{lost} of {bytes_proven} proven bytes of {size} were lost, sync_bytes is {self._settings.sync_bytes}"
+                    f"{lost} of {bytes_proven} proven bytes of {size} were lost, sync_bytes is {sync_bytes}"
                 )
         return {sizes[content]: byte_count for content, byte_count in kept.items()}
 
@@ -277,11 +293,12 @@ class Judge:
         """Let a client finish what was under way: the result is right, and only what is missing is asked for."""
         missing: dict[str, int] = {}
         for uri in uris:
-            for entry in world.entries(self._hub, uri).values():
-                # Small files of the hub itself have no SHA-256 by which what lies in the cache could be found.
-                if entry.content.size and not (entry.lfs and entry.content.sha256 in blobs):
-                    there = kept.get(entry.content.size, 0) if entry.content.size > hashing.BLOCK_BYTES else 0
-                    missing[entry.content.sha256] = entry.content.size - there
+            for path, entry in world.entries(self._hub, uri).items():
+                size, sha256 = entry.content.size, entry.content.sha256
+                if entry.lfs and sha256 not in blobs:
+                    missing[sha256] = size - (kept.get(size, 0) if size > hashing.BLOCK_BYTES else 0)
+                elif not entry.lfs:  # no SHA-256 is stated by which what lies in the cache could be found
+                    missing[f"{uri}/{path}"] = size
         before = self._hub.body_bytes_sent()
 
         async def main() -> list[Snapshot]:

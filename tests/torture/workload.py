@@ -1,6 +1,6 @@
 """A busy client of one cache, to be cut off: fetches, leases, pins, removes, prunes and collects garbage all at once.
 
-Argument: a JSON object with ``options`` (fields of Settings), ``seed``, ``uris`` and ``fault`` (one of FAULTS, or
+Argument: a JSON object with ``options`` (fields of Settings), ``seed``, ``uris`` and ``fault`` (one that is planted, or
 null). Tells on stdout, as JSON, what it was promised and what it is about to take back, each with the time
 (CLOCK_MONOTONIC): a promise after the call has returned, taking back before the call begins. Ends when it is killed.
 """
@@ -57,11 +57,11 @@ def _no_index_fsync() -> None:
     index_room.Rows = Careless  # type: ignore[misc]
 
 
-FAULTS: dict[str, Callable[[], None]] = {
+DATA_FAULTS: dict[str, Callable[[], None]] = {
     "no-data-fsync": _no_data_fsync,
     "no-barrier": _no_data_barrier_of_small_files,
-    "no-index-fsync": _no_index_fsync,
 }
+INDEX_FAULTS: dict[str, Callable[[], None]] = {"no-index-fsync": _no_index_fsync}
 
 
 # --- the load --------------------------------------------------------------------------------------------------------
@@ -160,6 +160,9 @@ class Load:
 
 async def main(order: dict[str, Any]) -> None:
     async with Fetcher(environ={}, **order["options"]) as fetcher:
+        assert fetcher.cache  # opened honestly, or what is planted would be found in what a cache is made of
+        if order["fault"] in DATA_FAULTS:
+            DATA_FAULTS[order["fault"]]()
         load = Load(fetcher, order["uris"], order["seed"])
         say("ready")
         async with asyncio.TaskGroup() as group:
@@ -169,6 +172,6 @@ async def main(order: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    if asked["fault"]:
-        FAULTS[asked["fault"]]()
+    if asked["fault"] in INDEX_FAULTS:
+        INDEX_FAULTS[asked["fault"]]()
     run(lambda: main(asked))
