@@ -230,7 +230,8 @@ def _choose(
     promises = [when for when in testimony.promise_times() if when < ended]
     assert promises, f"nothing was ever promised: {testimony.failures}"
     if order.fault:
-        return [Cut(when, "everything", 0) for when in sorted(dice.sample(promises, min(order.images, len(promises))))]
+        fresh = [when for when in testimony.publish_times() if when < ended]
+        return [Cut(when, "everything", 0) for when in sorted(dice.sample(fresh, min(order.images, len(fresh))))]
     flushes = log.times_of_flushes(began, ended)
     cuts = []
     first = dice.randrange(3)

@@ -39,6 +39,7 @@ class _Promise:
     made: float
     uri: str
     id: str
+    hit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Testimony:
                 began = begun[fact["uri"]].pop(0)
                 self._begun.append((began, when, fact["uri"]))
                 if event == "promised":
-                    self._promises.append(_Promise(began, when, fact["uri"], fact["id"]))
+                    self._promises.append(_Promise(began, when, fact["uri"], fact["id"], fact["hit"]))
                 else:
                     self.failures.append(f"{fact['kind']}: {fact['message']}")
             elif event == "removing":
@@ -97,12 +98,16 @@ class Testimony:
         facts: list[dict[str, Any]] = []
         for wanted, uri in self.promised(cut).items():
             facts.append({"event": "begin", "time": cut, "uri": uri})
-            facts.append({"event": "promised", "time": cut, "uri": uri, "id": wanted})
+            facts.append({"event": "promised", "time": cut, "uri": uri, "id": wanted, "hit": True})
         facts += [{"event": "pinned", "time": cut, "name": name, "key": key} for name, key in sorted(self.pins(cut))]
         return facts
 
     def promise_times(self) -> list[float]:
         return sorted(promise.made for promise in self._promises)
+
+    def publish_times(self) -> list[float]:
+        """When something was promised that had not been there before."""
+        return sorted(promise.made for promise in self._promises if not promise.hit)
 
     def promised(self, cut: float) -> dict[str, str]:
         """Id of a Snapshot → URI: those that have to be there after this cut."""
@@ -317,11 +322,11 @@ class Judge:
         """Once every grace is over, nothing is left that nobody owns."""
         later = 2 * max(self._settings.gc_grace_s, self._settings.partial_keep_s)
         with Cache.open(self._settings, clock=lambda: time.time() + later) as cache:
-            before = len(cache.snapshots())
+            before = {row.id for row in cache.snapshots() if cache.get_snapshot(row.id) is not None}
             report = cache.gc()
             verdict.leftovers = report.leftovers + report.partials
-            if len(cache.snapshots()) != before:
-                verdict.faults.append("gc took Snapshots whose time was not over")
+            if taken := before - {row.id for row in cache.snapshots()}:
+                verdict.faults.append(f"gc took Snapshots whose time was not over: {sorted(taken)}")
             verdict.faults += [f"gc has left {name}" for name in strays(cache)]
 
 

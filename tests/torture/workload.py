@@ -46,6 +46,11 @@ def _no_data_barrier_of_small_files() -> None:
     durable.barrier = lambda paths, parent: None
 
 
+def _no_directory_fsync() -> None:
+    """Names appear when the file system likes."""
+    durable.sync_directory = lambda path: None
+
+
 def _no_index_fsync() -> None:
     """SQLite is told not to sync."""
 
@@ -60,6 +65,7 @@ def _no_index_fsync() -> None:
 DATA_FAULTS: dict[str, Callable[[], None]] = {
     "no-data-fsync": _no_data_fsync,
     "no-barrier": _no_data_barrier_of_small_files,
+    "no-directory-fsync": _no_directory_fsync,
 }
 INDEX_FAULTS: dict[str, Callable[[], None]] = {"no-index-fsync": _no_index_fsync}
 
