@@ -227,8 +227,7 @@ def _choose(
     order: Order, log: CrashLog, testimony: Testimony, began: float, ended: float, dice: random.Random
 ) -> list[Cut]:
     """When the power is cut: at any time; just before a flush, when most is at stake; right after a promise."""
-    promises = [when for when in testimony.promise_times() if when < ended]
-    assert promises, f"nothing was ever promised: {testimony.failures}"
+    promises = [when for when in testimony.promise_times() if began < when < ended]
     if order.fault:
         fresh = [when for when in testimony.publish_times() if when < ended]
         return [Cut(when, "everything", 0) for when in sorted(dice.sample(fresh, min(order.images, len(fresh))))]
@@ -236,7 +235,8 @@ def _choose(
     cuts = []
     first = dice.randrange(3)
     for number in range(order.images):
-        when = (dice.uniform(began, ended), dice.choice(flushes), dice.choice(promises))[(first + number) % 3]
+        at_any_time = dice.uniform(began, ended)
+        when = (at_any_time, dice.choice(flushes), dice.choice(promises or [at_any_time]))[(first + number) % 3]
         cuts.append(Cut(when, dice.choice(LOSSES), dice.randrange(1 << 30)))
     return sorted(cuts, key=lambda cut: cut.time)
 

@@ -65,40 +65,39 @@ class Testimony:
             self._hear(facts)
 
     def _hear(self, facts: list[dict[str, Any]]) -> None:
-        begun: dict[str, list[float]] = {}
-        removing: dict[tuple[str, ...], dict[str, Any]] = {}
+        begun: dict[int, dict[str, Any]] = {}
+        """Calls that were not yet heard to end."""
         self._samples.append([fact for fact in facts if fact["event"] == "proven"])
         for fact in facts:
             event, when = fact["event"], fact["time"]
-            if event == "begin":
-                begun.setdefault(fact["uri"], []).append(when)
-            elif event in ("promised", "failed"):
-                began = begun[fact["uri"]].pop(0)
-                self._begun.append((began, when, fact["uri"]))
-                if event == "promised":
-                    self._promises.append(_Promise(began, when, fact["uri"], fact["id"], fact["hit"]))
-                else:
-                    self.failures.append(f"{fact['kind']}: {fact['message']}")
-            elif event == "removing":
-                removing[tuple(fact["ids"])] = fact
-            elif event == "removed":
-                began = removing.pop(tuple(fact["ids"]))["time"]
-                self._removals.append(_Removal(began, when, frozenset(fact["ids"]), frozenset(fact["uris"])))
+            if event in ("begin", "removing"):
+                begun[fact["call"]] = fact
+            elif event in ("promised", "failed", "removed"):
+                self._ended(begun.pop(fact["call"]), when, fact)
             elif event == "pinned":
                 self._pins[fact["name"]] = [when, float("inf"), fact["key"]]
             elif event == "unpinning":
                 self._pins[fact["name"]][1] = when
-        for fact in removing.values():
-            self._removals.append(_Removal(fact["time"], float("inf"), frozenset(fact["ids"]), frozenset(fact["uris"])))
-        for uri, times in begun.items():
-            self._begun += [(began, float("inf"), uri) for began in times]
+        for beginning in begun.values():
+            self._ended(beginning, float("inf"), {"event": "cut"})
+
+    def _ended(self, beginning: dict[str, Any], when: float, end: dict[str, Any]) -> None:
+        began = beginning["time"]
+        if beginning["event"] == "removing":
+            self._removals.append(_Removal(began, when, frozenset(beginning["ids"]), frozenset(beginning["uris"])))
+            return
+        self._begun.append((began, when, beginning["uri"]))
+        if end["event"] == "promised":
+            self._promises.append(_Promise(began, when, beginning["uri"], end["id"], end["hit"]))
+        elif end["event"] == "failed":
+            self.failures.append(f"{end['kind']}: {end['message']}")
 
     def carried(self, cut: float) -> list[dict[str, Any]]:
         """What holds after this cut, for a run that goes on from there: as if it had been promised at that moment."""
         facts: list[dict[str, Any]] = []
-        for wanted, uri in self.promised(cut).items():
-            facts.append({"event": "begin", "time": cut, "uri": uri})
-            facts.append({"event": "promised", "time": cut, "uri": uri, "id": wanted, "hit": True})
+        for call, (wanted, uri) in enumerate(self.promised(cut).items()):
+            facts.append({"event": "begin", "time": cut, "call": call, "uri": uri})
+            facts.append({"event": "promised", "time": cut, "call": call, "id": wanted, "hit": True})
         facts += [{"event": "pinned", "time": cut, "name": name, "key": key} for name, key in sorted(self.pins(cut))]
         return facts
 

@@ -8,6 +8,7 @@ null). Tells on stdout, as JSON, what it was promised and what it is about to ta
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -80,19 +81,20 @@ class Load:
         self._dice = random.Random(seed)
         self._pins = 0
         self._prefix = f"pin-{seed}"
+        self._calls = itertools.count()
 
     async def fetch(self) -> None:
         while True:
-            uri = self._dice.choice(self._uris)
-            say("begin", uri=uri)
+            uri, call = self._dice.choice(self._uris), next(self._calls)
+            say("begin", call=call, uri=uri)
             try:
                 outcome = await self._fetcher.fetch(uri)
             except FetcherError as error:
-                say("failed", uri=uri, kind=error.kind, message=error.message)
+                say("failed", call=call, kind=error.kind, message=error.message)
                 await asyncio.sleep(0.05)
                 continue
             snapshot = outcome.snapshot
-            say("promised", uri=uri, id=snapshot.id, revision=snapshot.revision, hit=outcome.hit)
+            say("promised", call=call, id=snapshot.id, revision=snapshot.revision, hit=outcome.hit)
             if outcome.hit:
                 await asyncio.sleep(0.02)
 
@@ -113,13 +115,14 @@ class Load:
     async def _take_back(self, snapshots: Sequence[Snapshot], execute: Callable[[], Any] | None = None) -> None:
         ids = [snapshot.id for snapshot in snapshots]
         uris = [snapshot.uri for snapshot in snapshots]
-        say("removing", ids=ids, uris=uris)
+        call = next(self._calls)
+        say("removing", call=call, ids=ids, uris=uris)
         try:
             await asyncio.to_thread(execute or partial(self._fetcher.cache.remove, ids))
         except FetcherError as error:
-            say("removed", ids=ids, uris=uris, refused=error.kind)
+            say("removed", call=call, refused=error.kind)
         else:
-            say("removed", ids=ids, uris=uris, refused=None)
+            say("removed", call=call, refused=None)
 
     async def collect(self) -> None:
         while True:
