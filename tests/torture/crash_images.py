@@ -91,7 +91,7 @@ def carry_out(order: Order) -> None:
     with hub_in_thread(Hub(seed=order.seed)) as hub:
         world.fill(hub)
         options = _options(hub)
-        judge = Judge(hub, options, connections=CONNECTIONS)
+        judge = Judge(hub, options, connections=CONNECTIONS, processes=order.processes)
         for generation in range(order.generations):
             disk = _Disk(base, work / "disk", work / "log", order.flush_s)
             hub.faults.add(Trickle(LINE).on("cdn"))
