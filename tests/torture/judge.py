@@ -302,7 +302,7 @@ class Judge:
                     missing[sha256] = size - (kept.get(size, 0) if size > hashing.BLOCK_BYTES else 0)
                 elif not entry.lfs:  # no SHA-256 is stated by which what lies in the cache could be found
                     missing[f"{uri}/{path}"] = size
-        before = self._hub.body_bytes_sent()
+        before = len(self._hub.requests.select("bodies"))
 
         async def main() -> list[Snapshot]:
             async with Fetcher(environ={}, **options) as fetcher:
@@ -311,10 +311,15 @@ class Judge:
         for snapshot in asyncio.run(main()):
             if found := differences(self._hub, snapshot):
                 verdict.faults.append(f"{snapshot.uri} was completed wrongly: {'; '.join(found[:5])}")
-        verdict.asked_bytes = self._hub.body_bytes_sent() - before
+        # Only these: what is said to a client that was cut off is counted a while longer.
+        bodies = self._hub.requests.select("bodies")[before:]
+        verdict.asked_bytes = sum(record.body_bytes for record in bodies if record.status in (200, 206))
         allowed = sum(missing.values())
         if verdict.asked_bytes > allowed:
-            verdict.faults.append(f"{verdict.asked_bytes} bytes were asked for, {allowed} were missing: {uris}")
+            detail = ", ".join(f"{record.path} {record.range} {record.body_bytes}" for record in bodies)
+            verdict.faults.append(
+                f"{verdict.asked_bytes} bytes were asked for, {allowed} were missing: {uris}; {detail}"
+            )
 
     def _tidy(self, verdict: Verdict) -> None:
         """Once every grace is over, nothing is left that nobody owns."""
