@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +25,6 @@ from fetcher.cache.clock import Clock
 from fetcher.cache.layout import HEX_32, Layout, disk_errors, random_id
 from fetcher.cache.records import OwnerState
 from fetcher.errors import CacheError
-
-_LOCK_POLL_S = 0.002
 
 UNBORN = ".new-"
 """What the name of an owner's file starts with until it is locked."""
@@ -152,12 +149,11 @@ class Owners:
         return bool(boot_id != self._clock.boot_id)
 
     @contextmanager
-    def holding(self, owner_id: str, *, patience_s: float = 0.0) -> Iterator[bool]:
+    def holding(self, owner_id: str) -> Iterator[bool]:
         """With the lock of a dead owner in hand: True inside the block means that nobody else can be, or become, it.
 
         False if its lock can't be had or proves nothing, or its file is gone (then nothing proves that the writer is).
-        Each heir of a dead owner has its lock for a moment, as has whoever looks whether it lives; ``patience_s``
-        outlasts those.
+        Each heir of a dead owner has its lock for a moment, as has whoever looks whether it lives.
         """
         if not self._locks_trusted():
             yield False
@@ -168,7 +164,12 @@ class Owners:
             yield False
             return
         try:
-            yield _locked(descriptor, patience_s)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except OSError:
+                held = False
+            yield held
         finally:
             os.close(descriptor)
 
@@ -215,18 +216,6 @@ def _remove(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _locked(descriptor: int, patience_s: float) -> bool:
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() >= deadline:
-                return False
-        time.sleep(_LOCK_POLL_S)
 
 
 def _checked(owner_id: str) -> str:

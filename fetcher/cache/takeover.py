@@ -22,10 +22,10 @@ from fetcher.errors import CacheError, FetcherError, InternalError
 CLOSE_WAIT_S = 2.0
 """How long closing waits for calls in flight: each writes a block, or reads some MiB back."""
 CLOSE_POLL_S = 0.01
-HEIRS_WAIT_S = 0.5
-"""How long to try for the lock of another owner of this content. Heirs of its other contents hold it for a rename each;
-who gave up at once would take a dead owner for a living one, and fetch again what is there. One that lives costs this
-wait, but it has the flight: nobody comes here while it does."""
+TAKE_TRIES = 10
+TAKE_PAUSE_S = 0.02
+"""An heir needs the lock for a rename. A living owner's Partial, which is left alone, costs this wait: it is met only
+where a flight was taken from somebody who lives."""
 
 
 class Partials:
@@ -39,6 +39,7 @@ class Partials:
         """None: being opened at this moment."""
         self._closed = False
         self._lock = threading.Lock()
+        self._taking = threading.Lock()
 
     def open(
         self, head: PartialHead, *, previous_owner: str | None = None, step: Callable[[], None] | None = None
@@ -102,7 +103,7 @@ class Partials:
         mine = self._layout.partial(head.content_id, self._owner_id)
         others = self._others(head.content_id, previous_owner)
         with disk_errors("create", mine):
-            if not mine.is_dir() and not any(self._take(mine, other) for other in others):
+            if not mine.is_dir() and not self._take_any(mine, others):
                 os.mkdir(mine, 0o700)
         partial = Partial(mine, head, lambda: self._ended(head.content_id), step)
         try:
@@ -122,9 +123,30 @@ class Partials:
         found = [name[65:] for name in names if name.startswith(f"{content}.") and name[65:] != self._owner_id]
         return sorted(found, key=lambda owner: (owner != previous_owner, owner))
 
+    def _take_any(self, mine: Path, others: list[str]) -> bool:
+        """Take the first that can be had; False if none can.
+
+        To whoever comes at this moment a dead owner whose lock an heir has in hand looks alive, and what he left would
+        be fetched again. So our own threads come one after the other, and heirs elsewhere get a moment.
+        """
+        for turn in range(TAKE_TRIES):
+            if turn:
+                time.sleep(TAKE_PAUSE_S)
+            with self._taking:
+                if any(self._take(mine, other) for other in others):
+                    return True
+            if not any(self._is_locked(mine, other) for other in others):
+                return False
+        return False
+
+    def _is_locked(self, mine: Path, other: str) -> bool:
+        """Somebody may have this owner's lock for a moment (that one, an heir, who only looks whether it lives), and
+        there is something to take."""
+        return self._layout.partial(mine.name[:64], other).is_dir() and self._owners.state(other) != "lost"
+
     def _take(self, mine: Path, other: str) -> bool:
         """Rename a dead owner's Partial to ours, with that owner's lock in hand; False if it can't be taken so."""
-        with self._owners.holding(other, patience_s=HEIRS_WAIT_S) as held:
+        with self._owners.holding(other) as held:
             if not held:
                 return False
             try:

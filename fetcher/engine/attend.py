@@ -149,7 +149,7 @@ class Attendant:
         assert job.transfer.state is State.FETCHING
         job.source.forget()
         job.drop = None
-        job.unsynced_bytes = 0
+        self._tools.unsynced.forget(job)
         self._changed()
 
 

@@ -32,6 +32,7 @@ from fetcher.engine.room import Room, out_of_space
 from fetcher.engine.rounds import CHANGED_TRIES, Round
 from fetcher.engine.run import Run
 from fetcher.engine.tools import Tools
+from fetcher.engine.unsynced import Unsynced
 from fetcher.engine.workers import Workers, first_error
 from fetcher.errors import CacheError, FetcherError, NoSpaceError
 from fetcher.model.events import Event
@@ -70,6 +71,7 @@ class Engine:
             limit=RateLimit(settings.limit_rate_bytes_per_s, time.monotonic)
             if settings.limit_rate_bytes_per_s
             else None,
+            unsynced=Unsynced(settings.sync_bytes),
             clock=time.monotonic,
             dice=dice,
         )

@@ -96,15 +96,17 @@ class Follower:
     async def _tend(self) -> None:
         """What else has to be done until all blocks are here and fed."""
         job, workers = self._job, self._tools.workers
-        while not self._over and not (job.transfer.whole and self._fed and not self._unsummed):
-            if job.unsynced_bytes >= self._tools.settings.sync_bytes:
-                job.unsynced_bytes = 0
-                await workers.slow(self._partial.sync)
-            elif self._unsummed:
-                await workers.slow(self._sum_some)
-                self._progressed()
-            else:
-                await self._news()
+        unsynced = self._tools.unsynced
+        with unsynced.tended(job):
+            while not self._over and not (job.transfer.whole and self._fed and not self._unsummed):
+                if unsynced.due(job):
+                    await unsynced.sync(job, workers.slow(self._partial.sync))
+                    self._progressed()
+                elif self._unsummed:
+                    await workers.slow(self._sum_some)
+                    self._progressed()
+                else:
+                    await self._news()
 
     async def _feed(self) -> None:
         """Feed one run after the other while there is one, of the digest that is furthest behind."""

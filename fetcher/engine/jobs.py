@@ -111,7 +111,6 @@ class FileJob:
     failures: int = 0
     """Early ends in a row without a block between."""
     bytes_adopted: int = 0
-    unsynced_bytes: int = 0
     progressed: asyncio.Event = field(default_factory=asyncio.Event)
     """Blocks came, or the end of the parts: the follower looks again."""
 

@@ -27,6 +27,7 @@ class Meter(Protocol):
     def received(self, active: Active, count: int) -> None: ...
     def block_written(self, job: FileJob, byte_count: int) -> None: ...
     async def pay(self, active: Active, count: int) -> None: ...
+    async def room(self, job: FileJob) -> None: ...
 
 
 class BlockWriter:
@@ -129,6 +130,7 @@ async def _fill(
                 slab = slabs[turn]
                 active.pulse.holding = True
                 await writer.free(slab)
+                await meter.room(job)
                 active.pulse.holding = False
             block += 1
             filled = 0

@@ -272,6 +272,8 @@ class Run:
         except FetcherError as error:
             await self.fail(job, error)
             await self._parts_over(job)
+        finally:
+            self.tools.unsynced.forget(job)
         self.begun.remove(job)
         job.fetched = job.blob is not None
         if job.blob is None and job.partial is not None:
@@ -358,9 +360,12 @@ class Run:
             active.pulse.holding = False
             self.progressed()  # a user's own limit is no fault of the line
 
+    async def room(self, job: FileJob) -> None:
+        await self.tools.unsynced.room(job)
+
     def block_written(self, job: FileJob, byte_count: int) -> None:
         job.failures = 0
-        job.unsynced_bytes += byte_count
+        self.tools.unsynced.wrote(job, byte_count)
         self.lanes_max = min(self.settings.connections_max, self.lanes_max + 1)
         self.observer.bytes_done += byte_count
         self.progressed()

@@ -12,6 +12,7 @@ from fetcher.engine.admission import Admission
 from fetcher.engine.buffers import SlabPool
 from fetcher.engine.limit import RateLimit
 from fetcher.engine.readback import ReadBack
+from fetcher.engine.unsynced import Unsynced
 from fetcher.engine.workers import Workers
 from fetcher.net.transport import Transport
 
@@ -31,6 +32,7 @@ class Tools:
     slabs: SlabPool
     admission: Admission
     limit: RateLimit | None
+    unsynced: Unsynced
     clock: Callable[[], float]
     """Monotonic seconds."""
     dice: Random

@@ -64,6 +64,58 @@ def test_after_close_the_next_process_takes_it_over(open_cache: Callable[..., Ca
 
 
 @journals
+def test_all_that_one_dead_owner_left_can_be_taken_at_the_same_time(
+    open_cache: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each heir has the dead owner's lock in hand for a moment. Found by cutting the power: to the others that looked
+    like a living owner, so that they started from zero."""
+    contents = [paint(2 * MIB + shade, shade) for shade in range(6)]
+    first = open_cache()
+    for data in contents:
+        begun(first, data, 1)
+    first.close()
+    second = open_cache()
+    rename = os.rename
+
+    def slow_rename(source: Path, target: Path) -> None:
+        time.sleep(0.02)
+        rename(source, target)
+
+    monkeypatch.setattr(takeover.os, "rename", slow_rename)
+    found: dict[int, list[int]] = {}
+
+    def take(number: int) -> None:
+        partial = second.partial_open(head_of(contents[number]), previous_owner=first.owner.id)
+        found[number] = sorted(partial.proven)
+        partial.close()
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(len(contents))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: [1] for number in range(len(contents))}
+
+
+@journals
+def test_another_heir_at_a_dead_owners_lock_is_no_sign_of_life(open_cache: Callable[..., Cache]) -> None:
+    """The other one takes another Partial, in a process of its own."""
+    data = paint(SIZE)
+    first = open_cache()
+    begun(first, data, 1, 2)
+    first.close()
+    second = open_cache()
+    with ThreadPoolExecutor(1) as executor:
+        with second._owners.holding(first.owner.id) as held:
+            assert held
+            opening = executor.submit(second.partial_open, head_of(data))
+            time.sleep(0.05)
+        partial = opening.result()
+    assert sorted(partial.proven) == [1, 2]
+    partial.close()
+
+
+@journals
 @pytest.mark.parametrize("block", [0, 4, 5])
 def test_a_flipped_byte_costs_its_block_only(cache: Cache, block: int) -> None:
     data = paint(SIZE)

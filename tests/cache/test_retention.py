@@ -264,6 +264,25 @@ def test_strangers_files_are_swept_after_the_grace(cache: Cache, clock: Clock) -
     ] == expected
 
 
+def test_what_a_crash_left_beside_the_directories_is_swept(cache: Cache, clock: Clock) -> None:
+    """A power cut between making a file and naming it (cache-id-v1, the key, a probe of locks, a market's list)."""
+    layout = cache.layout
+    layout.markets.mkdir(mode=0o700)
+    random = "0123456789abcdef"
+    ours = [layout.cache_dir / f".{name}{random}" for name in ("cache-id-v1.", "principal-key-v1.", "probe-")]
+    ours.append(layout.markets / f".new-{random}")
+    others = [layout.cache_dir / name for name in (f".new-{random}", ".cache-id-v1.short", f".probe-{random}.mine")]
+    for path in (*ours, *others):
+        path.write_bytes(b"x")
+        os.utime(path, (clock(), clock()))
+    cache.gc()
+    assert all(path.exists() for path in (*ours, *others))
+    clock.turn(cache.settings.gc_grace_s + 1)
+    assert cache.gc().leftovers == len(ours)
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in others)
+
+
 def test_a_row_without_a_directory_is_dropped(cache: Cache) -> None:
     snapshot = publish(cache, "m", {"f": b"x"})
     os.rename(snapshot.path, cache.layout.cache_dir / "away")

@@ -122,6 +122,9 @@ class FakeMeter:
     async def pay(self, active: Active, count: int) -> None:
         self.paid_bytes += count
 
+    async def room(self, job: FileJob) -> None:
+        pass
+
 
 def a_job(size: int, *, partial: FakePartial | None = None, part_bytes: int = 4 * BLOCK_BYTES) -> FileJob:
     """A job under way, of a file of ``size`` bytes."""

@@ -19,6 +19,7 @@ from fetcher.engine import follow
 from fetcher.engine.follow import Follower
 from fetcher.engine.jobs import FileJob
 from fetcher.engine.readback import ReadBack
+from fetcher.engine.unsynced import Unsynced
 from fetcher.engine.workers import Workers
 from fetcher.errors import CacheError
 from fetcher.model.digest import Digest
@@ -84,6 +85,7 @@ class Desk:
         self.partial = Partial(tmp_path / "data")
         self.changes = 0
         self.progress = 0
+        self.unsynced = Unsynced(8 * MIB)
 
     def close(self) -> None:
         self.partial.gate.set()
@@ -117,14 +119,12 @@ class Desk:
         if job.crcs is not None:
             job.crcs.add(block, DATA[block * MIB : (block + 1) * MIB])
         job.transfer.wrote(block, proven=True)
-        job.unsynced_bytes += block_length(SIZE, block)
+        self.unsynced.wrote(job, block_length(SIZE, block))
         job.wake()
 
     def follower(self, job: FileJob, *, cores: int = 2, changed: Callable[[], None] | None = None) -> Follower:
         self.workers.followers_max = cores
-        tools = SimpleNamespace(
-            workers=self.workers, readback=ReadBack(self.workers), settings=SimpleNamespace(sync_bytes=4 * MIB)
-        )
+        tools = SimpleNamespace(workers=self.workers, readback=ReadBack(self.workers), unsynced=self.unsynced)
 
         def count() -> None:
             self.changes += 1

@@ -4,7 +4,7 @@
 # policy is put back afterwards. With everything there already, it touches nothing and needs no network.
 set -euo pipefail
 
-PACKAGES=(b3sum btrfs-progs busybox-static coreutils curl docker-registry docker.io faketime git iproute2 podman skopeo strace util-linux)
+PACKAGES=(b3sum btrfs-progs busybox-static coreutils curl docker-registry docker.io e2fsprogs faketime git iproute2 mount podman skopeo strace util-linux xfsprogs)
 
 missing=()
 for package in "${PACKAGES[@]}"; do

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.support.servers import places
 
@@ -25,6 +26,9 @@ DEBIAN_PACKAGES: dict[str, str] = {
     "git": "git",
     "ip": "iproute2",
     "mkfs.btrfs": "btrfs-progs",
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.xfs": "xfsprogs",
+    "mount": "mount",
     "podman": "podman",
     "setpriv": "util-linux",
     "sha256sum": "coreutils",
@@ -65,6 +69,31 @@ def _ordinary_user() -> str | None:
     return _root() or _namespace("--mount", "mount")()
 
 
+def _loop() -> str | None:
+    reason = _root() or _namespace("--mount --pid --fork", "mount and pid")()
+    if reason is None and not _opens("/dev/loop-control"):
+        reason = "this machine has no loop devices (/dev/loop-control)"
+    return reason
+
+
+def _fuse() -> str | None:
+    return _root() or (None if _opens("/dev/fuse") else "this kernel has no FUSE (/dev/fuse)")
+
+
+def _opens(device: str) -> bool:
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _file_system(name: str) -> str | None:
+    known = Path("/proc/filesystems").read_text().split()
+    # A module that is not loaded yet is loaded by mount(8).
+    return None if name in known or _succeeds("modprobe", name) else f"this kernel can't mount {name}"
+
+
 def _native() -> str | None:
     from fetcher import _native  # the one look inside: whether there was a compiler
 
@@ -94,6 +123,8 @@ _FIXED: dict[str, Callable[[], str | None]] = {
     "netns": _namespace("--net", "network"),
     "pidns": _namespace("--pid --fork", "pid"),
     "mountns": _namespace("--mount", "mount"),
+    "loop": _loop,
+    "fuse": _fuse,
     "native": _native,
     "xattrs": _xattrs,
     "static-busybox": _static_busybox,
@@ -125,5 +156,6 @@ def missing(need: str) -> str | None:
     """None when the machine has it, else a sentence. Raises KeyError for a need that this table does not know."""
     kind, colon, name = need.partition(":")
     if colon:
-        return {"debian": _debian, "program": _program, "python": _python}[kind](name)
+        kinds = {"debian": _debian, "program": _program, "python": _python, "fs": _file_system}
+        return kinds[kind](name)
     return _FIXED[need]()

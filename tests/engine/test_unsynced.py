@@ -1,0 +1,125 @@
+"""What a power cut may cost: over all files never more than was set, without anybody waiting for who waits for him."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import ExitStack
+
+import pytest
+
+from fetcher.engine.jobs import FileJob
+from fetcher.engine.unsynced import Unsynced
+from tests.engine.fakes import a_job
+
+MIB = 1 << 20
+
+
+class Disk:
+    """Files that are written to as fast as they may, each with a follower that makes it durable."""
+
+    def __init__(self, unsynced: Unsynced, sync_s: float) -> None:
+        self.unsynced = unsynced
+        self.sync_s = sync_s
+        self.most = 0
+        self.syncs = 0
+
+    async def sync(self) -> None:
+        self.syncs += 1
+        await asyncio.sleep(self.sync_s)
+
+    async def follow(self, job: FileJob) -> None:
+        with self.unsynced.tended(job):
+            while True:
+                job.progressed.clear()
+                if self.unsynced.due(job):
+                    await self.unsynced.sync(job, self.sync())
+                else:
+                    await job.progressed.wait()
+
+    async def write(self, job: FileJob, blocks: int, dice: random.Random) -> None:
+        for _ in range(blocks):
+            await asyncio.sleep(dice.choice((0, 0, 0.002)))
+            self.unsynced.wrote(job, MIB)
+            job.wake()
+            self.most = max(self.most, self.unsynced.total_bytes)
+            await self.unsynced.room(job)
+
+
+@pytest.mark.parametrize("files", [1, 2, 7, 16])
+@pytest.mark.parametrize("sync_s", [0.0, 0.02])
+def test_never_more_than_was_set(files: int, sync_s: float, rng: random.Random) -> None:
+    connections = 3
+    unsynced = Unsynced(8 * MIB)
+    disk = Disk(unsynced, sync_s)
+
+    async def main() -> None:
+        jobs = [a_job(100 * MIB) for _ in range(files)]
+        followers = [asyncio.create_task(disk.follow(job)) for job in jobs]
+        async with asyncio.timeout(30):
+            async with asyncio.TaskGroup() as group:
+                for job in jobs:
+                    for _ in range(connections):
+                        # Some files end early, and keep what they have until somebody makes them durable.
+                        group.create_task(disk.write(job, rng.choice((1, 10, 20)), rng))
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+
+    asyncio.run(main())
+    assert disk.most <= 8 * MIB + files * connections * MIB
+    assert disk.syncs > 0
+
+
+def test_who_is_not_tended_is_not_held() -> None:
+    """A follower that waits for its parts to end can't make them wait for itself."""
+
+    async def main() -> None:
+        unsynced = Unsynced(4 * MIB)
+        job, other = a_job(100 * MIB), a_job(100 * MIB)
+        unsynced.wrote(job, 5 * MIB)
+        await asyncio.wait_for(unsynced.room(job), 5)
+        with ExitStack() as stack:
+            stack.enter_context(unsynced.tended(job))
+            stack.enter_context(unsynced.tended(other))
+            held = [asyncio.create_task(unsynced.room(each)) for each in (job, other)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not any(task.done() for task in held)
+            assert job.progressed.is_set(), "whoever can make room is woken"
+        await asyncio.wait_for(asyncio.gather(*held), 5)
+
+    asyncio.run(main())
+
+
+def test_what_is_gone_makes_room() -> None:
+    async def main() -> None:
+        unsynced = Unsynced(4 * MIB)
+        job, other = a_job(100 * MIB), a_job(100 * MIB)
+        unsynced.wrote(job, 4 * MIB)
+        with unsynced.tended(other):
+            held = asyncio.create_task(unsynced.room(other))
+            await asyncio.sleep(0.01)
+            assert not held.done()
+            unsynced.forget(job)
+            await asyncio.wait_for(held, 5)
+        assert unsynced.total_bytes == 0
+
+    asyncio.run(main())
+
+
+def test_what_is_written_during_a_sync_is_for_the_next_one() -> None:
+    async def main() -> None:
+        unsynced = Unsynced(4 * MIB)
+        job = a_job(100 * MIB)
+        unsynced.wrote(job, 3 * MIB)
+        assert unsynced.due(job)
+
+        async def call() -> None:
+            unsynced.wrote(job, MIB)
+
+        await unsynced.sync(job, call())
+        assert unsynced.total_bytes == MIB
+        assert not unsynced.due(job)
+
+    asyncio.run(main())
