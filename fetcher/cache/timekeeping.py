@@ -33,7 +33,7 @@ class Memory:
     jump_s: float = 0.0
     """By how much it was set the last time within this boot; 0: it was not."""
     before: float = 0.0
-    """Calendar time, of before it was set: no file from then is younger."""
+    """What the calendar would have said when that was noticed: what bears a later time was made since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Ages:
     def age_s(self, modified_at: float) -> float:
         """Negative: that time is still to come, and nothing tells why."""
         age_s = self.now - modified_at
-        set_forward = self.jump_s > 0 and modified_at <= self.before
+        set_forward = self.jump_s > 0 and modified_at <= self.before + JUMP_S
         set_back = self.jump_s < 0 and age_s < 0
         return age_s - self.jump_s if set_forward or set_back else age_s
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ def lease(cache: Cache, name: str) -> None:
     taken = cache.lease_process([snapshot.id])
     say(owner=cache.owner.id, lease=taken.id)
     wait()
+
+
+def lease_timed(cache: Cache, name: str, seconds: str) -> None:
+    """Take one and end: nothing of it depends on us."""
+    snapshot = cache.lookup(key_of(name), None)
+    assert snapshot is not None
+    taken = cache.lease_timed([snapshot.id], float(seconds))
+    (known,) = cache.leases()
+    assert known.expires_at is not None
+    say(lease=taken.id, left_s=known.expires_at - time.time())
 
 
 def copy(cache: Cache, name: str) -> None:
@@ -226,6 +237,7 @@ def main() -> None:
         "claim": claim,
         "race": race,
         "lease": lease,
+        "lease-timed": lease_timed,
         "copy": copy,
         "stage": stage,
         "lease-copy": lease_copy,
