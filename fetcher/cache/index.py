@@ -30,6 +30,8 @@ BUSY_TIMEOUT_S = 30.0
 NEEDED_BYTES = 64 << 10
 """With less free space SQLite can't grow the smallest of its files."""
 
+SUSPECT = ".suspect"
+"""After the name of a database: somebody has met damage in it."""
 INDEX_FILES = "files index-v1.sqlite, index-v1.sqlite-wal and index-v1.sqlite-shm"
 
 
@@ -155,6 +157,8 @@ class Index:
         return total
 
     def _renamed(self, error: sqlite3.Error) -> FetcherError:
+        if is_damage(error) and self._path is not None and not self.read_only:
+            suspect(self._path)
         return renamed(error, self._path or "the index in memory")
 
 
@@ -175,9 +179,7 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return CacheError(message, hint="the state directory must be writable by this user (FETCHER_STATE_DIR)")
     if is_damage(error):
-        return CacheError(
-            message, hint=f"move the {INDEX_FILES} away: the index is made anew from the cache's sidecars"
-        )
+        return CacheError(message, hint="run the command again: the index is made anew from what is in the cache")
     return CacheError(message)
 
 
@@ -227,6 +229,39 @@ def version_of(path: Path) -> int | None:
         return version or None
     finally:
         rows.close()
+
+
+def suspect(path: Path) -> None:
+    """Leave word that this database was found damaged in use: whoever opens it next looks at all of it. Under our feet it
+    can't be made anew."""
+    try:
+        os.close(os.open(f"{path}{SUSPECT}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except OSError:
+        pass  # the next one meets the same damage
+
+
+def is_sound(path: Path) -> bool:
+    """Look at all of a database that is suspected; only a sound one is cleared of it."""
+    try:
+        rows = sqlite3.connect(path.as_uri() + "?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            sound = bool(rows.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
+        finally:
+            rows.close()
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise
+        return False
+    if sound:
+        forget_suspicion(path)
+    return sound
+
+
+def forget_suspicion(path: Path) -> None:
+    try:
+        os.unlink(f"{path}{SUSPECT}")
+    except FileNotFoundError:
+        pass
 
 
 def create(path: Path) -> Path:
@@ -296,4 +331,5 @@ def set_aside(path: Path, now: float) -> Path | None:
             except OSError as error:
                 if error.errno != errno.ENOENT:
                     raise
+    forget_suspicion(path)
     return target if moved else None

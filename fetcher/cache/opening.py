@@ -47,7 +47,9 @@ def to_write(layout: Layout, clock: Clock) -> tuple[Index, Recovery]:
 def _version(layout: Layout) -> int | None:
     """Schema version of the index; None if there is no usable one."""
     try:
-        return index_room.version_of(layout.index)
+        version = index_room.version_of(layout.index)
+        suspected = version is not None and os.path.lexists(f"{layout.index}{index_room.SUSPECT}")
+        return None if suspected and not index_room.is_sound(layout.index) else version
     except sqlite3.Error as error:
         if not index_room.is_damage(error):
             raise index_room.renamed(error, layout.index) from error

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fetcher.cache import steps
 from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
 from fetcher.errors import FetcherError
@@ -32,6 +33,7 @@ CRASH_CALLS = (
 
 
 MIB_AND_A_BIT = (1 << 20) + 17
+STEP_CONTENTS = {"big": paint((2 << 20) + 17), "deep/small": b"small"}
 CRASH_CONTENTS = {"large": paint(MIB_AND_A_BIT), "deep/small": b"small", "empty": b""}
 
 
@@ -150,6 +152,25 @@ def crash(cache: Cache, count: str) -> None:
     os._exit(0)
 
 
+def leave_at(step: str) -> None:
+    def came_by(taken: str) -> None:
+        if taken == step:
+            os._exit(9)
+
+    steps.listen(came_by)
+
+
+def crash_at(cache: Cache, step: str) -> None:
+    """Publish, and be gone after a step of it."""
+    leave_at(step)
+    publish(cache, "m", STEP_CONTENTS)
+
+
+def crash_removing_at(cache: Cache, step: str) -> None:
+    leave_at(step)
+    cache.remove([snapshot.id for snapshot in cache.snapshots()])
+
+
 def crash_removing(cache: Cache, count: str) -> None:
     """The same while everything is removed."""
     ids = [snapshot.id for snapshot in cache.snapshots()]
@@ -244,6 +265,8 @@ def main() -> None:
         "reserve": reserve,
         "crash": crash,
         "crash-removing": crash_removing,
+        "crash-at": crash_at,
+        "crash-removing-at": crash_removing_at,
         "publish-same": publish_same,
         "publish-again": publish_again,
         "limited": limited,
