@@ -232,8 +232,8 @@ def version_of(path: Path) -> int | None:
 
 
 def suspect(path: Path) -> None:
-    """Leave word that this database was found damaged in use: whoever opens it next looks at all of it. Under our feet it
-    can't be made anew."""
+    """Leave word that this database was found damaged in use: whoever opens it next looks at all of it. Under our feet
+    it can't be made anew."""
     try:
         os.close(os.open(f"{path}{SUSPECT}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except OSError:

@@ -274,6 +274,10 @@ def main() -> None:
     }
     locks.obey()
     options = {"state_dir": Path(state)} if (state := os.environ.get("FETCHER_TEST_STATE_DIR")) else {}
+    if command == "crash-opening":
+        leave_after(int(arguments[0]))
+        Cache.open(settings(Path(cache_dir)))
+        os._exit(0)
     with Cache.open(settings(Path(cache_dir), heartbeat_s=0.1, **options)) as cache:
         actions[command](cache, *arguments)
 

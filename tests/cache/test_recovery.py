@@ -323,7 +323,7 @@ def test_an_adopted_body_that_nobody_asks_for_goes_after_the_grace(
 
 def test_recovery_may_be_killed_at_any_point(tmp_path: Path, clock: Clock) -> None:
     """A process is gone at the n-th change of the disk while it makes the index anew; the next one finds all of it."""
-    for count in range(0, 400, 9):
+    for count in range(0, 200, 3):
         place = tmp_path / str(count)
         with Cache.open(settings(place), clock=clock) as cache:
             snapshot = publish(cache, "m", CONTENTS)
@@ -331,6 +331,7 @@ def test_recovery_may_be_killed_at_any_point(tmp_path: Path, clock: Clock) -> No
         age_index(cache)
         with child("crash-opening", place, str(count)) as process:
             status = process.wait()
+        assert status in (0, 9)
         with Cache.open(settings(place), clock=clock) as again:
             assert [found.id for found in again.snapshots()] == [snapshot.id]
             assert tree_on_disk(snapshot.path) == CONTENTS
