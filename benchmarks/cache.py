@@ -166,16 +166,17 @@ class Collection:
         with open_client(self._directory) as client:
             name = f"{self._filling.name}-{self._rounds}"
             fill(client, Filling(name, snapshots, self._filling.files_each, age_s=2 * 86_400.0))
-        taken_s = self._collect(snapshots, snapshots * self._filling.files_each)
+        taken_s = self._collect(snapshots, snapshots * self._filling.files_each, at_once=True)
         figures.add(f"gc {self._name}, and {snapshots:,} snapshots out of time", "ms", 1e3 * taken_s)
 
-    def _collect(self, snapshots: int, blobs: int) -> float:
-        """Seconds of a gc that takes so many, with a clock at which no file has grace any more."""
+    def _collect(self, snapshots: int, blobs: int, *, at_once: bool = False) -> float:
+        """Seconds of a gc that takes so many, with a clock at which no file has grace any more; ``at_once``: both phases
+        of it."""
         with open_client(self._directory) as client:
             settings = client.settings
         with Cache.open(settings, clock=lambda: time.time() + 2 * settings.gc_grace_s) as cache:
             start = time.perf_counter()
-            report = cache.gc()
+            report = cache.gc(at_once=at_once)
             taken_s = time.perf_counter() - start
         assert (len(report.snapshots), report.blobs) == (snapshots, blobs), report
         return taken_s

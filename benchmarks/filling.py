@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fetcher import Fetcher, hashing
-from fetcher.cache.blobs import BODY_MODE, insert_blob
+from fetcher.cache.blobs import insert_blob
+from fetcher.cache.commit import BODY_MODE
 from fetcher.cache.layout import make_directory
-from fetcher.cache.publish import FOLDER_MODE, PublishedFile, insert_snapshot, sidecar_of
+from fetcher.cache.publish import insert_snapshot, sidecar_of
 from fetcher.cache.records import NewSnapshot
 from fetcher.cache.snapshots import snapshot_id
+from fetcher.cache.staged import FOLDER_MODE, PublishedFile
 from fetcher.cache.store import Cache
 from fetcher.config import resource_key
 from fetcher.model.digest import Digest

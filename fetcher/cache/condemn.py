@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fetcher.cache import durable
-from fetcher.cache.blobs import Blobs, taken_out
+from fetcher.cache.blobs import taken_out
+from fetcher.cache.commit import Committer
 from fetcher.cache.damage import (
     Action,
     Damage,
@@ -59,7 +60,7 @@ class Condemning:
         layout: Layout,
         leases: Leases,
         removal: Removal,
-        blobs: Blobs,
+        committer: Committer,
         clock: Callable[[], float],
         *,
         keep_s: float,
@@ -70,7 +71,7 @@ class Condemning:
         self._layout = layout
         self._leases = leases
         self._removal = removal
-        self._blobs = blobs
+        self._committer = committer
         self._clock = clock
         self._keep_s = keep_s
         self._dry_run = dry_run
@@ -220,7 +221,7 @@ class Condemning:
             told = self._damage(rows, finding, places, "none" if self._dry_run else "repaired")
         if not self._dry_run:
             verified_by = body.places[0].verified_by if body.places else "size"
-            self._blobs.renew_tree(body.root, body.size, finding.chaining_values, verified_by)
+            self._committer.renew_tree(body.root, body.size, finding.chaining_values, verified_by)
         return told
 
     # --- what is done

@@ -15,26 +15,18 @@ from pathlib import Path
 
 from fetcher.cache import durable
 from fetcher.cache.clearing import remove_any
-from fetcher.cache.damage import Identity, identity_of
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
 from fetcher.cache.snapshots import COLUMNS, FORMAT, IS_HIDDEN, discard_names, record, refresh, snapshot_id
+from fetcher.cache.staged import PublishedFile, StagedDirectory
 from fetcher.cache.steps import taken as step_taken
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import weakest
-from fetcher.model.manifest import FileEntry
 from fetcher.model.paths import check_tree, safe_path
-from fetcher.plan import allocation
-
-FOLDER_MODE = 0o755
-FILE_MODE = 0o444
 
 EDITIONS_MAX = 1000
 """Damaged Snapshots of one Manifest that are still there; each was fetched and found damaged again."""
-
-PublishedFile = tuple[FileEntry, str | None, str]
-"""Entry of the Manifest, root of its Blob (None for zero bytes), what it was verified by."""
 
 
 class Publisher:
@@ -80,7 +72,7 @@ class Publisher:
         trash: list[Path] = []
         try:
             with disk_errors("publish", self._layout.snapshot(wanted)):
-                filling = _Directory(staged, self._layout, draw)
+                filling = StagedDirectory(staged, self._layout, draw)
                 filling.fill(ordered)
                 step_taken("snapshot:filled")
                 durable.barrier(filling.to_sync, self._layout.snapshots)
@@ -121,7 +113,7 @@ class Publisher:
         staged: Path,
         sidecar: Path,
         taken_out: str,
-        filled: _Directory,
+        filled: StagedDirectory,
     ) -> list[Path]:
         """The last step; returns what has to be deleted after it."""
         now = self._clock()
@@ -207,130 +199,6 @@ def blobs_taken_out(rows: Rows) -> str:
     """How often a Blob lost its name because it was found damaged; see ``condemn``."""
     row = rows.execute("SELECT value FROM meta WHERE name = 'taken_out'").fetchone()
     return "" if row is None else str(row[0])
-
-
-class _Directory:
-    """A staged directory, filled in order of path with the folders of the current path held open.
-
-    Everything is made relative to a descriptor of its folder and never through a symlink: the staged tree is ours, but
-    its names are an origin's.
-    """
-
-    def __init__(self, path: Path, layout: Layout, draw: Callable[[int], None]) -> None:
-        """``draw`` is told of bytes about to be written for a second body."""
-        self._path = path
-        self._layout = layout
-        self._draw = draw
-        self._open: list[tuple[str, int]] = []
-        """Folder names below the top with their descriptors; the top's name is empty."""
-        self.to_sync: list[str] = []
-        """What has to be made durable: folders, and bodies that had to be copied."""
-        self._bodies: set[tuple[str, Identity]] = set()
-        """Roots of Blobs, and the bodies that were linked, or copied."""
-
-    def is_of_these_blobs(self) -> bool:
-        """Whether what was linked and copied is what has the Blobs' names now."""
-        for root, body in self._bodies:
-            try:
-                if identity_of(os.lstat(self._layout.blob(root))) != body:
-                    return False
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-        return True
-
-    def fill(self, files: Sequence[PublishedFile]) -> None:
-        """Make all files."""
-        os.mkdir(self._path, 0o700)
-        try:
-            self._enter("", None)
-            gone = [root for entry, root, _ in files if not self._make(entry, root) and root is not None]
-        finally:
-            while self._open:
-                os.close(self._open.pop()[1])
-        if gone:
-            raise GoneError(
-                f"{len(gone)} of {len(files)} files were removed from the cache before they could be published",
-                ids=tuple(gone),
-            )
-
-    def _make(self, entry: FileEntry, root: str | None) -> bool:
-        *folders, name = entry.path.split("/")
-        folder = self._folder(folders)
-        if root is None:
-            os.close(self._create(name, folder))
-            return True
-        blob = self._layout.blob(root)
-        copied: Identity | None = None
-        try:
-            os.link(blob, name, dst_dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            if error.errno not in durable.NOT_LINKABLE:
-                raise
-            copied = self._copy(blob, name, folder, entry)
-            if copied is None:
-                return False
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        self._bodies.add((root, copied or identity_of(status)))
-        if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
-            raise CacheError(
-                f"{blob} has {status.st_size} bytes, {entry.path} should have {entry.size}",
-                hint="something outside of fetcher changed the cache; remove that file and run the command again",
-            )
-        return True
-
-    def _copy(self, blob: Path, name: str, folder: int, entry: FileEntry) -> Identity | None:
-        """A second body, where the first takes no more links or the file system has none. Says of which body; None: it
-        is gone."""
-        try:
-            source = os.open(blob, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            copied = identity_of(os.fstat(source))
-            self._draw(allocation.whole_units(entry.size))
-            target = self._create(name, folder)
-            try:
-                durable.clone_into(source, target, entry.size)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
-        self.to_sync.append(f"{self._path}/{entry.path}")
-        return copied
-
-    def _create(self, name: str, folder: int) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=folder)
-        os.fchmod(descriptor, FILE_MODE)
-        return descriptor
-
-    def _folder(self, folders: Sequence[str]) -> int:
-        """Descriptor of a folder, made if need be. Files come in order, so a folder left is not entered again often."""
-        depth = 0
-        while depth < len(folders) and depth + 1 < len(self._open) and self._open[depth + 1][0] == folders[depth]:
-            depth += 1
-        while len(self._open) > depth + 1:
-            os.close(self._open.pop()[1])
-        for name in folders[depth:]:
-            self._enter(name, self._open[-1][1])
-        return self._open[-1][1]
-
-    def _enter(self, name: str, parent: int | None) -> None:
-        made = parent is None
-        if parent is not None:
-            try:
-                os.mkdir(name, 0o700, dir_fd=parent)
-                made = True
-            except FileExistsError:
-                pass
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._path if parent is None else name, flags, dir_fd=parent)
-        self._open.append((name, descriptor))
-        if made:
-            os.fchmod(descriptor, FOLDER_MODE)
-            self.to_sync.append("/".join((str(self._path), *(folder for folder, _ in self._open[1:]))))
 
 
 def sidecar_of(wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], edition: int) -> dict[str, object]:

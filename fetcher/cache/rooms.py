@@ -19,6 +19,7 @@ from fetcher.config import Settings
 
 if TYPE_CHECKING:
     from fetcher.cache.blobs import Blobs
+    from fetcher.cache.commit import Committer
     from fetcher.cache.condemn import Condemning
     from fetcher.cache.flights import Flights
     from fetcher.cache.gc import Collector
@@ -64,7 +65,13 @@ class Rooms:
     def blobs(self) -> Blobs:
         from fetcher.cache.blobs import Blobs
 
-        return Blobs(self._index, self._layout, self._clock, self._owner_id)
+        return Blobs(self._index, self._layout)
+
+    @property
+    def committer(self) -> Committer:
+        from fetcher.cache.commit import Committer
+
+        return Committer(self._index, self._layout, self._clock, self._owner_id, self.blobs)
 
     @property
     def partials(self) -> Partials:
@@ -152,7 +159,7 @@ class Rooms:
             self._layout,
             self._leases,
             self.removal,
-            self.blobs,
+            self.committer,
             self._clock,
             keep_s=self._settings.gc_grace_s,
             dry_run=dry_run,

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from fetcher.cache.markets import Markets
     from fetcher.cache.partials import Partial
     from fetcher.cache.prune import PrunePlan
-    from fetcher.cache.publish import PublishedFile
     from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
     from fetcher.cache.reservation import Reservation
+    from fetcher.cache.staged import PublishedFile
     from fetcher.cache.survey import Survey
     from fetcher.model.digest import Digest
 
@@ -325,13 +325,13 @@ class Cache:
         root: str | None = None,
     ) -> Blob:
         """Publish a complete Partial as a Blob. No call on it may be in flight."""
-        return self._rooms.blobs.commit(
+        return self._rooms.committer.commit(
             partial, digests=digests, verified_by=verified_by, private=private, principal=principal, root=root
         )
 
     def commit_small(self, items: Sequence[SmallFile], *, private: bool, principal: str | None) -> list[Blob]:
         """Publish contents of at most one block each, with one durability barrier."""
-        return self._rooms.blobs.commit_small(items, private=private, principal=principal)
+        return self._rooms.committer.commit_small(items, private=private, principal=principal)
 
     def publish(
         self, record: NewSnapshot, files: Sequence[PublishedFile], *, draw: Callable[[int], None] = lambda _: None

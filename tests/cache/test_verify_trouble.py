@@ -19,8 +19,9 @@ import pytest
 from fetcher import hashing
 from fetcher.cache import condemn, durable, leases, scrub, snapshots, survey
 from fetcher.cache.damage import Damage
-from fetcher.cache.publish import Publisher, _Directory
+from fetcher.cache.publish import Publisher
 from fetcher.cache.records import GoneError, Snapshot
+from fetcher.cache.staged import StagedDirectory
 from fetcher.cache.store import Cache
 from fetcher.cache.survey import UNREADABLE_MAX
 from fetcher.engine import verify as engine
@@ -111,9 +112,9 @@ def test_a_new_one_with_a_damaged_list_does_not_keep_it(cache: Cache, monkeypatc
 def test_publishing_does_not_starve(cache: Cache, monkeypatch: pytest.MonkeyPatch, linked: bool) -> None:
     """However much is taken out elsewhere, a directory is made once."""
     filled: list[int] = []
-    fill, make_visible = _Directory.fill, Publisher._make_visible
+    fill, make_visible = StagedDirectory.fill, Publisher._make_visible
 
-    def counting(self: _Directory, files: Any) -> None:
+    def counting(self: StagedDirectory, files: Any) -> None:
         filled.append(1)
         fill(self, files)
 
@@ -126,7 +127,7 @@ def test_publishing_does_not_starve(cache: Cache, monkeypatch: pytest.MonkeyPatc
 
     for data in TWO.values():
         put(cache, data)
-    monkeypatch.setattr(_Directory, "fill", counting)
+    monkeypatch.setattr(StagedDirectory, "fill", counting)
     monkeypatch.setattr(Publisher, "_make_visible", late)
     if not linked:
 

@@ -29,7 +29,7 @@ def publish_unchecked() -> None:
 
 def name_before_bytes() -> None:
     """A small file has its Blob's name before its bytes are written."""
-    from fetcher.cache import blobs, durable
+    from fetcher.cache import commit, durable
 
     write_file = durable.write_file
 
@@ -47,7 +47,7 @@ def name_before_bytes() -> None:
         os.close(descriptor)
         return None
 
-    blobs.durable.write_file = named_first  # type: ignore[attr-defined]
+    commit.durable.write_file = named_first  # type: ignore[attr-defined]
 
 
 def forget_journal() -> None:

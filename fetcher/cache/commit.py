@@ -1,0 +1,310 @@
+"""From proven bytes to a Blob: an immutable file under its own name.
+
+The order of publishing one is: no writable descriptor, mode 0444, data durable, its tree durable and named, link(2) to
+the Blob's name, directory durable, row. A crash leaves at worst files that no row speaks of.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fetcher import hashing
+from fetcher.cache import durable
+from fetcher.cache.blobs import Blobs, insert_blob, scope_of, taken_out
+from fetcher.cache.clearing import remove_any, remove_tree
+from fetcher.cache.index import Index
+from fetcher.cache.layout import MEDIA_ERRNOS, Layout, disk_errors, make_directory, read_plain
+from fetcher.cache.partials import DATA, Partial
+from fetcher.cache.records import Blob, SmallFile
+from fetcher.cache.steps import taken as step_taken
+from fetcher.cache.tree_file import TreeFile, tree_of
+from fetcher.errors import CacheError, InternalError
+from fetcher.model.digest import Digest
+
+BODY_MODE = 0o444
+
+
+class Committer:
+    """Makes the Blobs of one cache. Thread-safe."""
+
+    def __init__(
+        self,
+        index: Index,
+        layout: Layout,
+        clock: Callable[[], float],
+        owner_id: Callable[[], str],
+        blobs: Blobs,
+    ) -> None:
+        self._index = index
+        self._layout = layout
+        self._clock = clock
+        self._owner_id = owner_id
+        self._blobs = blobs
+
+    # --- one large content
+
+    def commit(
+        self,
+        partial: Partial,
+        *,
+        digests: Sequence[Digest],
+        verified_by: str,
+        private: bool,
+        principal: str | None,
+        root: str | None = None,
+    ) -> Blob:
+        """Publish a complete Partial; it is gone afterwards. ``digests`` were computed by us over all of it.
+
+        ``root`` is needed where blocks have no chaining values (plain mode). Raises CacheError if the disk does not
+        keep its word; the Partial is discarded then.
+        """
+        cvs = self._chaining_values(partial)
+        reader = partial.give_up_writing()
+        step_taken("blob:closed")
+        try:
+            with disk_errors("publish", partial.path):
+                if os.fstat(reader).st_size != partial.size:
+                    raise CacheError(f"{partial.path} was cut by somebody else", hint="run the command again")
+                root = self._root(partial, cvs, reader, root)
+                os.fchmod(reader, BODY_MODE)
+                try:
+                    os.fsync(reader)
+                except OSError:
+                    partial.poison()
+                    raise
+                step_taken("blob:durable")
+                body, place = partial.path / DATA, self._layout.blob(root)
+                staged = partial.path / "tree" if partial.size > hashing.BLOCK_BYTES else None
+                made = _Made(root, partial.size, partial.head.content_id, tuple(digests), body, place, staged)
+                if staged is not None:
+                    block_bytes = hashing.BLOCK_BYTES if cvs else 0
+                    tree = tree_of(
+                        root,
+                        partial.size,
+                        block_bytes,
+                        cvs,
+                        digests,
+                        verified_by,
+                        content_id=partial.head.content_id,
+                        scope=scope_of(private, principal),
+                    )
+                    durable.remove_file(staged)
+                    durable.write_file(staged, [tree], BODY_MODE, sync=True)
+                    step_taken("blob:tree-durable")
+                    while not self._link(staged, self._layout.tree(root)) and not self._tree_serves(tree, root):
+                        self._out_of_the_way(self._layout.tree(root))
+                    step_taken("blob:tree-named")
+                self._name(made, b"".join(cvs))
+                step_taken("blob:named")
+                durable.sync_directory(place.parent)
+                durable.sync_directory(self._layout.blobs)
+                step_taken("blob:names-durable")
+                self._insert([made], private, principal)
+                step_taken("blob:rows")
+        except BaseException:
+            partial.close()  # what is proven stays for a resume, unless it is poisoned
+            raise
+        finally:
+            os.close(reader)
+        partial.discard()
+        step_taken("blob:partial-removed")
+        return Blob(root, partial.size, self._layout.blob(root))
+
+    def _chaining_values(self, partial: Partial) -> list[bytes]:
+        if not hashing.HAS_TREE:
+            return []
+        missing = [block for block in range(partial.block_count) if block not in partial.proven]
+        if missing:
+            raise InternalError(f"{partial!r} can't be published: block {missing[0]} is not proven")
+        return [partial.proven[block] for block in range(partial.block_count)]
+
+    def _root(self, partial: Partial, cvs: list[bytes], reader: int, given: str | None) -> str:
+        if partial.size > hashing.BLOCK_BYTES:
+            if cvs:
+                return hashing.merge_root(b"".join(cvs), partial.size, block=hashing.BLOCK_BYTES).hex()
+            if given is None:
+                raise InternalError("without chaining values the caller must say the root")
+            return given
+        # A lone block's chaining value is no root. Hash what is on disk, and see that it is what was hashed then.
+        data = os.pread(reader, partial.size, 0)
+        if cvs and hashing.hash_blocks(data, 0, block=hashing.BLOCK_BYTES) != cvs[0]:
+            raise CacheError(
+                f"{partial.path} changed after it was written", hint="the disk or another program does this"
+            )
+        return hashing.root_of(data).hex()
+
+    def _name(self, made: _Made, cvs: bytes) -> None:
+        """Give a body its Blob's name."""
+        while not self._link(made.body, made.place) and not self._sound(made, cvs):
+            # What is there has the wrong bytes: a leftover, or the disk lost them. Snapshots that link it keep what
+            # they have; the name is for ours.
+            self._out_of_the_way(made.place)
+
+    def _out_of_the_way(self, place: Path) -> Path:
+        """Take the name from what has it; returns the trash, which gc empties if nobody else does."""
+        trash = self._layout.trash(self._layout.blobs)
+        with self._index.write(durable=False) as rows:
+            try:
+                os.rename(place, trash)
+            except FileNotFoundError:
+                pass  # removed by now
+            taken_out(rows)  # whoever has just linked it is to notice
+        return trash
+
+    def _link(self, source: Path, target: Path) -> bool:
+        """Give a file its final name; False if somebody else's copy has it. Never replaces anything."""
+        for _ in range(2):
+            try:
+                os.link(source, target, follow_symlinks=False)
+                return True
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # the first with these two digits
+                make_directory(target.parent, self._layout.directory_mode, self._layout.group)
+            except OSError as error:
+                if error.errno not in durable.NOT_LINKABLE:
+                    raise
+                break
+        # No hard links here. The index's lock keeps others of us from naming the same file meanwhile.
+        make_directory(target.parent, self._layout.directory_mode, self._layout.group)
+        with self._index.write(durable=False):
+            if os.path.lexists(target):
+                return False
+            os.rename(source, target)
+        return True
+
+    def _sound(self, made: _Made, cvs: bytes) -> bool:
+        """Whether a body that was there before us is right, by hashing it: ours was verified a moment ago, and is never
+        dropped for one that was long ago."""
+        root, size = made.root, made.size
+        if self._blobs.proven(root, size) is None:
+            return False
+        try:
+            descriptor = os.open(made.place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            if size <= hashing.BLOCK_BYTES:
+                return hashing.root_of(os.pread(descriptor, size, 0)).hex() == root
+            if not cvs:  # plain mode: all of it, in order
+                return _root_in_order(descriptor, size) == root
+            return not hashing.scan_file(descriptor, 0, size, cvs, block=hashing.BLOCK_BYTES)
+        except OSError as error:
+            if error.errno in MEDIA_ERRNOS:
+                return False  # the disk has lost it
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _tree_serves(self, ours: bytes, root: str) -> bool:
+        """Whether a tree that was there before us says the same of the bytes as ours, or more."""
+        mine = TreeFile.decode(ours)
+        try:
+            theirs = TreeFile.decode(read_plain(self._layout.tree(root)))
+        except (OSError, ValueError):
+            return False
+        same = (theirs.root, theirs.size) == (mine.root, mine.size)
+        return same and (not mine.block_bytes or theirs.chaining_values == mine.chaining_values)
+
+    def renew_tree(self, root: str, size: int, cvs: bytes, verified_by: str) -> None:
+        """A new ``.tree`` for a Blob whose bytes were just found right, in place of one that is damaged or missing."""
+        block_bytes = hashing.BLOCK_BYTES if cvs else 0
+        content_id, scope = self._blobs.known_as(root)
+        digests = self._blobs.digests(root)
+        tree = tree_of(root, size, block_bytes, [cvs], digests, verified_by, content_id=content_id, scope=scope)
+        place = self._layout.tree(root)
+        staged = self._layout.staging(self._layout.blobs, "tree", self._owner_id())
+        with disk_errors("write", place):
+            try:
+                durable.write_file(staged, [tree], BODY_MODE, sync=True)
+                while not self._link(staged, place):
+                    remove_any(self._out_of_the_way(place))
+                durable.sync_directory(place.parent)
+            finally:
+                durable.remove_file(staged)
+
+    # --- many small contents
+
+    def commit_small(self, items: Sequence[SmallFile], *, private: bool, principal: str | None) -> list[Blob]:
+        """Publish contents of at most one block with one write each and one durability barrier for all.
+
+        Their names are their whole trees, so they have no ``.tree``.
+        """
+        made: list[_Made] = []
+        staging = self._layout.staging(self._layout.partials, "small", self._owner_id())
+        with disk_errors("publish in", self._layout.blobs):
+            os.mkdir(staging, 0o700)
+            try:
+                written: set[str] = set()
+                for item in items:
+                    if not 0 < len(item.data) <= hashing.BLOCK_BYTES:
+                        raise InternalError(f"{len(item.data)} bytes are not a small file")
+                    root = item.root or hashing.root_of(item.data).hex()
+                    body = staging / root
+                    place = self._layout.blob(root)
+                    made.append(_Made(root, len(item.data), item.content_id, item.digests, body, place))
+                    if root not in written:
+                        written.add(root)
+                        durable.write_file(body, [item.data], BODY_MODE, sync=False)
+                step_taken("small:written")
+                durable.barrier([staging / root for root in written], staging)
+                step_taken("small:durable")
+                for blob in made:
+                    # No barrier for the names: a row whose body a power cut took is recognised by `_proven`.
+                    self._name(blob, b"")
+                step_taken("small:named")
+                self._insert(made, private, principal)
+                step_taken("small:rows")
+            finally:
+                remove_tree(staging)
+        return [Blob(blob.root, blob.size, blob.place) for blob in made]
+
+    # --- rows
+
+    def _insert(self, made: Sequence[_Made], private: bool, principal: str | None) -> None:
+        """Rows of new Blobs, held for us until the Snapshot that wants them is published."""
+        now = self._clock()
+        owner_id = self._owner_id()
+        scope = scope_of(private, principal)
+        with self._index.write(durable=True) as rows:
+            for blob in made:
+                for source, target in blob.names(self._layout):
+                    if not os.path.lexists(target):
+                        # Somebody's cleaning took the name after our link; inside this transaction nobody can.
+                        os.link(source, target, follow_symlinks=False)
+                insert_blob(rows, blob.root, blob.size, blob.digests, scope, now)
+                rows.execute("INSERT OR IGNORE INTO blob_holds VALUES (?, ?)", (blob.root, owner_id))
+                rows.execute("INSERT OR REPLACE INTO contents VALUES (?, ?)", (blob.content_id, blob.root))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A body that has its Blob's name, or is about to."""
+
+    root: str
+    size: int
+    content_id: str
+    digests: tuple[Digest, ...]
+    body: Path
+    """The name that it was written under."""
+    place: Path
+    """The name of the Blob."""
+    tree: Path | None = None
+    """The name that its tree was written under."""
+
+    def names(self, layout: Layout) -> tuple[tuple[Path, Path], ...]:
+        """Written name and final name of all that it consists of."""
+        body = (self.body, self.place)
+        return (body,) if self.tree is None else ((self.tree, layout.tree(self.root)), body)
+
+
+def _root_in_order(descriptor: int, size: int) -> str:
+    """The BLAKE3 root of a file's first ``size`` bytes, or of what there is of them."""
+    digest = hashing.InOrderDigest.new("blake3", size)
+    view = memoryview(bytearray(hashing.BLOCK_BYTES))
+    while count := os.preadv(descriptor, [view[: size - digest.offset]], digest.offset):
+        digest.update(view[:count])
+    return digest.hexdigest()
