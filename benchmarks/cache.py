@@ -170,8 +170,8 @@ class Collection:
         figures.add(f"gc {self._name}, and {snapshots:,} snapshots out of time", "ms", 1e3 * taken_s)
 
     def _collect(self, snapshots: int, blobs: int, *, at_once: bool = False) -> float:
-        """Seconds of a gc that takes so many, with a clock at which no file has grace any more; ``at_once``: both phases
-        of it."""
+        """Seconds of a gc that takes so many, with a clock at which no file has grace any more; ``at_once``: both
+        phases."""
         with open_client(self._directory) as client:
             settings = client.settings
         with Cache.open(settings, clock=lambda: time.time() + 2 * settings.gc_grace_s) as cache:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import fetcher
+from fetcher.cache.steps import STEPS
 from fetcher.config import Settings
 from fetcher.errors import ERROR_CLASSES
 
@@ -93,3 +94,8 @@ def test_documents_shown_to_programs_are_read() -> None:
     found = fetcher.parse_market(market)
     assert [item.kind for item in found.resources] == ["HF", "S3", "Ollama"]
     assert not [item for item in (*found.resources, *found.images) if item.fault]
+
+
+def test_every_step_is_in_the_format() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "FORMAT.md").read_text()
+    assert [step for step in STEPS if f"`{step}`" not in text] == []
