@@ -40,7 +40,7 @@ from fetcher.cache.removal import Removal, Removed, to_trash
 from fetcher.cache.snapshots import COLUMNS, IS_HIDDEN, SidecarError, hide, record
 from fetcher.cache.survey import listed_files, look_at, look_at_blob, paths_of, reason_of, roots_of
 
-SETTLE_S = 1.0
+SETTLE_S = 2.0
 """A dry run has no lock to look under. What is missing while another's transaction removes it, of whose end we see
 nothing, must stay missing for so long; a transaction takes milliseconds."""
 LISTS_MAX = 64

@@ -80,7 +80,7 @@ class Surveyor:
         self._leased = leased
         self._look = look
         self._survey = Survey()
-        self._bodies: dict[tuple[Identity, str, int], Body] = {}
+        self._bodies: dict[tuple[tuple[int, int], str, int], Body] = {}
         self._blobs = str(layout.blobs)
         self._unreadable = 0
         """In a row."""
@@ -138,7 +138,7 @@ class Surveyor:
             raise disk_is_gone(refused[-1].path)
 
     def _body(self, identity: Identity, root: str, size: int) -> Body:
-        key = (identity, root, size)
+        key = (identity[:2], root, size)  # one that is being written to is one body all the same
         if key not in self._bodies:
             self._bodies[key] = Body(root, size, identity)
         return self._bodies[key]
