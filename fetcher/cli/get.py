@@ -107,18 +107,29 @@ async def _fetch(context: Context, fetcher: Fetcher, resources: Sequence[Resourc
     for resource in resources:
         result = results[resource]
         if not isinstance(result, FetcherError):
-            result = await _deliver(context, fetcher, result)
+            result = await _deliver(context, fetcher, resource, result)
         if isinstance(result, FetcherError):
             context.output.error(result.about(resource=resource.uri()))
             failures.append(result)
     return _exit_code_of(failures)
 
 
-async def _deliver(context: Context, fetcher: Fetcher, outcome: Outcome) -> Outcome | FetcherError:
-    """Lease, copy, tell."""
-    snapshot, path = outcome.snapshot, outcome.snapshot.path
+async def _deliver(context: Context, fetcher: Fetcher, resource: Resource, outcome: Outcome) -> Outcome | FetcherError:
+    """Lease, copy, tell. What was evicted since it was fetched is fetched again."""
+    from fetcher.cache.records import GoneError
+    from fetcher.client import LEASE_TRIES
+
+    lease: Lease | None = None
     try:
-        lease = _lease(context, fetcher, snapshot)
+        for attempt in range(LEASE_TRIES):
+            try:
+                lease = _lease(context, fetcher, outcome.snapshot)
+                break
+            except GoneError:
+                if attempt == LEASE_TRIES - 1:
+                    raise
+                outcome = await fetcher.fetch(resource, "operator")
+        snapshot, path = outcome.snapshot, outcome.snapshot.path
         if context.options.to is not None:
             path = Path(context.options.to).absolute()
             await fetcher.copy_out(snapshot, path, merge=context.options.merge)

@@ -118,6 +118,7 @@ def out_of_space(plan: FetchPlan) -> NoSpaceError:
         parts.append(f"of what there is, {' and '.join(kept)}")
     freed = f"would free {format_size(plan.bytes_evictable)}" if plan.bytes_evictable else "would free nothing"
     parts.append(f"removing all that is neither leased nor pinned {freed}, which is not enough")
-    return NoSpaceError(
-        "; ".join(parts), hint="free space on the disk, release leases, or use a cache directory on a larger disk"
-    )
+    hint = "free space on the disk, release leases, or use a cache directory on a larger disk"
+    if plan.bytes_quota is not None:
+        hint = "release leases and pins, or raise quota_bytes (FETCHER_QUOTA_BYTES)"
+    return NoSpaceError("; ".join(parts), hint=hint)

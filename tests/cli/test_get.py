@@ -10,14 +10,17 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fetcher import hashing
+from fetcher.cache.records import Lease
+from fetcher.cache.store import Cache
 from fetcher.testing import Hub, Synthetic, Token
-from tests.cli.support import check
+from tests.cli.support import Program, check
 from tests.support.cli import CommandLine, Completed, User
 
 MIB = 1 << 20
@@ -258,3 +261,21 @@ def test_a_live_display_on_a_terminal(stocked: Hub, run_cli: CommandLine, colour
 
 def test_a_dumb_terminal_gets_no_display(stocked: Hub, run_cli: CommandLine) -> None:
     assert _on_a_terminal(run_cli, "get", URI, env={"TERM": "dumb"})[1] == b""
+
+
+def test_what_is_evicted_before_it_could_be_leased_is_fetched_again(
+    stocked: Hub, program: Program, isolated_environment: pytest.MonkeyPatch
+) -> None:
+    isolated_environment.setenv("HF_ENDPOINT", stocked.endpoint)
+    isolated_environment.setenv("FETCHER_ALLOW_NET", "127.0.0.0/8")
+    real, evicted = Cache.lease_timed, list[str]()
+
+    def lease_timed(cache: Cache, ids: Sequence[str], duration_s: float, **more: Any) -> Lease:
+        if not evicted:
+            evicted.extend(cache.remove(ids).snapshots)
+        return real(cache, ids, duration_s, **more)
+
+    isolated_environment.setattr(Cache, "lease_timed", lease_timed)
+    done = program("get", URI, "--lease", "1h", "--json")
+    assert done.exit_code == 0 and len(evicted) == 1
+    assert done.json[-1]["lease"]["id"] and tree(Path(done.json[-1]["path"])) == held()
