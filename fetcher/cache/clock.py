@@ -7,6 +7,7 @@ a plain callable, for tests that turn the calendar.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -55,12 +56,19 @@ def of(clock: Callable[[], float] | Clock) -> Clock:
 
 
 def machine_boot_id() -> str:
-    """The kernel's random id of this boot, the same in every container; empty where it does not tell."""
+    """The kernel's random id of this boot, the same in every container; empty where it is not told: some containers
+    have a file of their own mounted there, which tells one container from the other and not one boot."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
+            own = os.fstat(file.fileno()).st_dev == os.stat("/proc/sys").st_dev
+            return file.read().strip() if own else ""
     except OSError:
         return ""
+
+
+def another_boot(one: str, other: str) -> bool:
+    """Whether two ids are of different boots; what is not known is no proof."""
+    return bool(one and other) and one != other
 
 
 _offset_s: float | None = None

@@ -11,6 +11,7 @@ Rows first, in short transactions; bytes after each commit. Files that no row sp
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from fetcher.cache import writable
@@ -20,7 +21,7 @@ from fetcher.cache.layout import Layout
 from fetcher.cache.leases import Leases
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import GcReport
-from fetcher.cache.removal import BATCH, Removal, Removed
+from fetcher.cache.removal import BATCH, Removal, Removed, roots_of
 from fetcher.cache.snapshots import HIDDEN_KEYS, SUPERSEDED
 from fetcher.cache.sweep import Stray, Sweeper
 from fetcher.cache.usage import allocated
@@ -54,15 +55,26 @@ class Collector:
         self._removal = removal
         self._clock = clock
 
-    def collect(self, *, dry_run: bool = False, spare_s: float = 0.0, at_once: bool = False) -> GcReport:
-        """Everything that has had its time. ``spare_s``: but no Snapshot that was used so recently. ``at_once``:
-        without a grace, for somebody needs the space."""
+    def collect(
+        self,
+        *,
+        dry_run: bool = False,
+        spare_s: float = 0.0,
+        spare_roots: Collection[str] = (),
+        at_once: bool = False,
+    ) -> GcReport:
+        """Everything that has had its time.
+
+        ``spare_s``: but no Snapshot that was used so recently. ``spare_roots``: and none of these Blobs, with what refers
+        to them: somebody is about to link them. ``at_once``: without a grace, for somebody needs the space.
+        """
         if dry_run:
             return self._would_collect(at_once)
-        report = self._collect_rows(spare_s, at_once)
+        spared = frozenset(spare_roots)
+        report = self._collect_rows(spare_s, spared, at_once)
         sweeper = self._sweeper(at_once)
         sweeper.heal()
-        report += self._collect_blobs(at_once) + GcReport(leftovers=self._owners.give_up_silent())
+        report += self._collect_blobs(spared, at_once) + GcReport(leftovers=self._owners.give_up_silent())
         for stray in sweeper.find():  # owners come last: their files go once no Partial bears their name
             freed = sweeper.remove(stray)
             if freed is not None:
@@ -134,7 +146,7 @@ class Collector:
             dry_run=True,
         )
 
-    def _collect_rows(self, spare_s: float, at_once: bool) -> GcReport:
+    def _collect_rows(self, spare_s: float, spared: frozenset[str], at_once: bool) -> GcReport:
         removed = Removed()
         with self._index.write(durable=True) as rows:
             ended = self._leases.ended(rows)
@@ -143,7 +155,7 @@ class Collector:
                 for (owner,) in rows.execute(f"SELECT DISTINCT owner_id FROM {table}").fetchall():
                     if self._owners.state(owner) == "dead":
                         rows.execute(f"DELETE FROM {table} WHERE owner_id = ?", (owner,))
-            expired = self._expired(rows, spare_s)
+            expired = [wanted for wanted in self._expired(rows, spare_s) if not spared & roots_of(rows, wanted)]
             if at_once:
                 self._removal.snapshots(rows, expired, removed)
             else:
@@ -152,12 +164,12 @@ class Collector:
         freed = self._removal.finish(removed)
         return GcReport(tuple(removed.snapshots), len(removed.blobs), leases_ended=len(ended), bytes_freed=freed)
 
-    def _collect_blobs(self, at_once: bool) -> GcReport:
+    def _collect_blobs(self, spared: frozenset[str], at_once: bool) -> GcReport:
         report = GcReport()
         while True:
             removed = Removed()
             with self._index.write(durable=True) as rows:
-                for root in self._removal.unreferenced(rows, self._unused_since(at_once), BATCH):
+                for root in self._removal.unreferenced(rows, self._unused_since(at_once), BATCH, spared):
                     self._removal.blob(rows, root, removed)
             report += GcReport(blobs=len(removed.blobs), bytes_freed=removed.empty_trash())
             if len(removed.blobs) < BATCH:

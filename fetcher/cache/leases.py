@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from fetcher.cache.clock import Clock, machine_boot_id
+from fetcher.cache.clock import Clock, another_boot, machine_boot_id
 from fetcher.cache.index import Index
 from fetcher.cache.layout import disk_errors, random_id
 from fetcher.cache.owners import Owners
@@ -45,7 +45,7 @@ def _process_gone(pid: int, birth: str) -> bool:
     """True only if we can know. From another pid namespace we can't: the lease's own end has the last word there."""
     try:
         boot, namespace, _ = birth.split(":")
-        if machine_boot_id() != boot:
+        if another_boot(machine_boot_id(), boot):
             return True
         if namespace != str(_pid_namespace()):
             return False
@@ -177,7 +177,7 @@ class Leases:
 
     def _alive(self, row: _Row, owner_alive: dict[str, bool]) -> bool:
         lease = row.lease
-        if row.boot_id != self._clock.boot_id:
+        if another_boot(row.boot_id, self._clock.boot_id):
             return False
         if row.ends_boot_s is not None and row.ends_boot_s <= self._clock.boot_s():
             return False

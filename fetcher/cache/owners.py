@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fetcher.cache.clock import Clock
+from fetcher.cache.clock import Clock, another_boot
 from fetcher.cache.layout import HEX_32, Layout, disk_errors, random_id
 from fetcher.cache.records import OwnerState
 from fetcher.errors import CacheError
@@ -146,7 +146,7 @@ class Owners:
             boot_id = json.loads(os.pread(descriptor, 4096, 0))["boot"]
         except (ValueError, KeyError, TypeError):
             return False  # being written at this moment
-        return bool(boot_id != self._clock.boot_id)
+        return another_boot(str(boot_id), self._clock.boot_id)
 
     @contextmanager
     def holding(self, owner_id: str) -> Iterator[bool]:

@@ -170,9 +170,11 @@ class Removal:
             for (root,) in rows.execute("SELECT root FROM blob_holds WHERE owner_id = ?", (owner,))
         }
 
-    def unreferenced(self, rows: Rows, unused_since: float, limit: int) -> list[str]:
-        """Roots of some Blobs that nothing refers to and nobody used since then."""
-        held = self.held(rows)
+    def unreferenced(
+        self, rows: Rows, unused_since: float, limit: int, spared: frozenset[str] = frozenset()
+    ) -> list[str]:
+        """Roots of some Blobs that nothing refers to and nobody used since then; not those that are ``spared``."""
+        held = self.held(rows) | spared
         found = rows.execute(f"SELECT root FROM blobs WHERE used_at <= ? AND {_UNREFERENCED}", (unused_since,))
         return [root for (root,) in found if root not in held][:limit]
 
@@ -183,6 +185,12 @@ class Removal:
         for place in (self._layout.tree(root), self._layout.blob(root)):
             removed.trash += to_trash(place, self._layout.trash(self._layout.blobs))
         step_taken("removal:blob-condemned")
+
+
+def roots_of(rows: Rows, snapshot_id: str) -> set[str]:
+    """The Blobs that a Snapshot refers to."""
+    found = rows.execute("SELECT root FROM snapshot_blobs WHERE snapshot_id = ?", (snapshot_id,))
+    return {root for (root,) in found}
 
 
 def to_trash(place: Path, target: Path) -> list[Path]:

@@ -9,7 +9,7 @@ moment. So at no instant is a byte counted by nobody, and the sum never exceeds 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from fetcher.cache import durable
@@ -24,18 +24,24 @@ from fetcher.config import MIB
 from fetcher.errors import NoSpaceError
 from fetcher.model.quantities import format_size
 from fetcher.plan import allocation
+from fetcher.plan.eviction import Choice, Evictable, choose
 
+_EVER_PROMISED = "promised"
+"""In ``meta``: bytes of all reservations that ever were."""
 INDEX_ROOM_BYTES = 8 * MIB
 """Under a quota this much is left for what nobody reserves: the index and its log, which SQLite folds in at 4 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What was seen outside any transaction, and may have grown since: by what was promised then, at most."""
+    """What a walk saw outside any transaction. It may have grown since: by what was promised when the walk began, and
+    by what was promised since, at most."""
 
     used_bytes: int = 0
-    promised: Mapping[str, int] | None = None
-    """Reservation → bytes, read before the walk."""
+    promised_bytes: int = 0
+    """When the walk began."""
+    ever_promised_bytes: int = 0
+    """Of all reservations that ever were, when the walk began."""
 
 
 class Room:
@@ -66,6 +72,28 @@ class Room:
         with self._index.read() as rows:
             return self._space(rows, measured, self._evictable(rows) if candidates else ())
 
+    def evictions(self, bytes_missing: int, spared: Collection[str], kept: Collection[str]) -> Choice:
+        """Which Snapshots to evict for so many bytes, and what that frees; all that could be, if it is not enough.
+
+        ``spared``: ids of Snapshots that the plan hands out. ``kept``: roots of Blobs that it links.
+        """
+        with self._index.read() as rows:
+            protected = self._removal.protected(rows) | set(spared)
+            held = self._removal.held(rows) | set(kept)
+            sizes = {root: allocation.blob_bytes(size) for root, size in rows.execute("SELECT root, size FROM blobs")}
+            roots: dict[str, set[str]] = {}
+            users: dict[str, int] = {}
+            for snapshot_id, root in rows.execute("SELECT snapshot_id, root FROM snapshot_blobs"):
+                roots.setdefault(snapshot_id, set()).add(root)
+                users[root] = users.get(root, 0) + 1
+            listed = rows.execute("SELECT id, uri, last_used_at FROM snapshots ORDER BY last_used_at, id").fetchall()
+        candidates = [
+            Evictable(wanted, uri, frozenset(roots.get(wanted, ())), used_at)
+            for wanted, uri, used_at in listed
+            if wanted not in protected
+        ]
+        return choose(candidates, sizes, users, held, bytes_missing)
+
     def reserve(
         self, bytes_needed: int, owner_id: str, *, evict: Sequence[str] = (), hold: Sequence[str] = ()
     ) -> Reservation:
@@ -87,20 +115,20 @@ class Room:
             to_come = self._freed_by(rows, chosen)
             before = self._space(rows, measured)
             self._refuse_excess(rows, bytes_needed, before, to_come)
-            if not chosen:
-                self._promise(rows, reservation_id, owner_id, bytes_needed)
+            # The row is there in any case: what we hold is held as long as there is one of ours.
+            self._promise(rows, reservation_id, owner_id, 0 if chosen else bytes_needed)
             self._removal.snapshots(rows, chosen, removed)
         if chosen:
             # Their bytes go before others are promised in their place: nobody may ever see both.
             freed = self._removal.finish(removed)
             try:
-                self._reserve_freed(reservation_id, owner_id, bytes_needed, before.free_bytes + freed)
+                self._reserve_freed(reservation_id, bytes_needed, before.free_bytes + freed)
             except BaseException:
                 self.drop_reservation(reservation_id, owner_id)
                 raise
         return Reservation(self, reservation_id, owner_id, bytes_needed)
 
-    def _reserve_freed(self, reservation_id: str, owner_id: str, bytes_needed: int, free_bytes: int) -> None:
+    def _reserve_freed(self, reservation_id: str, bytes_needed: int, free_bytes: int) -> None:
         """After evictions. Others may have been faster: then NoSpaceError, and the caller looks again."""
         if self._free() < free_bytes:
             # Some file systems count what was removed only once that is durable.
@@ -108,9 +136,8 @@ class Room:
                 durable.sync_file_system(self._layout.cache_dir)
         measured = self._measure()
         with self._index.write(durable=True) as rows:
-            now = self._space(rows, measured)
-            self._refuse_excess(rows, bytes_needed, now, max(0, free_bytes - now.free_bytes), quota_to_come=0)
-            self._promise(rows, reservation_id, owner_id, bytes_needed)
+            self._refuse_excess(rows, bytes_needed, self._space(rows, measured), 0)
+            self._raise(rows, reservation_id, bytes_needed)
 
     def _hold(self, rows: Rows, owner_id: str, hold: Sequence[str]) -> None:
         now = self._clock()
@@ -122,7 +149,15 @@ class Room:
     def _promise(self, rows: Rows, reservation_id: str, owner_id: str, byte_count: int) -> None:
         rows.execute(
             "INSERT INTO reservations (id, owner_id, bytes, ahead_bytes, created_at) VALUES (?, ?, ?, 0, ?)",
-            (reservation_id, owner_id, byte_count, self._clock()),
+            (reservation_id, owner_id, 0, self._clock()),
+        )
+        self._raise(rows, reservation_id, byte_count)
+
+    def _raise(self, rows: Rows, reservation_id: str, byte_count: int) -> None:
+        rows.execute("UPDATE reservations SET bytes = bytes + ? WHERE id = ?", (byte_count, reservation_id))
+        rows.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + ?",
+            (_EVER_PROMISED, str(byte_count), byte_count),
         )
 
     # --- what a reservation asks
@@ -132,7 +167,7 @@ class Room:
         measured = self._measure()
         with self._index.write(durable=True) as rows:
             self._refuse_excess(rows, byte_count, self._space(rows, measured), 0)
-            rows.execute("UPDATE reservations SET bytes = bytes + ? WHERE id = ?", (byte_count, reservation_id))
+            self._raise(rows, reservation_id, byte_count)
 
     def draw(self, reservation_id: str, byte_count: int, ahead_bytes: int) -> None:
         """These bytes are about to be written; of all that was drawn, at most ``ahead_bytes`` are not written yet."""
@@ -166,36 +201,33 @@ class Room:
         if self._quota_bytes is None:
             return _Measured()
         with self._index.read() as rows:
-            promised = self._promised(rows)
-        return _Measured(used_bytes(self._layout), promised)
+            ever, promised = (
+                _ever_promised(rows),
+                self._promised(rows),
+            )  # in this order: what comes between counts twice
+        return _Measured(used_bytes(self._layout), promised, ever)
 
     def _space(self, rows: Rows, measured: _Measured, evictable: tuple[Candidate, ...] = ()) -> Space:
         promised = self._promised(rows)
-        # What was promised when the walk began may have been written after it came by.
-        bound = {name: max(promised.get(name, 0), count) for name, count in (measured.promised or {}).items()}
-        reserved = sum({**promised, **bound}.values())
-        return Space(
-            self._free(),
-            reserved,
-            self._floor_bytes,
-            evictable,
-            self._quota_bytes,
-            measured.used_bytes + INDEX_ROOM_BYTES,
-        )
+        used = 0
+        if self._quota_bytes is not None:
+            since = _ever_promised(rows) - measured.ever_promised_bytes
+            # Of what is promised now, all is counted as promised; the rest of the bound may be on the disk by now.
+            used = measured.used_bytes + max(0, measured.promised_bytes + since - promised) + INDEX_ROOM_BYTES
+        return Space(self._free(), promised, self._floor_bytes, evictable, self._quota_bytes, used)
 
-    def _promised(self, rows: Rows) -> dict[str, int]:
+    def _promised(self, rows: Rows) -> int:
         """Living owners' reservations, with what they have drawn and perhaps not written yet."""
-        found = rows.execute("SELECT id, owner_id, bytes + ahead_bytes FROM reservations").fetchall()
-        living = {owner: self._owners.state(owner) != "dead" for owner in {row[1] for row in found}}
-        return {name: count for name, owner, count in found if living[owner]}
+        totals = rows.execute(
+            "SELECT owner_id, SUM(bytes + ahead_bytes) FROM reservations GROUP BY owner_id"
+        ).fetchall()
+        return sum(total for owner, total in totals if self._owners.state(owner) != "dead")
 
-    def _refuse_excess(
-        self, rows: Rows, needed: int, space: Space, to_come: int, *, quota_to_come: int | None = None
-    ) -> None:
+    def _refuse_excess(self, rows: Rows, needed: int, space: Space, to_come: int) -> None:
         if needed <= 0:
             return
         missing_disk = needed - space.disk_bytes - to_come
-        missing_quota = needed - space.quota_left_bytes - (to_come if quota_to_come is None else quota_to_come)
+        missing_quota = needed - space.quota_left_bytes - to_come
         if missing_disk <= 0 and missing_quota <= 0:
             return
         everything = [candidate.snapshot_id for candidate in self._evictable(rows)]
@@ -261,3 +293,8 @@ class Room:
             " AND root NOT IN (SELECT root FROM snapshot_blobs WHERE snapshot_id NOT IN (SELECT id FROM going))"
         )
         return sum(allocation.blob_bytes(size) for root, size in found if root not in held)
+
+
+def _ever_promised(rows: Rows) -> int:
+    row = rows.execute("SELECT value FROM meta WHERE name = ?", (_EVER_PROMISED,)).fetchone()
+    return 0 if row is None else int(row[0])

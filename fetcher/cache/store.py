@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fetcher.cache.staged import PublishedFile
     from fetcher.cache.survey import Survey
     from fetcher.model.digest import Digest
+    from fetcher.plan.eviction import Choice
 
 
 class Cache:
@@ -261,6 +262,10 @@ class Cache:
         """What is free, promised, and (with ``candidates``, which looks at every Snapshot) could be evicted."""
         return self._rooms.space.look(candidates=candidates)
 
+    def evictions(self, bytes_missing: int, *, spared: Collection[str] = (), kept: Collection[str] = ()) -> Choice:
+        """Which Snapshots would make room; see ``Room.evictions``."""
+        return self._rooms.space.evictions(bytes_missing, spared, kept)
+
     def reserve(self, bytes_needed: int, *, evict: Sequence[str] = (), hold: Sequence[str] = ()) -> Reservation:
         """Promise bytes to us, evicting and holding as the plan says; all in one transaction or nothing."""
         return self._rooms.space.reserve(bytes_needed, self.owner.id, evict=evict, hold=hold)
@@ -346,11 +351,11 @@ class Cache:
 
     # --- retention
 
-    def gc(self, *, dry_run: bool = False, at_once: bool = False) -> GcReport:
+    def gc(self, *, dry_run: bool = False, at_once: bool = False, spare_roots: Collection[str] = ()) -> GcReport:
         """Remove what has had its time and what crashes left, in two phases. ``at_once``: without the grace between
-        them."""
+        them. ``spare_roots``: Blobs that somebody is about to link."""
         self._settle()
-        return self._rooms.collector.collect(dry_run=dry_run, at_once=at_once)
+        return self._rooms.collector.collect(dry_run=dry_run, at_once=at_once, spare_roots=spare_roots)
 
     def tidy(self) -> GcReport | None:
         """``gc`` if it is due: for the end of a command that did something else. None: it was not."""

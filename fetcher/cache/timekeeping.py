@@ -14,13 +14,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fetcher.cache.clock import Clock
+from fetcher.cache.clock import Clock, another_boot
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.snapshots import HANDED_OUT_S
 
 JUMP_S = 60.0
 """Less is drift that NTP takes out bit by bit; it moves nothing."""
+JUMPS_MAX = 8
+"""So many are remembered within one boot."""
 _NAME = "clock"
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """The calendar was set."""
+
+    before: float
+    """What it would have said when that was noticed."""
+    jump_s: float
+
+    @property
+    def after(self) -> float:
+        return self.before + self.jump_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +45,20 @@ class Memory:
     boot_id: str
     ahead_s: float
     """How far the calendar was ahead of the boot's clock."""
-    jump_s: float = 0.0
-    """By how much it was set the last time within this boot; 0: it was not."""
-    before: float = 0.0
-    """What the calendar would have said when that was noticed: what bears a later time was made since."""
+    jumps: tuple[Jump, ...] = ()
+    """How it was set within this boot, the first first."""
+
+    @classmethod
+    def parse(cls, text: str) -> Memory:
+        """Raises ValueError."""
+        boot_id, ahead_s, *rest = text.split(" ")
+        numbers = [float(number) for number in rest]
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        return cls("" if boot_id == "-" else boot_id, float(ahead_s), tuple(Jump(*pair) for pair in pairs))
+
+    def __str__(self) -> str:
+        numbers = [self.ahead_s, *(number for jump in self.jumps for number in (jump.before, jump.jump_s))]
+        return " ".join((self.boot_id or "-", *map(repr, numbers)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +66,19 @@ class Ages:
     """How old files are that bear calendar times, where the calendar may have been set since."""
 
     now: float
-    jump_s: float
-    before: float
+    jumps: tuple[Jump, ...] = ()
 
     def age_s(self, modified_at: float) -> float:
         """Negative: that time is still to come, and nothing tells why."""
-        age_s = self.now - modified_at
-        set_forward = self.jump_s > 0 and modified_at <= self.before + JUMP_S
-        set_back = self.jump_s < 0 and age_s < 0
-        return age_s - self.jump_s if set_forward or set_back else age_s
+        passed_s, now = 0.0, self.now
+        for jump in reversed(self.jumps):
+            # What bears a time that was jumped over, or that is not reached again yet, is of before.
+            is_of_before = modified_at <= jump.before + JUMP_S if jump.jump_s > 0 else modified_at > now
+            if not is_of_before:
+                break
+            passed_s += now - jump.after
+            now = jump.before
+        return passed_s + now - modified_at
 
 
 def settle(index: Index, clock: Clock) -> float:
@@ -66,37 +95,38 @@ def settle(index: Index, clock: Clock) -> float:
             return 0.0
         now = clock()
         ahead_s = now - clock.boot_s()
-        jump_s = ahead_s - found.ahead_s if found is not None and found.boot_id == clock.boot_id else 0.0
+        same_boot = found is not None and not another_boot(found.boot_id, clock.boot_id)
+        jump_s = ahead_s - found.ahead_s if found is not None and same_boot else 0.0
+        jumps = found.jumps if found is not None and same_boot else ()
         if jump_s:
             _move(rows, jump_s)
+            jumps = (*jumps, Jump(now - jump_s, jump_s))[-JUMPS_MAX:]
         _pull_back(rows, now + JUMP_S, now)
-        value = f"{clock.boot_id or '-'} {ahead_s!r} {jump_s!r} {now - jump_s!r}"
-        rows.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_NAME, value))
+        memory = Memory(clock.boot_id, ahead_s, jumps)
+        rows.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_NAME, str(memory)))
     return jump_s
 
 
 def ages(rows: Rows, clock: Clock) -> Ages:
     """For judging files; ``settle`` has been called."""
     found = _remembered(rows)
-    if found is None or found.boot_id != clock.boot_id:
-        return Ages(clock(), 0.0, 0.0)
-    return Ages(clock(), found.jump_s, found.before)
+    if found is None or another_boot(found.boot_id, clock.boot_id):
+        return Ages(clock())
+    return Ages(clock(), found.jumps)
 
 
 def _changed(found: Memory | None, clock: Clock) -> bool:
-    return found is None or found.boot_id != clock.boot_id or abs(clock() - clock.boot_s() - found.ahead_s) > JUMP_S
+    if found is None or another_boot(found.boot_id, clock.boot_id):
+        return True
+    return abs(clock() - clock.boot_s() - found.ahead_s) > JUMP_S
 
 
 def _remembered(rows: Rows) -> Memory | None:
     row = rows.execute("SELECT value FROM meta WHERE name = ?", (_NAME,)).fetchone()
-    if row is None:
-        return None
     try:
-        boot_id, *numbers = str(row[0]).split(" ")
-        ahead_s, jump_s, before = map(float, numbers)
+        return None if row is None else Memory.parse(str(row[0]))
     except ValueError:
         return None
-    return Memory("" if boot_id == "-" else boot_id, ahead_s, jump_s, before)
 
 
 def _move(rows: Rows, jump_s: float) -> None:

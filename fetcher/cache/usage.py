@@ -53,10 +53,14 @@ def _measure(layout: Layout) -> _Parts:
         layout.principal_key,
         layout.spare,
     )
+    # In the order in which bytes move: what gets its next name while we walk is met again, and counted once.
+    partials = allocated(layout.partials, seen)
+    blobs = allocated(layout.blobs, seen)
+    snapshots = allocated(layout.snapshots, seen)
     return _Parts(
-        blobs=allocated(layout.blobs, seen),
-        partials=allocated(layout.partials, seen),
-        snapshots=allocated(layout.snapshots, seen),
+        blobs=blobs,
+        partials=partials,
+        snapshots=snapshots,
         copies=allocated(layout.writable, seen),
         index=_index_bytes(layout),
         other=sum(map(_own_bytes, ours)) + allocated(layout.owners, seen) + allocated(layout.markets, seen),
@@ -117,7 +121,7 @@ def measure(cache: Cache) -> Usage:
 
 
 def allocated(top: Path, seen: set[tuple[int, int]], *, last_names_only: bool = False) -> int:
-    """Bytes below a directory. ``seen`` holds the bodies with several names, so that each counts once;
+    """Bytes below a directory. ``seen`` holds the bodies that were met, so that each counts once;
     ``last_names_only``: they count for nothing, because they stay under their other names, nor do folders.
 
     Jobs write into private copies, so a folder is opened by its name in its parent, never through a symlink, and may
@@ -174,9 +178,9 @@ def _enter(
                 folders.append(entry.name)
                 if last_names_only:
                     continue
-            elif status.st_nlink > 1:
-                if last_names_only or _identity(status) in seen:
-                    continue
+            elif _identity(status) in seen or (last_names_only and status.st_nlink > 1):
+                continue
+            else:
                 seen.add(_identity(status))
             total += status.st_blocks * 512
     return total

@@ -28,7 +28,7 @@ from fetcher.engine.planner import plan_hit, plan_manifest, plan_space, without_
 from fetcher.engine.publish import Publishing
 from fetcher.engine.readback import ReadBack
 from fetcher.engine.resolve import Prepared, Resolver
-from fetcher.engine.room import Room, out_of_space
+from fetcher.engine.room import SPACE_EVERY_S, TAKEN_TRIES, Room, SpaceTakenError, out_of_space
 from fetcher.engine.rounds import CHANGED_TRIES, Round
 from fetcher.engine.run import Run
 from fetcher.engine.tools import Tools
@@ -154,7 +154,7 @@ class Engine:
 
     async def fetch(self, asks: Sequence[Ask], on_plan: PlanShown | None = None) -> list[Outcome]:
         """Make every Ask true, all or none of them returned; in the order of ``asks``."""
-        gone = changed = 0
+        gone = changed = taken = 0
         while True:
             try:
                 return await self._fetch(asks, on_plan)
@@ -162,6 +162,11 @@ class Engine:
                 gone += 1
                 if gone == GONE_TRIES:
                     raise
+            except SpaceTakenError:
+                taken += 1
+                if taken == TAKEN_TRIES:
+                    raise
+                await asyncio.sleep(SPACE_EVERY_S)
             except OriginChangedError as error:
                 changed += 1
                 if changed == CHANGED_TRIES:
@@ -198,6 +203,7 @@ class Engine:
         results: dict[Ask, Outcome | FetcherError] = {}
         pending = list(dict.fromkeys(asks))
         tries: dict[Ask, int] = {}
+        taken = 0
         while pending:
             answers = await self._resolve(pending, observer)
             prepared = [answer for answer in answers if isinstance(answer, Prepared)]
@@ -212,6 +218,13 @@ class Engine:
             try:
                 async with self._carried_out(made, observer, results=results):
                     await self._publishing.each(made, made.had, results)
+            except SpaceTakenError as error:
+                taken += 1
+                if taken < TAKEN_TRIES:
+                    await asyncio.sleep(SPACE_EVERY_S)
+                    continue
+                made.fail_missing(error)
+                await self._publishing.each(made, made.had, results)
             except (CacheError, NoSpaceError) as error:  # no reservation: what needs none is had all the same
                 made.fail_missing(error)
                 await self._publishing.each(made, made.had, results)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from fetcher.engine.jobs import compared, content_pin, content_url
 from fetcher.errors import ForbiddenError
 from fetcher.model.manifest import Manifest
-from fetcher.plan.eviction import choose
 from fetcher.plan.fetch_plan import Eviction, FetchPlan, PlannedFile, PlannedResource
 
 if TYPE_CHECKING:
@@ -99,10 +98,10 @@ def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
     missing = plan.bytes_to_reserve - space.available_bytes
     if missing <= 0:
         return plan
-    space = cache.space()
-    linked = {item.snapshot_id for item in resources if item.snapshot_id}
-    chosen = choose([candidate for candidate in space.evictable if candidate.snapshot_id not in linked], missing)
-    if chosen is None:
-        return replace(plan, fits=False, bytes_evictable=sum(item.bytes for item in space.evictable))
-    evictions = tuple(Eviction(item.snapshot_id, item.resource, item.bytes) for item in chosen)
-    return replace(plan, evictions=evictions)
+    linked = [item.snapshot_id for item in resources if item.snapshot_id]
+    choice = cache.evictions(missing, spared=linked, kept=plan.linked_roots)
+    if choice.bytes_freed < missing:
+        return replace(plan, fits=False, bytes_evictable=choice.bytes_freed)
+    return replace(
+        plan, evictions=tuple(Eviction(item.snapshot_id, item.resource, count) for item, count in choice.chosen)
+    )

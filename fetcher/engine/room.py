@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from fetcher.cache.reservation import Reservation
 
 SPACE_EVERY_S = 0.5
+TAKEN_TRIES = 6
+"""How often a plan is made again because others were faster."""
+
+
+class SpaceTakenError(NoSpaceError):
+    """A plan fitted, and when its space was to be promised to it others had taken that."""
 
 
 class Room:
@@ -58,7 +64,8 @@ class Room:
         """The plan, once its bytes fit. Raises NoSpaceError if they never will."""
         if not plan.fits or plan.evictions:
             # Garbage goes before anybody's good copy does.
-            await self._tools.workers.slow(lambda: self._cache.gc(at_once=True))
+            spared = plan.linked_roots
+            await self._tools.workers.slow(lambda: self._cache.gc(at_once=True, spare_roots=spared))
             plan = await self._tools.workers.slow(self._plan_rows, prepared)
         return plan if plan.fits else await self._wait(prepared, plan, observer)
 
@@ -74,7 +81,10 @@ class Room:
             made.append(self._cache.reserve(plan.bytes_to_reserve, evict=evict, hold=plan.linked_roots))
 
         try:
-            await slow(reserve)
+            try:
+                await slow(reserve)
+            except NoSpaceError as error:
+                raise SpaceTakenError(error.message, hint=error.hint) from error
             yield made[0]
         finally:
             for reservation in made:

@@ -30,6 +30,7 @@ from tests.cache.world import (
     sha256,
     tree_on_disk,
 )
+from tests.support.disk import SimulatedDisk
 
 DAY_S = 86_400.0
 
@@ -382,15 +383,10 @@ def test_reserve_is_all_or_nothing(
 ) -> None:
     cache, other = open_cache(space_floor_bytes=MIB), open_cache()
     ids = three(cache, clock)
-    real = os.statvfs(cache.layout.cache_dir)
-    free = 10 * MIB // real.f_frsize * real.f_frsize
-
-    class Disk:
-        f_frsize, f_bavail, f_blocks = real.f_frsize, free // real.f_frsize, real.f_blocks
-
-    monkeypatch.setattr(os, "statvfs", lambda _: Disk)
+    free = 10 * MIB + MIB // 2
+    monkeypatch.setattr(os, "statvfs", SimulatedDisk(cache.layout.cache_dir, cache.usage().cache_bytes + free).statvfs)
     held = other.reserve(4 * MIB)
-    assert cache.space().available_bytes == free - 5 * MIB
+    assert cache.space().available_bytes == pytest.approx(free - 5 * MIB, abs=MIB // 4)
     with pytest.raises(NoSpaceError, match=r"4\.2 MB are promised") as caught:
         cache.reserve(8 * MIB, evict=[ids[0]])
     assert "fetcher prune" in (caught.value.hint or "")
