@@ -84,7 +84,7 @@ class Flights:
 
 
 def living(rows: Rows, owners: Owners, contents: Collection[str]) -> set[str]:
-    """Those of ``contents`` that an owner who is not dead fetches."""
+    """Those of ``contents`` that an owner who is alive fetches; what a dead or lost one was at may be taken over."""
     wanted = set(contents)
     found = [row for row in rows.execute("SELECT content_id, owner_id FROM flights").fetchall() if row[0] in wanted]
     alive = {owner: owners.state(owner) == "alive" for owner in {owner for _, owner in found}}

@@ -17,7 +17,7 @@ from pathlib import Path
 from fetcher.cache import writable
 from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index, Rows
-from fetcher.cache.layout import Layout
+from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.leases import Leases
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import GcReport
@@ -65,8 +65,8 @@ class Collector:
     ) -> GcReport:
         """Everything that has had its time.
 
-        ``spare_s``: but no Snapshot that was used so recently. ``spare_roots``: and none of these Blobs, with what refers
-        to them: somebody is about to link them. ``at_once``: without a grace, for somebody needs the space.
+        ``spare_s``: but no Snapshot that was used so recently. ``spare_roots``: and none of these Blobs, with what
+        refers to them: somebody is about to link them. ``at_once``: without a grace, for somebody needs the space.
         """
         if dry_run:
             return self._would_collect(at_once)
@@ -74,7 +74,7 @@ class Collector:
         report = self._collect_rows(spare_s, spared, at_once)
         sweeper = self._sweeper(at_once)
         sweeper.heal()
-        report += self._collect_blobs(spared, at_once) + GcReport(leftovers=self._owners.give_up_silent())
+        report += self._collect_blobs(spared, at_once) + GcReport(leftovers=self._give_up_silent())
         for stray in sweeper.find():  # owners come last: their files go once no Partial bears their name
             freed = sweeper.remove(stray)
             if freed is not None:
@@ -100,8 +100,20 @@ class Collector:
             sizes = [rows.execute("SELECT size FROM blobs WHERE root = ?", (root,)).fetchone()[0] for root in roots]
         return sum(allocation.blob_bytes(size) for size in sizes)
 
-    def _sweeper(self, at_once: bool) -> Sweeper:
-        return Sweeper(self._settings, self._index, self._layout, self._owners, self._clock, at_once=at_once)
+    def _give_up_silent(self) -> int:
+        with disk_errors("clean up", self._layout.owners):
+            return self._owners.give_up_silent()
+
+    def _sweeper(self, at_once: bool, *, looking: bool = False) -> Sweeper:
+        return Sweeper(
+            self._settings,
+            self._index,
+            self._layout,
+            self._owners,
+            self._clock,
+            at_once=at_once,
+            looking=looking,
+        )
 
     def _unused_since(self, at_once: bool) -> float:
         return self._clock() - (0.0 if at_once else self._settings.gc_grace_s)
@@ -134,7 +146,8 @@ class Collector:
             blobs = len(self._removal.unreferenced(rows, self._unused_since(at_once), limit=1 << 62))
         # What the expired ones alone refer to goes with them; after the grace, unless at once.
         going = self._removal.worth(tuple(expired))
-        swept = _swept([(stray, stray.bytes()) for stray in self._sweeper(at_once).find() if stray.kind != "copy"])
+        strays = [stray for stray in self._sweeper(at_once, looking=True).find() if stray.kind != "copy"]
+        swept = _swept([(stray, stray.bytes()) for stray in strays])
         return swept + GcReport(
             snapshots=tuple(expired),
             blobs=blobs,

@@ -12,7 +12,6 @@ Three rules for callers:
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import threading
@@ -30,6 +29,8 @@ BUSY_TIMEOUT_S = 30.0
 NEEDED_BYTES = 64 << 10
 """With less free space SQLite can't grow the smallest of its files."""
 
+READY = ".ready"
+"""After the name of a database: complete, and about to get that name."""
 SUSPECT = ".suspect"
 """After the name of a database: somebody has met damage in it."""
 INDEX_FILES = "files index-v1.sqlite, index-v1.sqlite-wal and index-v1.sqlite-shm"
@@ -156,6 +157,19 @@ class Index:
                 continue
         return total
 
+    def is_sound(self) -> bool:
+        """SQLite's own check, over all of it."""
+        try:
+            with self.read() as rows:
+                sound = bool(rows.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
+        except CacheError as error:
+            if isinstance(error.__cause__, sqlite3.Error) and is_damage(error.__cause__):
+                return False
+            raise
+        if not sound and self._path is not None and not self.read_only:
+            suspect(self._path)
+        return sound
+
     def _renamed(self, error: sqlite3.Error) -> FetcherError:
         if is_damage(error) and self._path is not None and not self.read_only:
             suspect(self._path)
@@ -265,7 +279,7 @@ def forget_suspicion(path: Path) -> None:
 
 
 def create(path: Path) -> Path:
-    """Make an empty database of our schema beside ``path`` and return its place; ``give_name`` moves it there.
+    """Make an empty database of our schema beside ``path`` and return its place; ``replace`` moves it there.
 
     Whoever opens ``path`` finds nothing, or all of it. Callers hold the lock of making.
     """
@@ -294,17 +308,41 @@ def create(path: Path) -> Path:
     return unnamed
 
 
-def give_name(unnamed: Path, path: Path) -> None:
-    """Name a database that ``create`` made, once all connections to it are closed: the last folds its log into it."""
+def replace(unnamed: Path, path: Path, now: float) -> Path | None:
+    """Name a database that ``create`` made, once all connections to it are closed: the last folds its log into it. What
+    has the name now is set aside; returns its new name, if there was one.
+
+    Whoever is killed between leaves the complete one as ``.ready``, for ``finish``. Callers hold the lock of making.
+    """
+    from fetcher.cache.durable import sync_directory
+
+    ready = path.with_name(f"{path.name}{READY}")
     with disk_errors("create", path):
         if os.path.exists(f"{unnamed}-wal"):
             raise CacheError(f"{unnamed} is still open")
-        os.rename(unnamed, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        os.rename(unnamed, ready)
+        sync_directory(path.parent)
+        set_aside = _set_aside(path, now)
+        os.rename(ready, path)
+        sync_directory(path.parent)
+    return set_aside
+
+
+def finish(path: Path, now: float) -> bool:
+    """Name what ``replace`` left, if it came as far as to set the old one aside. True: there is an index now."""
+    from fetcher.cache.durable import sync_directory
+
+    ready = path.with_name(f"{path.name}{READY}")
+    with disk_errors("create", path):
+        if not os.path.lexists(ready):
+            return False
+        if os.path.lexists(path):  # that one may have been written to since
+            os.unlink(ready)
+            return False
+        _set_aside(path, now)  # its log may be there still
+        os.rename(ready, path)
+        sync_directory(path.parent)
+    return True
 
 
 def is_outdated(path: Path, version: int) -> bool:
@@ -314,22 +352,20 @@ def is_outdated(path: Path, version: int) -> bool:
     return version < SCHEMA_VERSION
 
 
-def set_aside(path: Path, now: float) -> Path | None:
+def _set_aside(path: Path, now: float) -> Path | None:
     """Move a database that can't be used, with its log or what is left of it, out of the way; nothing is deleted.
     Returns its new name, if there was one.
 
-    The log goes last: without its database it is never read, the other way round it would be missed. Callers hold the
-    lock.
+    The log goes last: without its database it is never read, the other way round it would be missed. Also where only
+    the log is left: SQLite would replay it into whatever has the name next.
     """
-    target = path.with_name(f"{path.name}.damaged-{int(now)}")
+    target = path.with_name(f"{path.name}.aside-{int(now)}-{os.urandom(4).hex()}")
     moved = False
-    with disk_errors("move aside", path):
-        for suffix in ("", "-shm", "-wal"):
-            try:
-                os.rename(f"{path}{suffix}", f"{target}{suffix}")
-                moved = moved or not suffix
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    raise
+    for suffix in ("", "-shm", "-wal"):
+        try:
+            os.rename(f"{path}{suffix}", f"{target}{suffix}")
+            moved = moved or not suffix
+        except FileNotFoundError:
+            continue
     forget_suspicion(path)
     return target if moved else None

@@ -58,7 +58,7 @@ def _version(layout: Layout) -> int | None:
 
 def _make_index(layout: Layout, clock: Clock) -> Recovery:
     """Create the index, one process at a time; adopt what the sidecars tell."""
-    from fetcher.cache.recovery import adopt_all
+    from fetcher.cache.recovery import adopt_all, forget_nameless
     from fetcher.cache.salvage import carry_over
 
     locks_hold = mounts.probe_locks(layout.state_dir, layout.cache_dir)
@@ -68,8 +68,9 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
         if version is not None and not outdated:  # another process was faster
             return Recovery()
         identity.refuse_second(layout)
-        # Also where only the log is left: SQLite would replay it into whatever has the name next.
-        old = index_room.set_aside(layout.index, clock())
+        if version is None and index_room.finish(layout.index, clock()):  # somebody came as far as to set the old aside
+            return Recovery()
+        old = layout.index if os.path.lexists(layout.index) else None
         unnamed = index_room.create(layout.index)
         index = Index(unnamed)
         try:
@@ -79,12 +80,15 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
                     rows.execute("INSERT OR REPLACE INTO meta VALUES ('locks', 'untrusted')")
             recovery = adopt_all(index, layout, clock)
             if old is not None:
-                pins, leases = carry_over(old, index, clock)
-                recovery = replace(recovery, set_aside=old, outdated=outdated, pins=pins, leases=leases)
+                pins, leases, hidden = carry_over(old, index, layout, clock)
+                recovery = replace(recovery, outdated=outdated, pins=pins, leases=leases)
+                recovery = replace(recovery, refused=tuple(one for one in recovery.refused if one not in hidden))
+            forget_nameless(index, layout, recovery.refused, clock())
         finally:
             index.close()
-        index_room.give_name(unnamed, layout.index)
-        return recovery
+        # Only now does the old one go, so that whoever is killed before leaves it to be read once more.
+        set_aside = index_room.replace(unnamed, layout.index, clock())
+        return replace(recovery, set_aside=set_aside)
 
 
 def locks_trusted(index: Index, layout: Layout) -> bool:
@@ -134,4 +138,4 @@ def to_look(layout: Layout, clock: Clock) -> tuple[Index, Recovery]:
         return index, Recovery()
     from fetcher.cache.recovery import adopt_all
 
-    return index, adopt_all(index, layout, clock, looking=True)
+    return index, adopt_all(index, layout, clock)

@@ -11,6 +11,7 @@ from fetcher.cache.gc import Collector
 from fetcher.cache.index import Index
 from fetcher.cache.records import Candidate, GcReport
 from fetcher.cache.removal import Removal, Removed
+from fetcher.plan import allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Pruner:
         chosen = expired
         if max_bytes is not None:
             with self._index.read() as rows:
-                total = rows.execute("SELECT COALESCE(SUM(size), 0) FROM blobs").fetchone()[0]
+                total = sum(allocation.blob_bytes(size) for (size,) in rows.execute("SELECT size FROM blobs"))
             excess = total - self._collector.blob_bytes(at_once=True) - max_bytes
             chosen = self._removal.worth(None, free_bytes=excess, first=garbage.snapshots)
         rest = GcReport(

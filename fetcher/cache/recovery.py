@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
@@ -37,8 +38,8 @@ BATCH = 500
 """Snapshots per transaction."""
 
 
-def adopt_all(index: Index, layout: Layout, clock: Clock, *, looking: bool = False) -> Recovery:
-    """Fill an empty index. ``looking``: nothing on disk is changed."""
+def adopt_all(index: Index, layout: Layout, clock: Clock) -> Recovery:
+    """Fill an empty index. Nothing else on disk is changed."""
     adopted: list[str] = []
     refused: list[str] = []
     now = clock()
@@ -52,8 +53,6 @@ def adopt_all(index: Index, layout: Layout, clock: Clock, *, looking: bool = Fal
             for name in names[start : start + BATCH]:
                 (adopted if _adopt_one(rows, layout, name, now) else refused).append(name)
     blobs = adopt_blobs(index, layout, now)
-    if not looking:
-        _forget_nameless(index, layout, refused, now)
     return Recovery(tuple(adopted), tuple(refused), blobs)
 
 
@@ -71,7 +70,7 @@ def _adopt_one(rows: Rows, layout: Layout, name: str, now: float) -> bool:
     return whole
 
 
-def _forget_nameless(index: Index, layout: Layout, refused: list[str], now: float) -> None:
+def forget_nameless(index: Index, layout: Layout, refused: Sequence[str], now: float) -> None:
     """Take the names of directories without a sidecar: nothing says what they should hold."""
     for name in refused:
         if not os.path.lexists(layout.sidecar(name)):

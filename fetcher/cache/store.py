@@ -143,6 +143,10 @@ class Cache:
             self._principal_key = identity.principal_key(self.layout.principal_key, create=not self.read_only)
         return self._principal_key
 
+    def index_is_sound(self) -> bool:
+        """Look at all of the index; one that is damaged is made anew by whoever opens the cache next."""
+        return self.index.is_sound()
+
     # --- hit path
 
     def lookup(self, key: str, principal: str | None) -> Snapshot | None:

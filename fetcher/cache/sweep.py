@@ -1,6 +1,6 @@
 """Files that no row speaks of: what crashes leave, what was condemned and has had its grace, what has no heir.
 
-``find`` changes nothing and says what would go; ``remove`` looks again, under the lock where names matter. Only names
+``find`` says what would go, and ``remove`` looks again, under the lock where names matter. Only names
 that this program gives are looked at: whatever else lies in the directories of a cache stays.
 """
 
@@ -49,7 +49,9 @@ class Stray:
     path: Path
 
     def bytes(self) -> int:
-        """Of bodies that would lose their last name."""
+        """Of bodies that would lose their last name; life signs and the like are not counted."""
+        if self.kind in ("owner", "unnamed"):
+            return 0
         try:
             status = os.lstat(self.path)
         except OSError:
@@ -63,14 +65,23 @@ class Sweeper:
     """Finds and removes strays of one cache. ``ages`` judges the times that files bear."""
 
     def __init__(
-        self, settings: Settings, index: Index, layout: Layout, owners: Owners, clock: Clock, *, at_once: bool
+        self,
+        settings: Settings,
+        index: Index,
+        layout: Layout,
+        owners: Owners,
+        clock: Clock,
+        *,
+        at_once: bool,
+        looking: bool,
     ) -> None:
-        """``at_once``: what is condemned goes now, for its space is needed."""
+        """``at_once``: what is condemned goes now, for its space is needed. ``looking``: nothing is changed."""
         self._settings = settings
         self._index = index
         self._layout = layout
         self._owners = owners
         self._at_once = at_once
+        self._looking = looking
         with index.read() as rows:
             self._ages: Ages = timekeeping.ages(rows, clock)
 
@@ -243,10 +254,10 @@ class Sweeper:
     def _has_age(self, entry: os.DirEntry[str], age_min_s: float) -> bool:
         try:
             age_s = self._ages.age_s(entry.stat(follow_symlinks=False).st_mtime)
-            if age_s < -JUMP_S:
+            if age_s < -JUMP_S and not self._looking:
                 # Written under a calendar that was wrong: its time starts now, or it would stay for years.
                 os.utime(entry.path, (self._ages.now, self._ages.now), follow_symlinks=False)
-        except FileNotFoundError:
+        except OSError:  # it is gone, or not ours to judge
             return False
         return age_s >= age_min_s
 

@@ -69,16 +69,20 @@ class Ages:
     jumps: tuple[Jump, ...] = ()
 
     def age_s(self, modified_at: float) -> float:
-        """Negative: that time is still to come, and nothing tells why."""
+        """The least age that this time can mean: nothing goes too early. Negative: it is still to come, and nothing
+        tells why."""
+        least = None
         passed_s, now = 0.0, self.now
-        for jump in reversed(self.jumps):
-            # What bears a time that was jumped over, or that is not reached again yet, is of before.
-            is_of_before = modified_at <= jump.before + JUMP_S if jump.jump_s > 0 else modified_at > now
-            if not is_of_before:
-                break
-            passed_s += now - jump.after
-            now = jump.before
-        return passed_s + now - modified_at
+        for jump in (*reversed(self.jumps), None):
+            # Set forward, the calendar began this stretch at that reading. Set back, perhaps before it was noticed.
+            began = jump.after - JUMP_S if jump is not None and jump.jump_s > 0 else float("-inf")
+            if began <= modified_at <= now + JUMP_S:
+                age_s = passed_s + max(0.0, now - modified_at)
+                least = age_s if least is None else min(least, age_s)
+            if jump is not None:
+                passed_s += now - jump.after
+                now = jump.before
+        return self.now - modified_at if least is None else least
 
 
 def settle(index: Index, clock: Clock) -> float:

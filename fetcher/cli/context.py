@@ -111,7 +111,13 @@ class Context:
         """The library's object; opens nothing yet. Of a dry run it only looks."""
         from fetcher.client import Fetcher
 
-        return Fetcher(self.settings, on_event=on_event, looking=self.dry_run)
+        return Fetcher(self.settings, on_event=on_event or self._say_notice, looking=self.dry_run)
+
+    def _say_notice(self, event: Event) -> None:
+        """Where nobody shows progress: what happened to the cache is told all the same."""
+        message = getattr(event, "message", None)
+        if message:
+            self.output.say(message)
 
     def tidy(self, fetcher: Fetcher) -> None:
         """The end of a command: remove what has had its time, if that is due."""

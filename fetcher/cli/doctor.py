@@ -137,6 +137,10 @@ def _cache(settings: Settings) -> Iterator[Check]:
         with Cache.open(settings) as cache:
             apart = "" if settings.state_dir == settings.cache_dir else f", index in {settings.state_dir}"
             yield Check("cache", "ok", f"{settings.cache_dir}{apart}")
+            if remark := str(cache.recovery):
+                yield Check("index", "warn", remark, "look at the disk, and at who else writes to the directory")
+            elif not cache.index_is_sound():
+                yield Check("index", "fail", "damaged", "run any command that writes: it is made anew from the cache")
             if cache.locks_trusted:
                 yield Check("locks", "ok", "seen by other processes")
             else:

@@ -252,7 +252,7 @@ class Engine:
             yield
             return
         async with self._room.reserved(made.plan) as reservation:
-            if jobs or made.plan.bytes_to_copy:  # a directory of links alone is always had
+            if made.plan.bytes_to_reserve:
                 made.draw = reservation.draw
             observer.enter("fetch")
             failed = None if results is None else made.failing()

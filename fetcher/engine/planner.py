@@ -72,7 +72,7 @@ def without_room(cache: Cache, resources: Sequence[PlannedResource]) -> dict[int
 
     What needs no room always has it; of the others the earlier ones come first. A worker call.
     """
-    room = {index: item for index, item in enumerate(resources) if not item.transfers() and not item.bytes_to_copy}
+    room = {index: item for index, item in enumerate(resources) if not FetchPlan((item,), 0).bytes_to_reserve}
     refused: dict[int, FetchPlan] = {}
     for index, item in enumerate(resources):
         if index in room:

@@ -62,7 +62,7 @@ class Publishing:
         self, item: Prepared, manifest: Manifest, rows: Sequence[PublishedRow], draw: Callable[[int], None]
     ) -> Snapshot:
         settings = self._settings
-        draw(allocation.snapshot_bytes(manifest.folders))
+        draw(allocation.snapshot_bytes(manifest.folders, len(rows)))
         record = NewSnapshot(
             key=item.key,
             uri=item.ask.resource.uri(),

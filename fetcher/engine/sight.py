@@ -7,6 +7,7 @@ have. No network is asked, and nothing stays: neither the word nor the container
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -87,5 +88,6 @@ def _marked(cache_dir: Path, word: bytes) -> Iterator[str]:
 
 def _clean_up(cache_dir: Path) -> None:
     for left in cache_dir.glob(f"{PREFIX}*"):
-        if time.time() - left.lstat().st_mtime > LEFT_BEHIND_AFTER_S:
+        ours = re.fullmatch(rf"{re.escape(PREFIX)}[a-z0-9_]{{8}}", left.name) and {*os.listdir(left)} <= {MARKER}
+        if ours and time.time() - left.lstat().st_mtime > LEFT_BEHIND_AFTER_S:
             shutil.rmtree(left, ignore_errors=True)

@@ -13,8 +13,8 @@ TREE_HEAD_BYTES = 1024
 JOURNAL_HEAD_BYTES = 4096
 ROWS_BYTES = 3072
 """What a file's rows and their indexes take in the index and, until it is folded in, once more in its log."""
-NAMES_BYTES = 1024
-"""A file's line in a sidecar, and its names in the directories of Blobs and of the Snapshot."""
+NAMES_BYTES = 512
+"""A file's line in a sidecar, and its name in a directory; twice, of Blobs and of the Snapshot."""
 SNAPSHOT_BYTES = 8 * UNIT_BYTES
 """A Snapshot's directory, its sidecar, the staging directories of its files."""
 
@@ -36,6 +36,6 @@ def beside_bytes(size: int) -> int:
     return blob_bytes(size) - size + journal + ROWS_BYTES + NAMES_BYTES
 
 
-def snapshot_bytes(folders: int) -> int:
-    """A Snapshot with so many folders, besides its files."""
-    return SNAPSHOT_BYTES + folders * UNIT_BYTES
+def snapshot_bytes(folders: int, files: int) -> int:
+    """A Snapshot with so many folders and files, besides their bodies: directories, sidecar, rows."""
+    return SNAPSHOT_BYTES + folders * UNIT_BYTES + files * (NAMES_BYTES + ROWS_BYTES // 4)

@@ -10,6 +10,9 @@ from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.plan import allocation
 
+LINKS_UNRESERVED_BYTES = 1 << 20
+"""Directories of links up to here are always had, on a full disk too: what is kept for the index has room for them."""
+
 Action = Literal["empty", "link", "fetch"]
 
 
@@ -79,7 +82,7 @@ class PlannedResource:
     @property
     def bytes_of_snapshot(self) -> int:
         """What its directory will take, if it is to be made."""
-        return allocation.snapshot_bytes(self.manifest.folders) if self.manifest is not None else 0
+        return allocation.snapshot_bytes(self.manifest.folders, len(self.files)) if self.manifest is not None else 0
 
     @property
     def bytes_to_copy(self) -> int:
@@ -147,10 +150,13 @@ class FetchPlan:
 
     @property
     def bytes_to_reserve(self) -> int:
-        """All that this plan will write, and nobody else has promised to; 0 if it writes no file."""
-        files = sum(planned.bytes_to_reserve for planned in self.transfers.values())
+        """All that this plan will write, without what others have promised; 0 for small directories of links alone."""
+        transfers = self.transfers
+        files = sum(planned.bytes_to_reserve for planned in transfers.values())
         beside = sum(item.bytes_of_snapshot for item in self.resources)
-        return files + beside + self.bytes_to_copy if files + self.bytes_to_copy else 0
+        if not transfers and not self.bytes_to_copy and beside <= LINKS_UNRESERVED_BYTES:
+            return 0
+        return files + beside + self.bytes_to_copy
 
     @property
     def linked_roots(self) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def lease_timed(cache: Cache, name: str, seconds: str) -> None:
     snapshot = cache.lookup(key_of(name), None)
     assert snapshot is not None
     taken = cache.lease_timed([snapshot.id], float(seconds))
-    (known,) = cache.leases()
+    (known,) = (lease for lease in cache.leases() if lease.id == taken.id)
     assert known.expires_at is not None
     say(lease=taken.id, left_s=known.expires_at - time.time())
 

@@ -122,7 +122,7 @@ def test_the_log_of_a_lost_index_is_not_replayed(place: Path, snapshots: int) ->
         assert cache.leases() == [], "what is lost is lost: a part of the truth would be a lie"
         with cache.index.read() as rows:
             assert rows.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    kept = list(place.glob("index-v1.sqlite.damaged-*-wal"))
+    kept = list(place.glob("index-v1.sqlite.aside-*-wal"))
     assert [path.read_bytes() for path in kept] == [log]
 
 
@@ -132,7 +132,7 @@ def test_a_strangers_database_is_kept(place: Path) -> None:
         rows.execute("CREATE TABLE theirs (x)")
     rows.close()
     Cache.open(settings(place)).close()
-    (kept,) = place.glob("index-v1.sqlite.damaged-*")
+    (kept,) = place.glob("index-v1.sqlite.aside-*")
     with sqlite3.connect(kept) as rows:
         assert rows.execute("SELECT COUNT(*) FROM theirs").fetchone() == (0,)
     rows.close()

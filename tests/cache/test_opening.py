@@ -266,7 +266,7 @@ def test_a_damaged_index_is_set_aside(open_cache: Callable[..., Cache]) -> None:
     first.layout.index.write_bytes(b"this is no database" * 1000)
     second = open_cache()
     assert second.recovery.adopted == (snapshot.id,)
-    assert len(list(first.layout.state_dir.glob("index-v1.sqlite.damaged-*"))) == 1
+    assert len(list(first.layout.state_dir.glob("index-v1.sqlite.aside-*"))) == 1
 
 
 def test_what_is_not_whole_is_not_adopted(open_cache: Callable[..., Cache]) -> None:

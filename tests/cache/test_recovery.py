@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fetcher.cache import index, steps
+from fetcher.cache import index, recovery, steps
 from fetcher.cache.layout import Layout
 from fetcher.cache.records import Recovery, Snapshot
 from fetcher.cache.store import Cache
 from fetcher.cache.tree_file import TreeFile
-from fetcher.errors import CacheError, LeaseError
+from fetcher.engine.verify import verify
+from fetcher.errors import CacheError, LeaseError, NoSpaceError
 from tests.cache.world import (
     MIB,
     Clock,
@@ -183,6 +184,42 @@ def test_a_lost_index_is_told(cache: Cache, open_cache: Open) -> None:
     assert str(open_cache().recovery) == "", "once"
 
 
+def test_a_leased_damaged_directory_stays_for_its_job(cache: Cache, open_cache: Open, clock: Clock) -> None:
+    """It has no sidecar, and nobody but its row tells that somebody uses it."""
+    snapshot = publish(cache, "m", CONTENTS)
+    lease = cache.lease_timed([snapshot.id], 100_000.0)
+    (snapshot.path / "deep" / "small").unlink()
+    report = verify(cache, None, subject="all", dry_run=False, rate_bytes_per_s=None, emit=None, on_damage=None,
+                    stopped=lambda: False)  # fmt: skip
+    assert not report.sound and not cache.layout.sidecar(snapshot.id).exists()
+    age_index(cache)
+    again = open_cache()
+    assert again.recovery.refused == () and [known.id for known in again.leases()] == [lease.id]
+    clock.turn(again.settings.gc_grace_s + 1)
+    again.gc()
+    again.gc(at_once=True)
+    assert tree_on_disk(snapshot.path) == {"big": BIG}
+    assert again.lookup(key_of("m"), None) is None
+    again.lease_release(lease.id)
+    clock.turn(86_400)
+    collect_twice(again, clock)
+    assert not snapshot.path.exists()
+
+
+def test_an_index_is_not_made_anew_at_the_price_of_the_old_one(
+    cache: Cache, open_cache: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space for a new one: the old one is there still, with its pins, for the next try."""
+    leased_and_pinned(cache)
+    age_index(cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "adopt_blobs", lambda *_: (_ for _ in ()).throw(NoSpaceError("full")))
+        with pytest.raises(NoSpaceError):
+            open_cache()
+    again = open_cache()
+    assert (again.recovery.pins, again.recovery.leases) == (1, 1)
+
+
 # --- snapshots without their JSON ------------------------------------------------------------------------------------
 
 
@@ -328,12 +365,15 @@ def test_recovery_may_be_killed_at_any_point(tmp_path: Path, clock: Clock) -> No
         with Cache.open(settings(place), clock=clock) as cache:
             snapshot = publish(cache, "m", CONTENTS)
             cache.pin("p", key_of("m"))
+            lease = cache.lease_timed([snapshot.id], 1000.0)
         age_index(cache)
         with child("crash-opening", place, str(count)) as process:
             status = process.wait()
         assert status in (0, 9)
         with Cache.open(settings(place), clock=clock) as again:
             assert [found.id for found in again.snapshots()] == [snapshot.id]
+            assert [pin.name for pin in again.pins()] == ["p"], count
+            assert [known.id for known in again.leases()] == [lease.id]
             assert tree_on_disk(snapshot.path) == CONTENTS
             assert_sound(again)
         if status == 0:

@@ -359,7 +359,7 @@ def test_what_could_be_evicted(cache: Cache, clock: Clock) -> None:
 
 def test_prune_to_a_size(cache: Cache, clock: Clock) -> None:
     ids = three(cache, clock)
-    assert cache.prune_plan(max_bytes=8 * MIB).snapshots == ()
+    assert cache.prune_plan(max_bytes=8 * MIB + MIB // 2).snapshots == ()
     plan = cache.prune_plan(max_bytes=5 * MIB)
     with_all = 2 * MIB + 4096 + 4096
     assert (plan.snapshots, plan.bytes_expected) == ((ids[0], ids[1]), 2 * with_all)

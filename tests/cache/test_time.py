@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from fetcher.cache import clock as clock_room
 from fetcher.cache.clock import SystemClock
 from fetcher.cache.store import Cache
-from fetcher.cache.timekeeping import JUMP_S
+from fetcher.cache.timekeeping import JUMP_S, Ages, Jump
 from tests.cache.world import (
     MIB,
     ROOT_OF_CHECKOUT,
@@ -222,6 +223,42 @@ def test_a_jump_does_not_age_what_can_be_resumed(open_cache: Callable[..., Cache
     assert two.gc().partials == 1
 
 
+def test_several_jumps_do_not_age_what_can_be_resumed(open_cache: Callable[..., Cache], clock: Clock) -> None:
+    """A host wakes up in 1970, is told the time, and is corrected by a minute and a half."""
+    today, clock.now = clock.now, 1000.0
+    one, two = open_cache(), open_cache()
+    data = paint(2 * MIB)
+    partial = one.partial_open(head_of(data))
+    partial.write_block(0, block_of(data, 0))
+    partial.close()
+    one.close()
+    (left,) = two.layout.partials.iterdir()
+    for path in left.iterdir():
+        os.utime(path, (clock.now, clock.now))
+    for jump_s in (today, -90.0, 3600.0, -7200.0):
+        clock.turn(60)
+        clock.jump(jump_s)
+        settled(two)
+        assert two.gc().partials == 0
+    clock.turn(two.settings.partial_keep_s - 300)
+    assert two.gc().partials == 0
+    clock.turn(300 + 10 * JUMP_S)
+    assert two.gc().partials == 1
+
+
+def test_ages() -> None:
+    """Set from 1,000 to 5,000, from 5,100 back to 4,000, from 4,050 to 9,000; now it is 9,007."""
+    jumps = (Jump(1000, 4000), Jump(5100, -1100), Jump(4050, 4950))
+    ages = Ages(9007.0, jumps)
+    assert ages.age_s(9000.0) == 7
+    assert ages.age_s(4020.0) == 7 + 30
+    assert ages.age_s(5090.0) == 7 + 50 + 10
+    assert ages.age_s(100.0) == 7 + 50 + 100 + 900
+    assert ages.age_s(3000.0) == 7 + 1050, "set back, and files were written before that was noticed"
+    assert ages.age_s(7000.0) == 2007, "set forward, and files were written before that was noticed"
+    assert Ages(10.0).age_s(200.0) == -190
+
+
 def test_strangers_from_the_future_get_their_grace_and_go(cache: Cache, clock: Clock) -> None:
     strange = cache.layout.snapshots / ("f" * 64)
     strange.mkdir()
@@ -247,6 +284,26 @@ def test_a_living_owner_is_not_lost_by_a_jump(cache: Cache, clock: Clock) -> Non
     for jump_s in BOTH_WAYS:
         clock.jump(jump_s)
         assert cache._owners.state(owner_id) == "alive"
+
+
+@pytest.mark.parametrize("pair", [("", "a"), ("a", ""), ("", ""), ("a", "a")])
+def test_a_boot_that_is_not_told_is_no_other_one(pair: tuple[str, str]) -> None:
+    """Some containers have a file of their own in place of the kernel's id."""
+    assert not clock_room.another_boot(*pair) and clock_room.another_boot("a", "b")
+
+
+@pytest.mark.needs("root", "mountns")
+def test_a_boot_id_of_a_containers_own_voids_nobodys_lease(cache: Cache, tmp_path: Path) -> None:
+    snapshot = publish(cache, "m", {"f": b"x"}, keep_for_s=1.0)
+    lease = cache.lease_timed([snapshot.id], 1000.0)
+    own = tmp_path / "boot_id"
+    own.write_text("11111111-2222-3333-4444-555555555555\n")
+    script = f'mount --bind {own} /proc/sys/kernel/random/boot_id && exec "$@"'
+    with child(
+        "lease-timed", cache.layout.cache_dir, "m", "100", prefix=("unshare", "--mount", "sh", "-c", script, "sh")
+    ) as it:
+        assert told(it)["left_s"] > 0
+    assert lease.id in {known.id for known in cache.leases()} and len(cache.leases()) == 2
 
 
 # --- the machine's own clock -----------------------------------------------------------------------------------------

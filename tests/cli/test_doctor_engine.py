@@ -136,11 +136,14 @@ def test_ctrl_c_leaves_nothing(run_cli: CommandLine, cache_dir: Path) -> None:
 def test_what_a_killed_look_has_left_is_removed_later(run_cli: CommandLine, cache_dir: Path) -> None:
     with engine_in_thread(images=[SMALL], sees={str(cache_dir): cache_dir}) as engine:
         looked(run_cli, env=environment(engine))
-        old, young = cache_dir / ".doctor-old", cache_dir / ".doctor-young"
+        old, young = cache_dir / ".doctor-old_1234", cache_dir / ".doctor-young123"
         for left in (old, young):
             left.mkdir()
             (left / "marker").write_text("x")
+        theirs = cache_dir / ".doctor-notes-of-mine"
+        theirs.mkdir()
         os.utime(old, (1, 1))
+        os.utime(theirs, (1, 1))
         looked(run_cli, env=environment(engine))
         assert not old.exists()
-        assert young.exists()
+        assert young.exists() and theirs.exists()

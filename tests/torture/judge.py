@@ -204,7 +204,7 @@ class Judge:
         self._tidy(verdict)
 
     def _look_at_index(self, cache: Cache, verdict: Verdict) -> None:
-        damaged = [name for name in os.listdir(cache.layout.state_dir) if ".damaged-" in name]
+        damaged = [name for name in os.listdir(cache.layout.state_dir) if ".aside-" in name]
         if damaged:
             verdict.faults.append(f"the index was set aside as damaged: {damaged}")
         if cache.recovery.refused:
