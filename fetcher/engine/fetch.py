@@ -238,7 +238,7 @@ class Engine:
         if not jobs and not made.plan.linked_roots and not made.plan.bytes_to_copy:
             yield
             return
-        async with self._room.reserved(made.plan) as reservation:
+        async with self._room.reserved(made.plan, observer) as reservation:
             if jobs or made.plan.bytes_to_copy:  # a directory of links alone is always had
                 made.draw = reservation.draw
             observer.enter("fetch")
