@@ -86,6 +86,12 @@ class PlannedResource:
         """Most that the copies will take; nothing where the file system can share blocks."""
         return self.copies * self.bytes_total
 
+    @property
+    def bytes_of_copies(self) -> int:
+        """The same with the rounding of each file, and the folders as far as they are known."""
+        folders = self.manifest.folders if self.manifest is not None else 0
+        return self.bytes_to_copy + self.copies * allocation.UNIT_BYTES * (self.files_count + folders + 1)
+
     def transfers(self) -> Mapping[str, PlannedFile]:
         """Content id → file, one per content: two paths with the same bytes are one transfer."""
         return {planned.content_id: planned for planned in self.files if planned.action == "fetch"}
@@ -150,7 +156,8 @@ class FetchPlan:
         """All that this plan will write, and nobody else has promised to; 0 if it writes no file."""
         files = sum(planned.bytes_to_reserve for planned in self.transfers.values())
         beside = sum(item.bytes_of_snapshot for item in self.resources)
-        return files + beside + self.bytes_to_copy if files + self.bytes_to_copy else 0
+        copies = sum(item.bytes_of_copies for item in self.resources)
+        return files + beside + copies if files + copies else 0
 
     @property
     def linked_roots(self) -> tuple[str, ...]:
