@@ -107,7 +107,7 @@ class Candidate:
     resource: str
     """Its URI."""
     bytes: int
-    """Freed by removing it alone: what it shares with others is not counted."""
+    """Freed by removing it, once those before it in its list are gone: what several share goes with the last."""
     last_used_at: float
     blobs: int = 0
     """How many go with it; known where it was worked out what each frees in order."""

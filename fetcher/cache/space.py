@@ -9,7 +9,7 @@ moment. So at no instant is a byte counted by nobody, and the sum never exceeds 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from fetcher.cache import durable
@@ -34,8 +34,10 @@ class _Measured:
     """What was seen outside any transaction, and may have grown since: by what was promised then, at most."""
 
     used_bytes: int = 0
-    promised: Mapping[str, int] | None = None
-    """Reservation → bytes, read before the walk."""
+    promised: int = 0
+    """Bytes, read before the walk."""
+    ever_promised: int = 0
+    """Bytes promised since the index was made, read together with that."""
 
 
 class Room:
@@ -60,11 +62,12 @@ class Room:
         self._floor_bytes = floor_bytes
         self._quota_bytes = quota_bytes
 
-    def look(self, *, candidates: bool = True) -> Space:
-        """The present state. Changes nothing."""
+    def look(self, *, candidates: bool = True, keep: Collection[str] = (), hold: Collection[str] = ()) -> Space:
+        """The present state. Changes nothing. ``keep`` and ``hold``: Snapshots and Blobs that are to stay, though
+        nobody has a right to them yet."""
         measured = self._measure()
         with self._index.read() as rows:
-            return self._space(rows, measured, self._evictable(rows) if candidates else ())
+            return self._space(rows, measured, self._evictable(rows, keep, hold) if candidates else ())
 
     def reserve(
         self, bytes_needed: int, owner_id: str, *, evict: Sequence[str] = (), hold: Sequence[str] = ()
@@ -124,6 +127,7 @@ class Room:
             "INSERT INTO reservations (id, owner_id, bytes, ahead_bytes, created_at) VALUES (?, ?, ?, 0, ?)",
             (reservation_id, owner_id, byte_count, self._clock()),
         )
+        _count_promised(rows, byte_count)
 
     # --- what a reservation asks
 
@@ -133,6 +137,7 @@ class Room:
         with self._index.write(durable=True) as rows:
             self._refuse_excess(rows, byte_count, self._space(rows, measured), 0)
             rows.execute("UPDATE reservations SET bytes = bytes + ? WHERE id = ?", (byte_count, reservation_id))
+            _count_promised(rows, byte_count)
 
     def draw(self, reservation_id: str, byte_count: int, ahead_bytes: int) -> None:
         """These bytes are about to be written; of all that was drawn, at most ``ahead_bytes`` are not written yet."""
@@ -166,14 +171,15 @@ class Room:
         if self._quota_bytes is None:
             return _Measured()
         with self._index.read() as rows:
-            promised = self._promised(rows)
-        return _Measured(used_bytes(self._layout), promised)
+            promised, ever_promised = self._promised(rows), _ever_promised(rows)
+        return _Measured(used_bytes(self._layout), promised, ever_promised)
 
     def _space(self, rows: Rows, measured: _Measured, evictable: tuple[Candidate, ...] = ()) -> Space:
-        promised = self._promised(rows)
-        # What was promised when the walk began may have been written after it came by.
-        bound = {name: max(promised.get(name, 0), count) for name, count in (measured.promised or {}).items()}
-        reserved = sum({**promised, **bound}.values())
+        reserved = self._promised(rows)
+        if self._quota_bytes is not None:
+            # What was promised when the walk began, or since, may have been written after it came by; those to whom it
+            # was promised may even be through by now.
+            reserved = max(reserved, measured.promised + _ever_promised(rows) - measured.ever_promised)
         return Space(
             self._free(),
             reserved,
@@ -183,11 +189,10 @@ class Room:
             measured.used_bytes + INDEX_ROOM_BYTES,
         )
 
-    def _promised(self, rows: Rows) -> dict[str, int]:
-        """Living owners' reservations, with what they have drawn and perhaps not written yet."""
-        found = rows.execute("SELECT id, owner_id, bytes + ahead_bytes FROM reservations").fetchall()
-        living = {owner: self._owners.state(owner) != "dead" for owner in {row[1] for row in found}}
-        return {name: count for name, owner, count in found if living[owner]}
+    def _promised(self, rows: Rows) -> int:
+        """Bytes of living owners' reservations, with what they have drawn and perhaps not written yet."""
+        found = rows.execute("SELECT owner_id, SUM(bytes + ahead_bytes) FROM reservations GROUP BY owner_id").fetchall()
+        return sum(count for owner, count in found if self._owners.state(owner) != "dead")
 
     def _refuse_excess(
         self, rows: Rows, needed: int, space: Space, to_come: int, *, quota_to_come: int | None = None
@@ -233,19 +238,26 @@ class Room:
             if self._owners.state(owner) == "dead":
                 rows.execute("DELETE FROM reservations WHERE owner_id = ?", (owner,))
 
-    def _evictable(self, rows: Rows) -> tuple[Candidate, ...]:
-        protected = self._removal.protected(rows)
-        alone = dict(
-            rows.execute(
-                "SELECT snapshot_id, SUM(size) FROM"
-                " (SELECT MIN(snapshot_id) AS snapshot_id, root FROM snapshot_blobs GROUP BY root HAVING COUNT(*) = 1)"
-                " JOIN blobs USING (root) GROUP BY snapshot_id"
-            )
-        )
-        listed = rows.execute("SELECT id, uri, last_used_at FROM snapshots ORDER BY last_used_at, id")
-        return tuple(
-            Candidate(row[0], row[1], alone.get(row[0], 0), row[2]) for row in listed if row[0] not in protected
-        )
+    def _evictable(self, rows: Rows, keep: Collection[str] = (), hold: Collection[str] = ()) -> tuple[Candidate, ...]:
+        """Least recently used first, each with what it frees once all before it are gone: what several share goes with
+        the last of them."""
+        stay = self._removal.protected(rows).union(keep)
+        held = self._removal.held(rows).union(hold)
+        listed = rows.execute("SELECT id, uri, last_used_at FROM snapshots ORDER BY last_used_at, id").fetchall()
+        going = {row[0] for row in listed} - stay
+        last: dict[str, str | None] = {}
+        """Root → the Snapshot that frees it, None: it stays."""
+        for snapshot_id, root in rows.execute(
+            "SELECT snapshot_id, root FROM snapshot_blobs JOIN snapshots ON snapshots.id = snapshot_id"
+            " ORDER BY last_used_at, snapshot_id"
+        ):
+            stays = snapshot_id not in going or root in held or last.get(root, "") is None
+            last[root] = None if stays else snapshot_id
+        freed: dict[str, int] = {}
+        for root, size in rows.execute("SELECT root, size FROM blobs"):
+            if (owner := last.get(root)) is not None:
+                freed[owner] = freed.get(owner, 0) + allocation.blob_bytes(size)
+        return tuple(Candidate(row[0], row[1], freed.get(row[0], 0), row[2]) for row in listed if row[0] in going)
 
     def _freed_by(self, rows: Rows, ids: Sequence[str]) -> int:
         """Bytes of Blobs that only these Snapshots refer to, and that nobody holds."""
@@ -261,3 +273,15 @@ class Room:
             " AND root NOT IN (SELECT root FROM snapshot_blobs WHERE snapshot_id NOT IN (SELECT id FROM going))"
         )
         return sum(allocation.blob_bytes(size) for root, size in found if root not in held)
+
+
+def _ever_promised(rows: Rows) -> int:
+    row = rows.execute("SELECT value FROM meta WHERE name = 'promised'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _count_promised(rows: Rows, byte_count: int) -> None:
+    rows.execute(
+        "INSERT INTO meta VALUES ('promised', ?) ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + ?",
+        (str(byte_count), byte_count),
+    )

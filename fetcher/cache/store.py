@@ -257,9 +257,10 @@ class Cache:
         """What we computed over a Blob and found to be what an origin claimed."""
         return self._rooms.blobs.digests(root)
 
-    def space(self, *, candidates: bool = True) -> Space:
-        """What is free, promised, and (with ``candidates``, which looks at every Snapshot) could be evicted."""
-        return self._rooms.space.look(candidates=candidates)
+    def space(self, *, candidates: bool = True, keep: Collection[str] = (), hold: Collection[str] = ()) -> Space:
+        """What is free, promised, and (with ``candidates``, which looks at every Snapshot) could be evicted, with
+        these Snapshots and Blobs left where they are."""
+        return self._rooms.space.look(candidates=candidates, keep=keep, hold=hold)
 
     def reserve(self, bytes_needed: int, *, evict: Sequence[str] = (), hold: Sequence[str] = ()) -> Reservation:
         """Promise bytes to us, evicting and holding as the plan says; all in one transaction or nothing."""
@@ -300,19 +301,25 @@ class Cache:
     # --- bytes
 
     def partial_open(
-        self, head: PartialHead, *, previous_owner: str | None = None, step: Callable[[], None] | None = None
+        self,
+        head: PartialHead,
+        *,
+        previous_owner: str | None = None,
+        step: Callable[[], None] | None = None,
+        draw: Callable[[int], None] | None = None,
     ) -> Partial:
         """A Partial with all that can be had of earlier work on this content.
 
-        Re-hashing that work may take minutes: ``step`` is called now and then, and may raise to give it up.
+        Re-hashing that work may take minutes: ``step`` is called now and then, and may raise to give it up. ``draw`` is
+        told of bytes about to be written, where that work has to be copied.
         """
-        return self._rooms.partials.open(head, previous_owner=previous_owner, step=step)
+        return self._rooms.partials.open(head, previous_owner=previous_owner, step=step, draw=draw)
 
     def partial_bytes(self, contents: Collection[str]) -> dict[str, int]:
-        """Content id → bytes that Partials of it occupy already."""
+        """Content id → bytes that Partials of it occupy already, and whoever goes on with it need not find again."""
         from fetcher.cache.takeover import bytes_present
 
-        return bytes_present(self.layout, contents)
+        return bytes_present(self.layout, self._owners, contents)
 
     def commit(
         self,

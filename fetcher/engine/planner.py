@@ -99,9 +99,9 @@ def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
     missing = plan.bytes_to_reserve - space.available_bytes
     if missing <= 0:
         return plan
-    space = cache.space()
-    linked = {item.snapshot_id for item in resources if item.snapshot_id}
-    chosen = choose([candidate for candidate in space.evictable if candidate.snapshot_id not in linked], missing)
+    # What the plan itself relies on is not there to make room for it.
+    space = cache.space(keep={item.snapshot_id for item in resources if item.snapshot_id}, hold=plan.linked_roots)
+    chosen = choose(space.evictable, missing)
     if chosen is None:
         return replace(plan, fits=False, bytes_evictable=sum(item.bytes for item in space.evictable))
     evictions = tuple(Eviction(item.snapshot_id, item.resource, item.bytes) for item in chosen)

@@ -347,10 +347,11 @@ def test_what_could_be_evicted(cache: Cache, clock: Clock) -> None:
     clock.turn(100)
     cache.touch(ids[0])
     assert [(item.snapshot_id, item.bytes) for item in cache.space().evictable] == [
-        (ids[1], 2 * MIB),
-        (ids[2], 2 * MIB),
-        (ids[0], 2 * MIB),
-    ]
+        (ids[1], 2 * MIB + 4096),
+        (ids[2], 2 * MIB + 4096),
+        (ids[0], 2 * (2 * MIB + 4096)),
+    ], "with their trees; what all share goes with the last"
+    assert [item.bytes for item in cache.space(keep=ids[:1]).evictable] == [2 * MIB + 4096] * 2
     cache.lease_timed([ids[1]], 1000)
     cache.pin("p", key_of("m2"))
     assert [item.snapshot_id for item in cache.space().evictable] == [ids[0]]
