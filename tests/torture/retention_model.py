@@ -1,0 +1,814 @@
+"""The cache as a dict, and a machine that does the same to both: what is kept, what goes, who has a right to it, and
+what time does to it, with several clients, crashes, reboots and a calendar that somebody sets.
+
+The model counts in seconds that really passed (``now``). The cache has to make these out of a calendar that jumps and a
+clock that begins at every boot; where nothing could tell (a rebuilt index), the model allows both answers, and never
+one that keeps something fresh for longer than it may be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import blake3
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fetcher.cache.gc import JUST_USED_S
+from fetcher.cache.records import GoneError, Snapshot, Space
+from fetcher.cache.reservation import Reservation
+from fetcher.cache.snapshots import HANDED_OUT_S, TOUCH_INTERVAL_S
+from fetcher.cache.store import Cache
+from fetcher.errors import LeaseError, NoSpaceError
+from fetcher.plan import allocation
+from fetcher.plan.eviction import choose
+from tests.cache.world import MIB, Clock, key_of, paint, publish, settings
+from tests.e2e.quota_sampler import walk
+
+GRACE_S = 600.0
+PARTIAL_KEEP_S = 50_000.0
+COPY_LEASE_S = 86_400.0
+CLIENTS_MAX = 3
+NAMES = "abcd"
+VERSIONS = 3
+QUOTAS = (14 * MIB, 17 * MIB, 22 * MIB, None)
+PASSES_S = (3.0, 70.0, 500.0, 4_000.0, 30_000.0, 100_000.0)
+JUMPS_S = (90.0, -90.0, 5_000.0, -5_000.0, 200_000.0, -200_000.0, 2_000_000.0)
+KEEPS_S = (500.5, 9_000.5, 90_000.5)
+FRESH_S = (400.5, 20_000.5, 90_000.5)
+LEASES_S = (50.5, 5_000.5, 150_000.5)
+
+Pick = st.integers(0, 1 << 16)
+"""Which of the things there are, counted around."""
+
+
+def sizes_of(name: str, version: int) -> dict[str, tuple[int, int]]:
+    """Path → size and shade: one file shared by all, one by all versions, and what is this version's own."""
+    number = NAMES.index(name)
+    return {
+        "all.bin": (MIB + 17, 1),
+        "same.bin": (40_000, 10 + number),
+        f"own/{version}.bin": (2 * MIB + 5 if version == 1 else 3_000, 20 + 10 * number + version),
+        "empty": (0, 0),
+    }
+
+
+def contents_of(name: str, version: int) -> dict[str, bytes]:
+    return {path: paint(*numbers) for path, numbers in sizes_of(name, version).items()}
+
+
+def bytes_of(name: str, version: int) -> int:
+    """What fetching it takes, as a plan would reserve it."""
+    sizes = [size for size, _ in sizes_of(name, version).values() if size]
+    return sum(size + allocation.beside_bytes(size) for size in sizes) + allocation.snapshot_bytes(1)
+
+
+@dataclass
+class Kept:
+    """A Snapshot, as the model knows it. All times count seconds that really passed."""
+
+    id: str
+    name: str
+    version: int
+    keep_for_s: float
+    sidecar_keep_s: float
+    """What its sidecar says: written once, and all that a rebuilt index knows."""
+    sidecar_fresh_until: float | None
+    keep_until: float
+    fresh_until: float | None
+    """None: for ever."""
+    fresh_at_least_until: float
+    """Before this it must be fresh; the calendar was never set forward since."""
+    validated_at: float
+    used_at: float
+    set_back_s: float = 0.0
+    """By how much the calendar was set back since it was published: its sidecar is from a future."""
+
+
+@dataclass
+class Right:
+    """A lease."""
+
+    id: str
+    snapshots: set[str]
+    boot_id: str
+    ends_boot_s: float | None
+    """None: as long as its client."""
+    client: int | None = None
+    copies: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class Client:
+    """An open cache, and what it has reserved."""
+
+    number: int
+    cache: Cache
+    touched: dict[str, float] = field(default_factory=dict)
+    """Snapshot → calendar time, as the client remembers it."""
+    reservations: list[Reservation] = field(default_factory=list)
+
+
+class RetentionMachine(RuleBasedStateMachine):
+    """Rules do the same to cache and model; invariants compare them."""
+
+    steps_done: ClassVar[int] = 0
+    """Over all machines, for whoever wants to know how much was done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = Path(tempfile.mkdtemp(prefix="fetcher-model-"))
+        self.place = self.top / "cache"
+        self.clock = Clock()
+        # Whole seconds, so that no rounding decides; years ahead, so that a file's real time can be told from ours.
+        self.clock.now = float(int(self.clock.now) + 5 * 365 * 86_400)
+        self.clock.since_boot = 1_000.0
+        self.began = self.clock.now
+        self.now = 0.0
+        self.quota: int | None = None
+        self.keep_from = "download"
+        self.clients: list[Client] = []
+        self.numbers = 0
+        self.kept: dict[str, Kept] = {}
+        self.rows_only: set[str] = set()
+        """Ids of rows whose directory a crash took: nobody is given them, and gc finds them."""
+        self.nameless: dict[str, Kept] = {}
+        """What a crash left complete and without a row: a rebuilt index may find it."""
+        self.rights: dict[str, Right] = {}
+        self.pins: set[tuple[str, str]] = set()
+        self.seen_bytes: dict[tuple[int, int, int], str] = {}
+        self.most_bytes = 0
+        self.just_set = False
+        """The calendar was set, and nobody has looked at it since."""
+        self.killer: subprocess.Popen[str] | None = None
+
+    def teardown(self) -> None:
+        try:
+            for client in self.clients:
+                client.cache.close()
+            if self.killer is not None:
+                assert self.killer.stdin is not None and self.killer.stdout is not None
+                self.killer.stdin.close()
+                self.killer.wait(20)
+                self.killer.stdout.close()
+        finally:
+            if self.killer is not None and self.killer.poll() is None:
+                self.killer.kill()
+            shutil.rmtree(self.top, ignore_errors=True)
+
+    # --- the model's own answers
+
+    def alive(self, right: Right) -> bool:
+        if right.boot_id != self.clock.boot_id:
+            return False
+        if right.ends_boot_s is not None:
+            return self.clock.boot_s() < right.ends_boot_s
+        return right.client in {client.number for client in self.clients}
+
+    def leased(self) -> set[str]:
+        return {wanted for right in self.rights.values() if self.alive(right) for wanted in right.snapshots}
+
+    def newest(self, name: str) -> Kept | None:
+        found = [kept for kept in self.kept.values() if kept.name == name]
+        return max(found, key=lambda kept: kept.validated_at, default=None)
+
+    def protected(self) -> set[str]:
+        pinned = {key for _, key in self.pins}
+        newest = [self.newest(name) for name in NAMES if key_of(name) in pinned]
+        return self.leased() | {kept.id for kept in newest if kept is not None}
+
+    def expired(self, spare_s: float = 0.0) -> set[str]:
+        sacred = self.protected()
+        return {
+            kept.id
+            for kept in self.kept.values()
+            if kept.keep_until <= self.now
+            and kept.id not in sacred
+            and (spare_s <= 0 or kept.used_at <= self.now - spare_s)
+        }
+
+    def by_use(self) -> list[str]:
+        return [kept.id for kept in sorted(self.kept.values(), key=lambda kept: (kept.used_at, kept.id))]
+
+    def lose(self, ids: set[str]) -> None:
+        for wanted in ids:
+            del self.kept[wanted]
+            for right in self.rights.values():
+                right.snapshots.discard(wanted)
+
+    def collected(self, cache: Cache, spare_s: float = 0.0) -> Callable[[tuple[str, ...]], None]:
+        """What gc has to say it removed."""
+        expected = self.expired(spare_s)
+
+        def check(removed: tuple[str, ...]) -> None:
+            assert set(removed) - self.rows_only == expected, "gc removed other snapshots than those whose time is over"
+            self.lose(expected)
+            self.rows_only.clear()
+            self.rights = {name: right for name, right in self.rights.items() if self.alive(right)}
+
+        return check
+
+    # --- helpers
+
+    def open(self) -> Client:
+        self.numbers += 1
+        options = {"gc_grace_s": GRACE_S, "partial_keep_s": PARTIAL_KEEP_S, "keep_from": self.keep_from}
+        client = Client(
+            self.numbers, Cache.open(settings(self.place, quota_bytes=self.quota, **options), clock=self.clock)
+        )
+        self.clients.append(client)
+        return client
+
+    def client(self, pick: int) -> Client:
+        return self.clients[pick % len(self.clients)] if self.clients else self.open()
+
+    def some(self, pick: int) -> Kept | None:
+        known = sorted(self.kept)
+        return self.kept[known[pick % len(known)]] if known else None
+
+    def passes(self, seconds: float) -> None:
+        self.clock.turn(seconds)
+        self.now += seconds
+        for client in self.clients:
+            if client.cache._owner is not None:
+                client.cache._owner.beat()
+
+    def stamp(self) -> None:
+        """Files bear the machine's time; give them ours, as they would have it."""
+        for path, _ in walk(str(self.place)).items():
+            if "/owners-v1/" in path or path.startswith(str(self.place / "index-v1")):
+                continue
+            try:
+                if os.lstat(path).st_mtime < self.began - 365 * 86_400:
+                    os.utime(path, (self.clock.now, self.clock.now), follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+
+    def crash(self, client: Client) -> None:
+        """What the end of its process does to a client: descriptors are closed, and nothing else happens."""
+        self.clients.remove(client)
+        cache, owner = client.cache, client.cache._owner
+        partials = cache._rooms.open_partials
+        for partial in [] if partials is None else list(partials._open.values()):
+            if partial is not None:
+                partial._close_files()
+        if owner is not None:
+            owner._stop.set()
+            owner._thread.join()
+            os.close(owner._descriptor)
+        cache._closed = True
+        cache.index.close()
+
+    def kill_in_the_middle(self, **order: Any) -> list[str]:
+        if self.killer is None:
+            self.killer = subprocess.Popen(
+                [sys.executable, "-m", "tests.torture.killed_client"],
+                cwd=Path(__file__).resolve().parents[2],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self.killer.stdin is not None and self.killer.stdout is not None
+        clock = [self.clock.now, self.clock.since_boot, self.clock.boot_id]
+        options = {"gc_grace_s": GRACE_S, "partial_keep_s": PARTIAL_KEEP_S, "quota_bytes": self.quota}
+        whole = {"clock": clock, "cache_dir": str(self.place), "settings": options, "remove": [], "partial_blocks": 0}
+        self.killer.stdin.write(json.dumps({**whole, **order}) + "\n")
+        self.killer.stdin.flush()
+        reached: list[str] = json.loads(self.killer.stdout.readline())
+        return reached
+
+    def published(self, snapshot_id: str, name: str, version: int, fresh_s: float, keep_s: float, ever: bool) -> None:
+        known = self.kept.get(snapshot_id)
+        until = None if (known.fresh_until is None if known else ever) else self.now + fresh_s
+        if known is None:
+            known = Kept(snapshot_id, name, version, keep_s, keep_s, until, 0.0, None, 0.0, 0.0, 0.0)
+            self.kept[snapshot_id] = known
+        known.keep_for_s = keep_s
+        known.keep_until = self.now + keep_s
+        known.validated_at = known.used_at = self.now
+        known.fresh_until = until
+        known.fresh_at_least_until = float("inf") if until is None else until
+        self.nameless.pop(snapshot_id, None)
+        self.rows_only.discard(snapshot_id)
+
+    def make_room(self, client: Client, needed: int, hold: bool = False) -> Reservation | None:
+        """As the engine does: garbage first, then the least recently used; None if there is no room."""
+        cache = client.cache
+        missing = needed - cache.space(candidates=False).available_bytes
+        chosen: Any = ()
+        if missing > 0:
+            check = self.collected(cache)
+            check(cache.gc(at_once=True).snapshots)
+            space = cache.space()
+            missing = needed - space.available_bytes
+            self.judge_order(space)
+            if missing > 0:
+                chosen = choose(space.evictable, missing)
+        if chosen is None:
+            return None
+        try:
+            reservation = cache.reserve(needed, evict=[item.snapshot_id for item in chosen])
+        except NoSpaceError:
+            assert not self.quota_is_all(), "a plan that fitted was refused"
+            return None
+        gone = {item.snapshot_id for item in chosen}
+        assert not gone & self.protected(), "what is leased or pinned was evicted"
+        self.lose(gone & self.kept.keys())
+        return reservation
+
+    def judge_order(self, space: Space) -> None:
+        sacred = self.protected()
+        order = [item.snapshot_id for item in space.evictable if item.snapshot_id not in self.rows_only]
+        assert order == [wanted for wanted in self.by_use() if wanted not in sacred], "the order of eviction"
+
+    def quota_is_all(self) -> bool:
+        """Nothing but this machine decides what fits."""
+        return self.quota is not None
+
+    # --- what clients do
+
+    @initialize(
+        quota=st.sampled_from(QUOTAS),
+        stock=st.lists(
+            st.tuples(st.sampled_from(NAMES), st.integers(0, 2), st.sampled_from(KEEPS_S)), min_size=2, max_size=6
+        ),
+    )
+    def first(self, quota: int | None, stock: list[tuple[str, int, float]]) -> None:
+        self.quota = quota
+        self.open()
+        for name, version, keep_s in stock:
+            self.fetch(0, name, version, FRESH_S[1], keep_s, ever=False)
+            self.passes(5.0)
+        self.lease(0, 0, LEASES_S[1], copies=1)
+
+    @rule()
+    def open_another(self) -> None:
+        if len(self.clients) < CLIENTS_MAX:
+            self.open()
+
+    @rule(pick=Pick)
+    def close_one(self, pick: int) -> None:
+        client = self.client(pick)
+        client.cache.close()
+        self.clients.remove(client)
+
+    @rule(pick=Pick)
+    def crash_one(self, pick: int) -> None:
+        self.crash(self.client(pick))
+
+    @rule(
+        pick=Pick,
+        wanted=st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, VERSIONS - 1)), min_size=1, max_size=3),
+        fresh_s=st.sampled_from(FRESH_S),
+        keep_s=st.sampled_from(KEEPS_S),
+        ever=st.booleans(),
+    )
+    def fetch_some(self, pick: int, wanted: list[tuple[str, int]], fresh_s: float, keep_s: float, ever: bool) -> None:
+        for name, version in wanted:
+            self.fetch(pick, name, version, fresh_s, keep_s, ever)
+
+    def fetch(self, pick: int, name: str, version: int, fresh_s: float, keep_s: float, ever: bool) -> None:
+        client = self.client(pick)
+        needed = bytes_of(name, version)
+        reservation = self.make_room(client, needed)
+        if reservation is None:
+            return
+        try:
+            reservation.draw(needed)
+            try:
+                times = {"fresh_for_s": fresh_s, "keep_for_s": keep_s, "immutable": ever}
+                snapshot = publish(client.cache, name, contents_of(name, version), **times)
+            finally:
+                reservation.release()
+        except GoneError:
+            return
+        self.published(snapshot.id, name, version, fresh_s, keep_s, ever)
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        version=st.integers(0, VERSIONS - 1),
+        keep_s=st.sampled_from(KEEPS_S),
+        steps=st.integers(1, 26),
+        blocks=st.integers(0, 6),
+    )
+    def fetch_and_be_killed(self, name: str, version: int, keep_s: float, steps: int, blocks: int) -> None:
+        reached = self.kill_in_the_middle(
+            name=name,
+            contents=sizes_of(name, version),
+            bytes=bytes_of(name, version),
+            times={"keep_for_s": keep_s, "fresh_for_s": FRESH_S[0]},
+            steps=steps,
+            partial_blocks=max(0, blocks - 4),
+        )
+        if reached[-1:] == ["NoSpaceError"]:
+            return
+        probe = self.open()
+        try:
+            found = {
+                snapshot.id: snapshot for snapshot in probe.cache.snapshots() if probe.cache.get_snapshot(snapshot.id)
+            }
+            known = next((kept for kept in self.kept.values() if (kept.name, kept.version) == (name, version)), None)
+            new = [snapshot_id for snapshot_id in found if snapshot_id not in self.kept]
+            if "done" in reached or "snapshot:rows" in reached:
+                (snapshot_id,) = [known.id] if known is not None else new
+                self.published(snapshot_id, name, version, FRESH_S[0], keep_s, False)
+                if "done" in reached and known is None:
+                    self.kept[snapshot_id].used_at = self.now
+            else:
+                assert not new, f"visible, and only {reached} done"
+                if "snapshot:named" in reached:
+                    wanted = self._id_of(probe.cache, name, version)
+                    until = self.now + FRESH_S[0]
+                    self.nameless[wanted] = Kept(
+                        wanted, name, version, keep_s, keep_s, until, 0.0, until, 0.0, self.now, self.now
+                    )
+        finally:
+            probe.cache.close()
+            self.clients.remove(probe)
+
+    def _id_of(self, cache: Cache, name: str, version: int) -> str:
+        """Of the directory that a crash has left without a row."""
+        with cache.index.read() as rows:
+            known = {row[0] for row in rows.execute("SELECT id FROM snapshots")}
+        for path in cache.layout.snapshots.iterdir():
+            if len(path.name) == 64 and path.name not in known and (path / f"own/{version}.bin").exists():
+                sidecar = json.loads(cache.layout.sidecar(path.name).read_bytes())
+                if sidecar["key"] == key_of(name):
+                    return path.name
+        raise AssertionError("there is none")
+
+    @precondition(lambda self: self.kept)
+    @rule(pick=Pick, steps=st.integers(1, 5))
+    def remove_and_be_killed(self, pick: int, steps: int) -> None:
+        kept = self.some(pick)
+        assert kept is not None
+        if kept.id in self.protected() or any(key == key_of(kept.name) for _, key in self.pins):
+            return
+        reached = self.kill_in_the_middle(remove=[kept.id], steps=steps)
+        assert "removal:snapshot-condemned" in reached, reached
+        self.lose({kept.id})
+        self.rows_only.add(kept.id)
+
+    @precondition(lambda self: self.kept)
+    @rule(pick=Pick, which=Pick)
+    def hit(self, pick: int, which: int) -> None:
+        client, kept = self.client(pick), self.some(which)
+        assert kept is not None
+        client.cache.touch(kept.id)
+        told_at = client.touched.get(kept.id)
+        if told_at is not None and 0 <= self.clock() - told_at < TOUCH_INTERVAL_S:
+            return
+        client.touched[kept.id] = self.clock()
+        kept.used_at = self.now
+        stays_s = kept.keep_for_s if self.keep_from == "use" else HANDED_OUT_S
+        kept.keep_until = max(kept.keep_until, self.now + stays_s)
+
+    @precondition(lambda self: self.kept)
+    @rule(pick=Pick, which=Pick, fresh_s=st.sampled_from(FRESH_S), keep_s=st.sampled_from(KEEPS_S))
+    def revalidate(self, pick: int, which: int, fresh_s: float, keep_s: float) -> None:
+        kept = self.some(which)
+        assert kept is not None
+        self.client(pick).cache.revalidate(kept.id, fresh_s, keep_s)
+        self.published(kept.id, kept.name, kept.version, fresh_s, keep_s, False)
+
+    @rule(pick=Pick, name=st.sampled_from(NAMES))
+    def look_up(self, pick: int, name: str) -> None:
+        found, expected = self.client(pick).cache.lookup(key_of(name), None), self.newest(name)
+        assert (found and found.id) == (expected and expected.id)
+        if found is not None and expected is not None:
+            self.judge_freshness(found, expected)
+
+    def judge_freshness(self, found: Snapshot, expected: Kept) -> None:
+        fresh = found.fresh(self.clock())
+        if expected.fresh_until is not None and self.now >= expected.fresh_until:
+            assert not fresh, "fresh for longer than it may be"
+        if self.now < expected.fresh_at_least_until:
+            assert fresh, "stale before its time"
+
+    # --- rights
+
+    @precondition(lambda self: self.kept)
+    @rule(pick=Pick, which=Pick, duration_s=st.sampled_from((None, *LEASES_S)), copies=st.integers(0, 3))
+    def lease(self, pick: int, which: int, duration_s: float | None, copies: int) -> None:
+        client, kept = self.client(pick), self.some(which)
+        assert kept is not None
+        cache = client.cache
+        if duration_s is None:
+            taken, right_ends, number = cache.lease_process([kept.id]), None, client.number
+        else:
+            taken, right_ends, number = (
+                cache.lease_timed([kept.id], duration_s),
+                self.clock.boot_s() + duration_s,
+                None,
+            )
+        right = Right(taken.id, {kept.id}, self.clock.boot_id, right_ends, number)
+        self.rights[taken.id] = right
+        if copies == 1:
+            needed = 2 * bytes_of(kept.name, kept.version)
+            reservation = self.make_room(client, needed)
+            if reservation is not None:
+                try:
+                    staged = cache.copy_stage(kept.id, draw=reservation.draw)
+                    right.copies.append(cache.copy_adopt(staged, taken.id, 0))
+                finally:
+                    reservation.release()
+
+    @precondition(lambda self: self.rights)
+    @rule(pick=Pick, which=Pick)
+    def release(self, pick: int, which: int) -> None:
+        right = self.rights[sorted(self.rights)[which % len(self.rights)]]
+        # A row that has ended is there until gc comes by, and may be released.
+        self.client(pick).cache.lease_release(right.id)
+        del self.rights[right.id]
+        assert not [path for path in right.copies if path.exists()], "its private copy is still there"
+
+    @precondition(lambda self: self.rights)
+    @rule(pick=Pick, which=Pick, duration_s=st.sampled_from(LEASES_S))
+    def renew(self, pick: int, which: int, duration_s: float) -> None:
+        right = self.rights[sorted(self.rights)[which % len(self.rights)]]
+        may = self.alive(right) and right.ends_boot_s is not None
+        try:
+            self.client(pick).cache.lease_renew(right.id, duration_s)
+        except LeaseError:
+            assert not may, "a living lease could not be renewed"
+        else:
+            assert may, "a lease that has ended was renewed"
+            right.ends_boot_s = self.clock.boot_s() + duration_s
+
+    @rule(pick=Pick, pin=st.sampled_from(("x", "y")), names=st.sets(st.sampled_from(NAMES), max_size=2))
+    def pin(self, pick: int, pin: str, names: set[str]) -> None:
+        self.client(pick).cache.pin(pin, *map(key_of, sorted(names)))
+        self.pins |= {(pin, key_of(name)) for name in names}
+
+    @rule(pick=Pick, pin=st.sampled_from(("x", "y")), names=st.sets(st.sampled_from(NAMES), max_size=2))
+    def pin_exactly(self, pick: int, pin: str, names: set[str]) -> None:
+        wanted = {(pin, key_of(name)) for name in names}
+        known = {item for item in self.pins if item[0] == pin}
+        assert self.client(pick).cache.pin_exactly(pin, [key for _, key in sorted(wanted)]) == len(known - wanted)
+        self.pins = self.pins - known | wanted
+
+    @rule(pick=Pick, pin=st.sampled_from(("x", "y")))
+    def unpin(self, pick: int, pin: str) -> None:
+        gone = {item for item in self.pins if item[0] == pin}
+        assert self.client(pick).cache.unpin(pin) == len(gone)
+        self.pins -= gone
+
+    # --- what makes room
+
+    @rule(pick=Pick)
+    def gc(self, pick: int) -> None:
+        cache = self.client(pick).cache
+        check = self.collected(cache)
+        check(cache.gc().snapshots)
+        self.no_copy_without_a_right()
+
+    def no_copy_without_a_right(self) -> None:
+        expected = {path for right in self.rights.values() for path in right.copies}
+        found = {path for path in (self.place / "writable-v1").iterdir() if not path.name.startswith(".staging")}
+        assert found == expected, "private copies"
+
+    @rule(pick=Pick)
+    def tidy(self, pick: int) -> None:
+        cache = self.client(pick).cache
+        expected = self.expired(JUST_USED_S)
+        check = self.collected(cache, JUST_USED_S)
+        report = cache.tidy()
+        if report is None:
+            assert not expected, "something's time is over, and tidying up was not due"
+        else:
+            check(report.snapshots)
+
+    @rule(pick=Pick, max_mib=st.sampled_from((None, 0, 2, 4, 8)))
+    def prune(self, pick: int, max_mib: int | None) -> None:
+        cache = self.client(pick).cache
+        expired, sacred = self.expired(), self.protected()
+        plan = cache.prune_plan(max_bytes=None if max_mib is None else max_mib * MIB)
+        gone = set(plan.execute().snapshots) - self.rows_only
+        self.rows_only.clear()
+        assert not gone & sacred, "what is leased or pinned was pruned"
+        assert gone >= expired, "what has had its time goes with any pruning"
+        others = [wanted for wanted in self.by_use() if wanted not in sacred | expired]
+        assert gone - expired == set(others[: len(gone - expired)]), "the least recently used first"
+        if max_mib is None:
+            assert gone == expired
+        self.lose(gone)
+        self.rights = {name: right for name, right in self.rights.items() if self.alive(right)}
+
+    @precondition(lambda self: self.kept)
+    @rule(pick=Pick, which=Pick, force=st.booleans())
+    def remove(self, pick: int, which: int, force: bool) -> None:
+        kept = self.some(which)
+        assert kept is not None
+        may = force or kept.id not in self.protected()
+        try:
+            self.client(pick).cache.remove([kept.id], force=force)
+        except LeaseError:
+            assert not may, "nobody has a right to it, and it could not be removed"
+        else:
+            assert may, "what is leased or pinned was removed"
+            self.lose({kept.id})
+
+    @rule(pick=Pick, mib=st.integers(1, 12), draw=st.booleans())
+    def reserve(self, pick: int, mib: int, draw: bool) -> None:
+        """And keep it for a while."""
+        client = self.client(pick)
+        reservation = self.make_room(client, mib * MIB)
+        if reservation is not None:
+            client.reservations.append(reservation)
+
+    @rule(pick=Pick)
+    def give_back(self, pick: int) -> None:
+        client = self.client(pick)
+        if client.reservations:
+            client.reservations.pop().release()
+
+    @rule(quota=st.sampled_from(QUOTAS), keep_from=st.sampled_from(("download", "use")))
+    def other_settings(self, quota: int | None, keep_from: str) -> None:
+        """Everybody closes, and opens with another quota."""
+        for client in list(self.clients):
+            self.clients.remove(client)
+            client.cache.close()
+        self.quota, self.keep_from = quota, keep_from
+        self.most_bytes = 0 if quota is None else self.bytes_now() + allocation.UNIT_BYTES
+        self.open()
+
+    # --- what time and the machine do
+
+    @rule(seconds=st.sampled_from(PASSES_S))
+    def time_passes(self, seconds: float) -> None:
+        self.passes(seconds)
+
+    @rule(seconds=st.sampled_from(JUMPS_S))
+    def calendar_is_set(self, seconds: float) -> None:
+        """And nothing else: who comes next has to notice."""
+        self.clock.jump(seconds)
+        self.just_set = True
+        for kept in (*self.kept.values(), *self.nameless.values()):
+            if seconds > 0:
+                kept.fresh_at_least_until -= seconds
+            else:
+                kept.set_back_s -= seconds
+
+    @rule(seconds=st.sampled_from((30.0, 3_000.0)))
+    def reboot(self, seconds: float) -> None:
+        """Orderly or not makes no difference to what others find."""
+        self.settle()
+        for client in list(self.clients):
+            self.crash(client)
+        self.clock.reboot(seconds)
+        self.now += seconds
+
+    def settle(self) -> None:
+        """Across boots nothing tells that the calendar was set just before: let it be noticed."""
+        self.clients or self.open()
+        self.clients[0].cache.lookup(key_of("nobody's"), None)
+
+    @rule()
+    def index_is_lost(self) -> None:
+        for client in list(self.clients):
+            self.crash(client)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.place}/index-v1.sqlite{suffix}").unlink(missing_ok=True)
+        copies = [path for right in self.rights.values() for path in right.copies]
+        self.rights.clear()
+        self.pins.clear()
+        self.rows_only.clear()
+        client = self.open()
+        adopted = set(client.cache.recovery.adopted)
+        assert adopted >= self.kept.keys(), "a rebuilt index has lost a snapshot"
+        assert adopted <= self.kept.keys() | self.nameless.keys(), "a rebuilt index has found what nobody published"
+        for wanted in adopted - self.kept.keys():
+            self.kept[wanted] = self.nameless[wanted]
+        self.nameless.clear()
+        for kept in self.kept.values():
+            kept.used_at = self.now
+            kept.keep_for_s = kept.sidecar_keep_s
+            kept.keep_until = self.now + kept.sidecar_keep_s
+            kept.fresh_at_least_until = 0.0
+            kept.fresh_until = None if kept.sidecar_fresh_until is None else kept.sidecar_fresh_until + kept.set_back_s
+        # Which of two versions is the newer one is what their sidecars say, in the calendar of their day.
+        for snapshot in client.cache.snapshots():
+            self.kept[snapshot.id].validated_at = snapshot.validated_at - self.clock() + self.now
+        for path in copies:
+            right = self.rights.setdefault(
+                path.name[:32],
+                Right(path.name[:32], set(), self.clock.boot_id, self.clock.boot_s() + COPY_LEASE_S),
+            )
+            right.copies.append(path)
+
+    @rule(pick=Pick)
+    def nothing_is_left_that_nobody_owns(self, pick: int) -> None:
+        """Two collections with the grace between them, and once more for what the second condemned."""
+        for _ in range(2):
+            self.gc(pick)
+            self.passes(GRACE_S + 1)
+            self.stamp()
+        self.gc(pick)
+        self.stamp()
+        cache = self.client(pick).cache
+        layout, owners = cache.layout, cache._owners
+        with cache.index.read() as rows:
+            snapshots = {row[0] for row in rows.execute("SELECT id FROM snapshots")}
+            known = {row[0] for row in rows.execute("SELECT root FROM blobs")}
+            named = {row[0] for row in rows.execute("SELECT root FROM snapshot_blobs")}
+            held = {row[0] for row in rows.execute("SELECT root FROM blob_holds")}
+        assert snapshots == self.kept.keys(), "rows of snapshots"
+        self.nameless.clear()
+        fresh = {path.name for path in layout.snapshots.iterdir() if path.name.startswith(".condemned-")}
+        expected = {name for wanted in snapshots for name in (wanted, f"{wanted}.json")}
+        assert {path.name for path in layout.snapshots.iterdir()} - fresh == expected, "snapshots"
+        assert named <= known, "blobs are gone that a snapshot refers to"
+        bodies = {path.name.removesuffix(".tree") for path in layout.blobs.glob("??/*")}
+        # What was condemned a moment ago has the grace of its bytes still.
+        assert bodies == known, "blobs without a row, or rows without a blob"
+        assert known - named - held <= self._recent(cache), "blobs that nothing refers to"
+        living = {client.cache._owner.id for client in self.clients if client.cache._owner is not None}
+        partials = {path.name for path in layout.partials.iterdir()}
+        bearing = {name.partition(".")[2] for name in partials}
+        assert {path.name for path in layout.owners.iterdir()} <= living | bearing, "life signs of the dead"
+        assert all(owners.state(name) == "dead" for name in bearing - living)
+
+    def _recent(self, cache: Cache) -> set[str]:
+        with cache.index.read() as rows:
+            return {
+                row[0] for row in rows.execute("SELECT root FROM blobs WHERE used_at > ?", (self.clock() - GRACE_S,))
+            }
+
+    # --- what always holds
+
+    def bytes_now(self) -> int:
+        return 512 * sum(dict(walk(str(self.place)).values()).values())
+
+    @invariant()
+    def agrees(self) -> None:
+        type(self).steps_done += 1
+        if self.just_set or not self.place.exists():
+            self.just_set = False  # whatever comes next does not find it noticed
+            return
+        self.stamp()
+        self.passes(1.0)
+        client = self.client(0)
+        cache = client.cache
+        cache.lookup(key_of("nobody's"), None)  # a calendar that was set is noticed by whoever asks for something
+        found = {snapshot.id: snapshot for snapshot in cache.snapshots() if snapshot.id not in self.rows_only}
+        assert found.keys() >= self.kept.keys(), "a snapshot was lost before its time"
+        assert found.keys() == self.kept.keys(), "a snapshot is there that should be gone"
+        for wanted, kept in self.kept.items():
+            assert cache.get_snapshot(wanted) is not None
+            self.judge_freshness(found[wanted], kept)
+            self.judge_bytes(found[wanted], kept)
+        expected = {right.id for right in self.rights.values() if self.alive(right)}
+        assert {lease.id for lease in cache.leases()} == expected, "leases"
+        assert {(pin.name, pin.resource_key) for pin in cache.pins()} == self.pins, "pins"
+        for right in self.rights.values():
+            if self.alive(right):
+                assert all(path.is_dir() for path in right.copies), "a private copy was lost before its lease ended"
+        self.judge_space(cache)
+
+    def judge_bytes(self, snapshot: Snapshot, kept: Kept) -> None:
+        """Every byte, once for every state of an inode."""
+        files: dict[str, str] = {}
+        for folder, _, names in os.walk(snapshot.path):
+            for name in names:
+                path = os.path.join(folder, name)
+                status = os.lstat(path)
+                assert stat.S_ISREG(status.st_mode)
+                state = (status.st_ino, status.st_size, status.st_mtime_ns)
+                if state not in self.seen_bytes:
+                    self.seen_bytes[state] = blake3.blake3(Path(path).read_bytes()).hexdigest()
+                files[os.path.relpath(path, snapshot.path)] = self.seen_bytes[state]
+        assert files == expected_bytes(kept.name, kept.version), "wrong bytes are visible"
+
+    def judge_space(self, cache: Cache) -> None:
+        self.judge_order(cache.space())
+        undrawn = cache.undrawn_bytes()
+        promised = [item.bytes for client in self.clients for item in client.reservations]
+        assert undrawn == sum(promised), "reservations"
+        allocated = self.bytes_now()
+        told = cache.usage().cache_bytes
+        assert abs(told - allocated) <= allocated / 100, f"df says {told}, du {allocated}"
+        if self.quota is not None:
+            # What was there before the quota was lowered may stay.
+            assert allocated + undrawn <= max(self.quota, self.most_bytes), "over the quota"
+            self.most_bytes = max(self.quota, min(self.most_bytes, allocated + undrawn))
+
+
+_EXPECTED: dict[tuple[str, int], dict[str, str]] = {}
+
+
+def expected_bytes(name: str, version: int) -> dict[str, str]:
+    """Path → BLAKE3."""
+    if (name, version) not in _EXPECTED:
+        contents = contents_of(name, version)
+        _EXPECTED[name, version] = {path: blake3.blake3(data).hexdigest() for path, data in contents.items()}
+    return _EXPECTED[name, version]
