@@ -231,14 +231,17 @@ class Engine:
         ``results``: asks are independent. Gets what is complete before the others; ``made`` says what failed.
         """
         made.make_jobs(self._settings, self.api.pacer)
-        jobs = list(made.jobs.values())
-        observer.bytes_total = sum(job.size for job in jobs)
-        observer.bytes_done = observer.files_done = 0
-        observer.files_total = len(jobs)
-        if not jobs and not made.plan.linked_roots and not made.plan.bytes_to_copy:
+        observer.bytes_total = observer.bytes_done = observer.files_total = observer.files_done = 0
+        if not made.jobs and not made.plan.linked_roots and not made.plan.bytes_to_copy:
             yield
             return
-        async with self._room.reserved(made.plan, observer) as reservation:
+        async with self._room.reserved(made.prepared, made.plan, observer) as (plan, reservation):
+            if plan is not made.plan:
+                made.plan = plan
+                made.make_jobs(self._settings, self.api.pacer)
+            jobs = list(made.jobs.values())
+            observer.bytes_total = sum(job.size for job in jobs)
+            observer.files_total = len(jobs)
             if jobs or made.plan.bytes_to_copy:  # a directory of links alone is always had
                 made.draw = reservation.draw
             observer.enter("fetch")

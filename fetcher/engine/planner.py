@@ -96,8 +96,8 @@ def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
         bytes_reserved=space.reserved_bytes,
         bytes_quota=space.quota_bytes,
     )
-    missing = plan.bytes_to_reserve - space.available_bytes
-    if missing <= 0:
+    missing = plan.bytes_to_reserve - space.left_bytes
+    if missing <= 0 or not plan.bytes_to_reserve:
         return plan
     # What the plan itself relies on is not there to make room for it.
     space = cache.space(keep={item.snapshot_id for item in resources if item.snapshot_id}, hold=plan.linked_roots)

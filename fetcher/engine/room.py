@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fetcher.engine.asks import Ask
 from fetcher.engine.observe import Observer
-from fetcher.engine.planner import plan_space, without_room
+from fetcher.engine.planner import without_room
 from fetcher.engine.resolve import Prepared
 from fetcher.engine.tools import Tools
 from fetcher.engine.workers import finish
@@ -62,42 +62,44 @@ class Room:
             # Garbage goes before anybody's good copy does.
             await self._tools.workers.slow(lambda: self._cache.gc(at_once=True))
             plan = await self._tools.workers.slow(self._plan_rows, prepared)
-        return plan if plan.fits else await self._wait(plan, lambda: self._plan_rows(prepared), observer)
+        return plan if plan.fits else await self._wait(prepared, plan, observer)
 
     @asynccontextmanager
-    async def reserved(self, plan: FetchPlan, observer: Observer) -> AsyncIterator[Reservation]:
-        """The plan's bytes promised to us, its evictions carried out, its linked Blobs held."""
+    async def reserved(
+        self, prepared: Sequence[Prepared], plan: FetchPlan, observer: Observer
+    ) -> AsyncIterator[tuple[FetchPlan, Reservation]]:
+        """The plan's bytes promised to us, its evictions carried out, its linked Blobs held. Another plan comes out of
+        it where others were faster, and perhaps fetch what we want."""
         made: list[Reservation] = []
         try:
-            await self._reserve(plan, made, observer)
-            yield made[0]
+            plan = await self._reserve(prepared, plan, made, observer)
+            yield plan, made[0]
         finally:
             for reservation in made:
                 await finish(asyncio.ensure_future(self._tools.workers.slow(reservation.release)))
 
-    async def _reserve(self, plan: FetchPlan, made: list[Reservation], observer: Observer) -> None:
+    async def _reserve(
+        self, prepared: Sequence[Prepared], plan: FetchPlan, made: list[Reservation], observer: Observer
+    ) -> FetchPlan:
         """In turn with others: who was faster has taken what the plan saw, and gives it back some time."""
-        slow = self._tools.workers.slow
 
         def reserve(plan: FetchPlan) -> None:
             # Booked in the worker: what is promised is given back, also if we are cancelled meanwhile.
             evict = [item.snapshot_id for item in plan.evictions]
             made.append(self._cache.reserve(plan.bytes_to_reserve, evict=evict, hold=plan.linked_roots))
 
-        def look_again() -> FetchPlan:
-            return plan_space(self._cache, plan.resources)
-
         for turn in range(TURNS_MAX):
             try:
-                await slow(reserve, plan)
-                return
+                await self._tools.workers.slow(reserve, plan)
+                break
             except NoSpaceError:
-                again = await slow(look_again)
-                if again == plan or turn == TURNS_MAX - 1:  # nobody was faster
+                again = await self._tools.workers.slow(self._plan_rows, prepared)
+                if _state(again) == _state(plan) or turn == TURNS_MAX - 1:  # nobody was faster
                     raise
-            plan = again if again.fits else await self._wait(again, look_again, observer)
+            plan = again if again.fits else await self._wait(prepared, again, observer)
+        return plan
 
-    async def _wait(self, plan: FetchPlan, look_again: Callable[[], FetchPlan], observer: Observer) -> FetchPlan:
+    async def _wait(self, prepared: Sequence[Prepared], plan: FetchPlan, observer: Observer) -> FetchPlan:
         """Others under way have the space, perhaps for the very same files: look again until they are through.
 
         Holds neither connection nor slab nor worker. Raises NoSpaceError if nothing is under way, or gets nowhere.
@@ -111,11 +113,16 @@ class Room:
             if self._tools.clock() - changed_at >= self._settings.no_progress_timeout_s:
                 raise out_of_space(plan)
             await asyncio.sleep(SPACE_EVERY_S)
-            before = (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free)
-            plan = await self._tools.workers.slow(look_again)
-            if (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free) != before:
+            before = _state(plan)
+            plan = await self._tools.workers.slow(self._plan_rows, prepared)
+            if _state(plan) != before:
                 changed_at = self._tools.clock()
         return plan
+
+
+def _state(plan: FetchPlan) -> tuple[object, ...]:
+    """What changes as others get on."""
+    return plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free, plan.evictions
 
 
 def out_of_space(plan: FetchPlan) -> NoSpaceError:
