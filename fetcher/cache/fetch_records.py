@@ -143,9 +143,15 @@ class Space:
         return self.quota_bytes - self.used_bytes - self.reserved_bytes
 
     @property
+    def left_bytes(self) -> int:
+        """What a new Plan may take without evicting; negative if even less must be taken first, as where a quota was
+        lowered."""
+        return min(self.disk_bytes, self.quota_left_bytes)
+
+    @property
     def available_bytes(self) -> int:
-        """What a new Plan may take without evicting."""
-        return max(0, min(self.disk_bytes, self.quota_left_bytes))
+        """The same for people."""
+        return max(0, self.left_bytes)
 
 
 @dataclass(frozen=True, slots=True)
