@@ -147,6 +147,17 @@ def test_many_repos_one_after_the_other(hub: Hub, cache_dir: Path) -> None:
     seen.assert_within(QUOTA)
 
 
+def test_a_quota_that_is_lowered(hub: Hub, cache_dir: Path) -> None:
+    """What is over it by now goes first, as well as what the new one needs."""
+    add_repos(hub, dict.fromkeys(("a", "b", "c", "d"), 30))
+    for name in "abc":
+        assert_got(hub, get(limited(hub, cache_dir, 160 * MIB), name), name)
+    with sampled(cache_dir) as seen:
+        assert_got(hub, get(limited(hub, cache_dir, 80 * MIB), "d"), "d")
+    assert here(cache_dir) == {"c", "d"}
+    assert seen.most_bytes <= 95 * MIB, f"no more than there was: {seen}"
+
+
 def test_what_several_share_goes_with_the_last_of_them(hub: Hub, cache_dir: Path) -> None:
     """Each alone would free next to nothing; all together make room. What the new one links itself stays, and does not
     count as what could be freed."""

@@ -301,39 +301,48 @@ class RetentionMachine(RuleBasedStateMachine):
         self.nameless.pop(snapshot_id, None)
         self.rows_only.discard(snapshot_id)
 
-    def make_room(self, client: Client, needed: int, hold: bool = False) -> Reservation | None:
+    def make_room(self, client: Client, needed: int) -> Reservation | None:
         """As the engine does: garbage first, then the least recently used; None if there is no room."""
         cache = client.cache
-        missing = needed - cache.space(candidates=False).available_bytes
-        chosen: Any = ()
-        if missing > 0:
-            check = self.collected(cache)
-            check(cache.gc(at_once=True).snapshots)
+        for turn in range(5):
             space = cache.space()
-            missing = needed - space.available_bytes
+            missing = needed - space.left_bytes
+            if missing > 0 and not turn:
+                check = self.collected(cache)
+                check(cache.gc(at_once=True).snapshots)
+                space = cache.space()
+                missing = needed - space.left_bytes
             self.judge_order(space)
-            if missing > 0:
-                chosen = choose(space.evictable, missing)
-        if chosen is None:
-            return None
+            chosen = choose(space.evictable, missing)
+            if chosen is None:
+                self.refused(cache, needed, [item.snapshot_id for item in space.evictable])
+                return None
+            gone = {item.snapshot_id for item in chosen}
+            assert not gone & self.protected(), "what is leased or pinned was evicted"
+            try:
+                reservation = cache.reserve(needed, evict=[item.snapshot_id for item in chosen])
+            except NoSpaceError:
+                # The log of the index may have grown by a page meanwhile. Then what was evicted is gone all the same.
+                assert chosen, "a plan that fitted was refused"
+                self.lose({wanted for wanted in gone & self.kept.keys() if cache.get_snapshot(wanted) is None})
+                continue
+            self.lose(gone & self.kept.keys())
+            self.rows_only -= gone
+            return reservation
+        raise AssertionError("a plan that fitted was refused again and again")
+
+    def refused(self, cache: Cache, needed: int, evict: list[str]) -> None:
+        """What can't fit evicts nothing; the invariant finds it if it does."""
         try:
-            reservation = cache.reserve(needed, evict=[item.snapshot_id for item in chosen])
+            cache.reserve(needed, evict=evict).release()
         except NoSpaceError:
-            assert not self.quota_is_all(), "a plan that fitted was refused"
-            return None
-        gone = {item.snapshot_id for item in chosen}
-        assert not gone & self.protected(), "what is leased or pinned was evicted"
-        self.lose(gone & self.kept.keys())
-        return reservation
+            return
+        raise AssertionError("what does not fit was promised")
 
     def judge_order(self, space: Space) -> None:
         sacred = self.protected()
         order = [item.snapshot_id for item in space.evictable if item.snapshot_id not in self.rows_only]
         assert order == [wanted for wanted in self.by_use() if wanted not in sacred], "the order of eviction"
-
-    def quota_is_all(self) -> bool:
-        """Nothing but this machine decides what fits."""
-        return self.quota is not None
 
     # --- what clients do
 

@@ -125,13 +125,16 @@ PLANTS = (
     (times_are_the_calendars, "gc removed other|lost|fresh|not due|pruned|stale|goes with"),
     (evicts_what_was_used_last, "the order of eviction"),
     (private_copies_stay, "private cop"),
-    (a_reboot_keeps_leases, "leases|a lease that has ended|gc removed|private cop|could not be"),
+    (
+        a_reboot_keeps_leases,
+        "leases|a lease that has ended|gc removed|private cop|could not be|should be gone|left that|evict|pruned",
+    ),
     (a_rebuilt_index_loses_a_snapshot, "rebuilt index has lost"),
     (shared_blobs_go_with_the_first, "blob|wrong bytes"),
     (fresh_for_twice_as_long, "fresh for longer"),
     (the_dead_keep_their_reservations, "reservations|leases|life signs|could not be|gc removed"),
     (a_blob_may_be_changed, "wrong bytes"),
-    (room_for_everything, "over the quota"),
+    (room_for_everything, "what does not fit was promised|over the quota"),
 )
 
 
