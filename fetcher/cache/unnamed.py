@@ -26,5 +26,5 @@ def _matching(directory: Path, pattern: re.Pattern[str]) -> Iterator[os.DirEntry
     try:
         with os.scandir(directory) as entries:
             yield from [entry for entry in entries if pattern.fullmatch(entry.name)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
