@@ -498,3 +498,28 @@ def test_what_never_got_its_name_in_the_roots_goes_after_the_grace(cache: Cache,
     clock.turn(DAY_S)
     assert cache.gc().leftovers == len(ours)
     assert [path.exists() for path in ours + others] == [False] * len(ours) + [True] * len(others)
+
+
+# --- the calendar was set while a cache was open, and nobody looked anything up since (found by the state machine) ----
+
+
+def test_pruning_and_tidying_after_the_calendar_was_set_forward_take_nothing_early(cache: Cache, clock: Clock) -> None:
+    snapshot = publish(cache, "m", {"f": b"x"}, keep_for_s=DAY_S)
+    clock.turn(100)
+    clock.jump(3 * DAY_S)
+    assert cache.prune_plan().snapshots == ()
+    clock.jump(3 * DAY_S)
+    cache.tidy()
+    assert [found.id for found in cache.snapshots()] == [snapshot.id]
+
+
+def test_what_is_published_after_the_calendar_was_set_back_has_all_of_its_time(cache: Cache, clock: Clock) -> None:
+    """Its times are of the new calendar, and are not moved with the others'."""
+    publish(cache, "before", {"f": b"x"}, keep_for_s=DAY_S)
+    clock.jump(-3 * DAY_S)
+    after = publish(cache, "after", {"f": b"y"}, keep_for_s=DAY_S)
+    clock.turn(DAY_S / 2)
+    assert cache.lookup(key_of("after"), None) == after
+    assert cache.gc().snapshots == ()
+    clock.turn(DAY_S / 2 + 1)
+    assert after.id in cache.gc().snapshots

@@ -33,7 +33,7 @@ def walk(walks: int = WALKS, steps: int = STEPS) -> None:
             phases=[Phase.generate],  # what was found is told as it was found: making it shorter would take minutes
             suppress_health_check=list(HealthCheck),
             deadline=None,
-            derandomize=not os.environ.get("MODEL_RANDOM"),
+            derandomize="FETCHER_TEST_SEED" not in os.environ,  # with one: another walk each time
             database=None,
         ),
     )
@@ -144,7 +144,5 @@ def test_a_short_walk_finds(
     plant: Callable[[pytest.MonkeyPatch], None], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    RetentionMachine.steps_done = 0
-    with pytest.raises(AssertionError, match=told) as caught:
+    with pytest.raises(AssertionError, match=rf"^[^\n]*({told})"):
         walk(*SHORT)
-    print(RetentionMachine.steps_done, caught.value)
