@@ -523,3 +523,14 @@ def test_what_is_published_after_the_calendar_was_set_back_has_all_of_its_time(c
     assert cache.gc().snapshots == ()
     clock.turn(DAY_S / 2 + 1)
     assert after.id in cache.gc().snapshots
+
+
+def test_of_equally_new_ones_a_pin_keeps_the_one_that_is_given(cache: Cache, clock: Clock) -> None:
+    for version in range(6):
+        publish(cache, "m", {"f": b"%d" % version}, keep_for_s=10.0)
+    cache.pin("p", key_of("m"))
+    found = cache.lookup(key_of("m"), None)
+    assert found is not None
+    clock.turn(11)
+    cache.gc()
+    assert [snapshot.id for snapshot in cache.snapshots()] == [found.id]

@@ -180,7 +180,7 @@ class RetentionMachine(RuleBasedStateMachine):
 
     def newest(self, name: str) -> Kept | None:
         found = [kept for kept in self.kept.values() if kept.name == name]
-        return max(found, key=lambda kept: kept.validated_at, default=None)
+        return min(found, key=lambda kept: (-kept.validated_at, kept.id), default=None)
 
     def protected(self) -> set[str]:
         pinned = {key for _, key in self.pins}
