@@ -42,7 +42,7 @@ from tests.support.cli import CHECKOUT, CommandLine
 
 QUOTA = 96 * MIB
 WEIGHTS = "weights.bin"
-PAUSES_MAX = 5
+PAUSES_MAX = 10
 """A busy machine may keep the sampler waiting, and a walk takes its time; so many times 10 ms, on an average."""
 
 
