@@ -368,6 +368,7 @@ def assert_df_is_du(run_cli: CommandLine, cache_dir: Path) -> None:
     assert abs(told - measured) <= measured / 100, (told, measured)
 
 
+@pytest.mark.needs("native")
 def test_df_agrees_with_du(hub: Hub, s3: S3, cache_dir: Path, run_cli: CommandLine) -> None:
     settings = limited(hub, cache_dir)
     Cache.open(Settings(cache_dir=cache_dir, state_dir=cache_dir)).close()
@@ -403,6 +404,7 @@ def test_df_agrees_with_du(hub: Hub, s3: S3, cache_dir: Path, run_cli: CommandLi
 # --- the floor -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("native")
 @pytest.mark.timeout(120)
 def test_something_else_fills_the_disk_meanwhile(hub: Hub, cache_dir: Path) -> None:
     """Looked at every 256 MiB of what is written: the fetch ends typed, and goes on when there is room again."""
