@@ -59,9 +59,9 @@ class Collector:
         without a grace, for somebody needs the space."""
         if dry_run:
             return self._would_collect(at_once)
-        report = self._collect_rows(spare_s, at_once)
         sweeper = self._sweeper(at_once)
-        sweeper.heal()
+        sweeper.heal()  # first: a row without a directory must not have the pin that keeps a good one
+        report = self._collect_rows(spare_s, at_once)
         report += self._collect_blobs(at_once) + GcReport(leftovers=self._owners.give_up_silent())
         for stray in sweeper.find():  # owners come last: their files go once no Partial bears their name
             freed = sweeper.remove(stray)

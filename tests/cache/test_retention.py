@@ -534,3 +534,15 @@ def test_of_equally_new_ones_a_pin_keeps_the_one_that_is_given(cache: Cache, clo
     clock.turn(11)
     cache.gc()
     assert [snapshot.id for snapshot in cache.snapshots()] == [found.id]
+
+
+def test_a_row_without_a_directory_does_not_take_the_pin_of_a_good_one(cache: Cache, clock: Clock) -> None:
+    """As a removal that was killed in its transaction leaves it."""
+    good = publish(cache, "m", {"f": b"good"}, keep_for_s=10.0)
+    clock.turn(1)
+    gone = publish(cache, "m", {"f": b"gone"}, keep_for_s=10.0)
+    gone.path.rename(cache.layout.trash(cache.layout.snapshots))
+    cache.pin("p", key_of("m"))
+    clock.turn(11)
+    cache.gc()
+    assert cache.lookup(key_of("m"), None) == good
