@@ -107,7 +107,7 @@ class Candidate:
     resource: str
     """Its URI."""
     bytes: int
-    """Freed by removing it alone: what it shares with others is not counted."""
+    """Freed by removing it, once those before it in its list are gone: what several share goes with the last."""
     last_used_at: float
     blobs: int = 0
     """How many go with it; known where it was worked out what each frees in order."""
@@ -143,9 +143,15 @@ class Space:
         return self.quota_bytes - self.used_bytes - self.reserved_bytes
 
     @property
+    def left_bytes(self) -> int:
+        """What a new Plan may take without evicting; negative if even less must be taken first, as where a quota was
+        lowered."""
+        return min(self.disk_bytes, self.quota_left_bytes)
+
+    @property
     def available_bytes(self) -> int:
-        """What a new Plan may take without evicting."""
-        return max(0, min(self.disk_bytes, self.quota_left_bytes))
+        """The same for people."""
+        return max(0, self.left_bytes)
 
 
 @dataclass(frozen=True, slots=True)

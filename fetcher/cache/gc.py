@@ -71,9 +71,9 @@ class Collector:
         if dry_run:
             return self._would_collect(at_once)
         spared = frozenset(spare_roots)
-        report = self._collect_rows(spare_s, spared, at_once)
         sweeper = self._sweeper(at_once)
-        sweeper.heal()
+        sweeper.heal()  # first: a row without a directory must not have the pin that keeps a good one
+        report = self._collect_rows(spare_s, spared, at_once)
         report += self._collect_blobs(spared, at_once) + GcReport(leftovers=self._give_up_silent())
         for stray in sweeper.find():  # owners come last: their files go once no Partial bears their name
             freed = sweeper.remove(stray)

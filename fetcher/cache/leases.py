@@ -224,12 +224,17 @@ def pinned(rows: sqlite3.Connection) -> dict[str, str]:
     Older revisions of a pinned branch are not kept, or a pin would grow for ever. A damaged one, which nobody is given,
     is kept for the sound files that it refers to, until there is a sound one that is as new.
     """
-    newest = rows.execute(
-        "SELECT snapshots.id, pins.name, MAX(snapshots.validated_at) FROM snapshots"
+    found = rows.execute(
+        "SELECT snapshots.id, pins.name, snapshots.key, CASE WHEN snapshots.private THEN snapshots.principal END,"
+        " snapshots.private FROM snapshots"
         f" JOIN pins ON pins.resource_key = {TRUE_KEY} WHERE NOT {SUPERSEDED}"
-        " GROUP BY snapshots.key, snapshots.private, CASE WHEN snapshots.private THEN snapshots.principal END"
+        # Of equally new ones that which a lookup gives.
+        " ORDER BY snapshots.validated_at DESC, snapshots.id, pins.name"
     )
-    return {snapshot_id: name for snapshot_id, name, _ in newest}
+    newest: dict[tuple[object, ...], tuple[str, str]] = {}
+    for snapshot_id, name, *scope in found:
+        newest.setdefault(tuple(scope), (snapshot_id, name))
+    return dict(newest.values())
 
 
 class _Row(NamedTuple):

@@ -278,9 +278,9 @@ class Partial:
                 step()
         return confirmed
 
-    def copy_from(self, source: Path, step: Callable[[], None]) -> None:
+    def copy_from(self, source: Path, step: Callable[[], None], draw: Callable[[int], None]) -> None:
         """Take the proven blocks of another's Partial, which may change under our eyes: each block is checked in memory
-        and written from there."""
+        and written from there. ``draw`` is told of bytes about to be written."""
         found = journal.read(source / JOURNAL)
         if found is None or not found.head.takes(self.head) or not hashing.HAS_TREE:
             return
@@ -298,6 +298,7 @@ class Partial:
                     len(data) == self._length(block)
                     and hashing.hash_blocks(data, offset, block=hashing.BLOCK_BYTES) == value
                 ):
+                    draw(len(data))
                     self.write_block(block, data)
                 step()
             midstate = found.midstate(self.proven)

@@ -201,10 +201,8 @@ class Room:
         if self._quota_bytes is None:
             return _Measured()
         with self._index.read() as rows:
-            ever, promised = (
-                _ever_promised(rows),
-                self._promised(rows),
-            )  # in this order: what comes between counts twice
+            ever = _ever_promised(rows)  # first: what is promised between the two counts twice, and never not at all
+            promised = self._promised(rows)
         return _Measured(used_bytes(self._layout), promised, ever)
 
     def _space(self, rows: Rows, measured: _Measured, evictable: tuple[Candidate, ...] = ()) -> Space:
@@ -266,18 +264,25 @@ class Room:
                 rows.execute("DELETE FROM reservations WHERE owner_id = ?", (owner,))
 
     def _evictable(self, rows: Rows) -> tuple[Candidate, ...]:
-        protected = self._removal.protected(rows)
-        alone = dict(
-            rows.execute(
-                "SELECT snapshot_id, SUM(size) FROM"
-                " (SELECT MIN(snapshot_id) AS snapshot_id, root FROM snapshot_blobs GROUP BY root HAVING COUNT(*) = 1)"
-                " JOIN blobs USING (root) GROUP BY snapshot_id"
-            )
-        )
-        listed = rows.execute("SELECT id, uri, last_used_at FROM snapshots ORDER BY last_used_at, id")
-        return tuple(
-            Candidate(row[0], row[1], alone.get(row[0], 0), row[2]) for row in listed if row[0] not in protected
-        )
+        """Least recently used first, each with what it frees once all before it are gone: what several share goes with
+        the last of them."""
+        stay = self._removal.protected(rows)
+        held = self._removal.held(rows)
+        listed = rows.execute("SELECT id, uri, last_used_at FROM snapshots ORDER BY last_used_at, id").fetchall()
+        going = {row[0] for row in listed} - stay
+        last: dict[str, str | None] = {}
+        """Root → the Snapshot that frees it, None: it stays."""
+        for snapshot_id, root in rows.execute(
+            "SELECT snapshot_id, root FROM snapshot_blobs JOIN snapshots ON snapshots.id = snapshot_id"
+            " ORDER BY last_used_at, snapshot_id"
+        ):
+            stays = snapshot_id not in going or root in held or last.get(root, "") is None
+            last[root] = None if stays else snapshot_id
+        freed: dict[str, int] = {}
+        for root, size in rows.execute("SELECT root, size FROM blobs"):
+            if (owner := last.get(root)) is not None:
+                freed[owner] = freed.get(owner, 0) + allocation.blob_bytes(size)
+        return tuple(Candidate(row[0], row[1], freed.get(row[0], 0), row[2]) for row in listed if row[0] in going)
 
     def _freed_by(self, rows: Rows, ids: Sequence[str]) -> int:
         """Bytes of Blobs that only these Snapshots refer to, and that nobody holds."""

@@ -155,7 +155,8 @@ class Cache:
         return self._snapshots.lookup(key, principal)
 
     def _settle(self) -> None:
-        """If the calendar was set while we were open, move the times of all rows with it."""
+        """If the calendar was set while we were open, move the times of all rows with it: before anything is judged by
+        them, and before there are rows with new ones, which would be moved as well."""
         ahead_s = self._clock() - self._clock.boot_s()
         if abs(ahead_s - self._ahead_s) > timekeeping.JUMP_S and not self.read_only:
             self._ahead_s = ahead_s
@@ -164,6 +165,7 @@ class Cache:
     def touch(self, snapshot_id: str) -> None:
         """It was used just now. Best effort, written at most once a minute."""
         if not self.read_only:
+            self._settle()
             self._snapshots.touch(snapshot_id)
 
     def get_snapshot(self, snapshot_id: str) -> Snapshot | None:
@@ -185,10 +187,12 @@ class Cache:
 
     def lease_timed(self, snapshot_ids: Sequence[str], duration_s: float, *, owner_pid: int | None = None) -> Lease:
         """A right of use until then, independent of any process unless ``owner_pid`` says with which one it ends."""
+        self._settle()
         return self._leases.take_timed(snapshot_ids, duration_s, owner_pid)
 
     def lease_process(self, snapshot_ids: Sequence[str]) -> Lease:
         """A right of use until released, or until this Cache is closed or its process is gone."""
+        self._settle()
         return self._leases.take_for_process(snapshot_ids, self.owner.id)
 
     def lease_release(self, lease_id: str) -> None:
@@ -198,6 +202,7 @@ class Cache:
 
     def lease_renew(self, lease_id: str, duration_s: float) -> Lease:
         """Let a timed lease end ``duration_s`` from now. Raises LeaseError if it has ended."""
+        self._settle()
         return self._leases.renew(lease_id, duration_s)
 
     def lease(self, lease_id: str) -> Lease:
@@ -272,6 +277,7 @@ class Cache:
 
     def reserve(self, bytes_needed: int, *, evict: Sequence[str] = (), hold: Sequence[str] = ()) -> Reservation:
         """Promise bytes to us, evicting and holding as the plan says; all in one transaction or nothing."""
+        self._settle()
         return self._rooms.space.reserve(bytes_needed, self.owner.id, evict=evict, hold=hold)
 
     def undrawn_bytes(self) -> int:
@@ -309,19 +315,25 @@ class Cache:
     # --- bytes
 
     def partial_open(
-        self, head: PartialHead, *, previous_owner: str | None = None, step: Callable[[], None] | None = None
+        self,
+        head: PartialHead,
+        *,
+        previous_owner: str | None = None,
+        step: Callable[[], None] | None = None,
+        draw: Callable[[int], None] | None = None,
     ) -> Partial:
         """A Partial with all that can be had of earlier work on this content.
 
-        Re-hashing that work may take minutes: ``step`` is called now and then, and may raise to give it up.
+        Re-hashing that work may take minutes: ``step`` is called now and then, and may raise to give it up. ``draw`` is
+        told of bytes about to be written, where that work has to be copied.
         """
-        return self._rooms.partials.open(head, previous_owner=previous_owner, step=step)
+        return self._rooms.partials.open(head, previous_owner=previous_owner, step=step, draw=draw)
 
     def partial_bytes(self, contents: Collection[str]) -> dict[str, int]:
-        """Content id → bytes that Partials of it occupy already."""
+        """Content id → bytes that Partials of it occupy already, and whoever goes on with it need not find again."""
         from fetcher.cache.takeover import bytes_present
 
-        return bytes_present(self.layout, contents)
+        return bytes_present(self.layout, self._owners, contents)
 
     def commit(
         self,
@@ -334,12 +346,14 @@ class Cache:
         root: str | None = None,
     ) -> Blob:
         """Publish a complete Partial as a Blob. No call on it may be in flight."""
+        self._settle()
         return self._rooms.committer.commit(
             partial, digests=digests, verified_by=verified_by, private=private, principal=principal, root=root
         )
 
     def commit_small(self, items: Sequence[SmallFile], *, private: bool, principal: str | None) -> list[Blob]:
         """Publish contents of at most one block each, with one durability barrier."""
+        self._settle()
         return self._rooms.committer.commit_small(items, private=private, principal=principal)
 
     def publish(
@@ -347,10 +361,12 @@ class Cache:
     ) -> Snapshot:
         """Make a Snapshot visible. ``draw`` is told of bytes about to be written, where bodies can't be linked. Raises
         GoneError with roots to fetch again."""
+        self._settle()
         return self._rooms.publisher.publish(record, files, draw)
 
     def revalidate(self, snapshot_id: str, fresh_for_s: float, keep_for_s: float) -> Snapshot:
         """Unchanged at its origin: fresh again; ``downloaded_at`` stays."""
+        self._settle()
         return self._snapshots.revalidate(snapshot_id, fresh_for_s, keep_for_s)
 
     # --- retention
@@ -363,6 +379,7 @@ class Cache:
 
     def tidy(self) -> GcReport | None:
         """``gc`` if it is due: for the end of a command that did something else. None: it was not."""
+        self._settle()
         return self._rooms.collector.tidy()
 
     def remove(self, snapshot_ids: Sequence[str], *, force: bool = False, dry_run: bool = False) -> GcReport:
@@ -372,6 +389,7 @@ class Cache:
 
     def prune_plan(self, *, max_bytes: int | None = None) -> PrunePlan:
         """What pruning would remove: until Blobs take at most ``max_bytes``; None: what has had its time."""
+        self._settle()
         return self._rooms.pruner.plan(max_bytes=max_bytes)
 
     def survey(self, snapshots: Sequence[Snapshot] | None, look: Callable[[], None]) -> Survey:

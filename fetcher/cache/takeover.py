@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from fetcher.cache.layout import Layout, disk_errors
+from fetcher.cache.layout import HEX_32, Layout, disk_errors
 from fetcher.cache.owners import Owners
 from fetcher.cache.partials import DATA, Partial
 from fetcher.cache.records import PartialHead
@@ -42,13 +42,19 @@ class Partials:
         self._taking = threading.Lock()
 
     def open(
-        self, head: PartialHead, *, previous_owner: str | None = None, step: Callable[[], None] | None = None
+        self,
+        head: PartialHead,
+        *,
+        previous_owner: str | None = None,
+        step: Callable[[], None] | None = None,
+        draw: Callable[[int], None] | None = None,
     ) -> Partial:
         """A Partial for this content, with all that can be had of earlier work: our own, a dead owner's (taken by
         rename), a lost one's (copied). A living owner's is left alone.
 
         ``previous_owner`` is looked at first. ``step`` is called between pieces of the re-hashing and may raise to give
-        it up; what is there stays for a later call. Raises CacheError or NoSpaceError; then nothing is left open.
+        it up; what is there stays for a later call. ``draw`` is told of bytes about to be copied. Raises CacheError or
+        NoSpaceError; then nothing is left open.
         """
         with self._lock:
             self._refuse_closed()
@@ -56,7 +62,7 @@ class Partials:
                 raise InternalError(f"the Partial of {head.content_id} is open already")
             self._open[head.content_id] = None
         try:
-            partial = self._open_now(head, previous_owner, step or _no_step)
+            partial = self._open_now(head, previous_owner, step or _no_step, draw or _no_draw)
         except BaseException:
             self._ended(head.content_id)
             raise
@@ -99,7 +105,9 @@ class Partials:
         if self._closed:
             raise CacheError("the cache was closed")
 
-    def _open_now(self, head: PartialHead, previous_owner: str | None, step: Callable[[], None]) -> Partial:
+    def _open_now(
+        self, head: PartialHead, previous_owner: str | None, step: Callable[[], None], draw: Callable[[int], None]
+    ) -> Partial:
         mine = self._layout.partial(head.content_id, self._owner_id)
         others = self._others(head.content_id, previous_owner)
         with disk_errors("create", mine):
@@ -110,7 +118,7 @@ class Partials:
             if not partial.proven:
                 for other in others:
                     if self._owners.state(other) != "alive":
-                        partial.copy_from(self._layout.partial(head.content_id, other), step)
+                        partial.copy_from(self._layout.partial(head.content_id, other), step, draw)
         except BaseException:
             partial.close()
             raise
@@ -171,8 +179,13 @@ def _no_step() -> None:
     """Nobody waits for news."""
 
 
-def bytes_present(layout: Layout, contents: Collection[str]) -> dict[str, int]:
-    """Content id → bytes that a Partial of it occupies, whoever's it is: what need not be found on the disk again."""
+def _no_draw(byte_count: int) -> None:
+    """Nobody has reserved anything."""
+
+
+def bytes_present(layout: Layout, owners: Owners, contents: Collection[str]) -> dict[str, int]:
+    """Content id → bytes that a Partial of it occupies which need not be found on the disk again. Not a lost owner's:
+    that is copied."""
     present: dict[str, int] = {}
     with disk_errors("read", layout.partials):
         try:
@@ -180,8 +193,8 @@ def bytes_present(layout: Layout, contents: Collection[str]) -> dict[str, int]:
         except FileNotFoundError:  # a plan for a cache that is still to be made
             return present
     for name in names:
-        content = name[:64]
-        if content in contents:
+        content, _, owner = name.partition(".")
+        if content in contents and HEX_32.fullmatch(owner) and owners.state(owner) != "lost":
             try:
                 allocated = os.lstat(layout.partials / name / DATA).st_blocks * 512
             except OSError:  # gone, or not a Partial

@@ -142,6 +142,7 @@ def _fill(
     staged: Path, source: Path, files: list[SnapshotFile], look: Callable[[], None], draw: Callable[[int], None]
 ) -> None:
     """The staged tree is closed to all but us until it is complete; modes are set by chmod, so no umask has a say."""
+    draw(allocation.UNIT_BYTES)
     _make_folder(staged, 0o700)
     made: set[str] = set()
     for file in files:
@@ -151,6 +152,7 @@ def _fill(
         for folder in _folders(file.path):
             if folder not in made:
                 made.add(folder)
+                draw(allocation.UNIT_BYTES)
                 _make_folder(staged / folder, FOLDER_MODE)
         # A shared extent is nothing new to the disk, but a quota counts what each file has.
         draw(allocation.whole_units(file.size))

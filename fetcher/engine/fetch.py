@@ -28,7 +28,7 @@ from fetcher.engine.planner import plan_hit, plan_manifest, plan_space, without_
 from fetcher.engine.publish import Publishing
 from fetcher.engine.readback import ReadBack
 from fetcher.engine.resolve import Prepared, Resolver
-from fetcher.engine.room import SPACE_EVERY_S, TAKEN_TRIES, Room, SpaceTakenError, out_of_space
+from fetcher.engine.room import Room, out_of_space
 from fetcher.engine.rounds import CHANGED_TRIES, Round
 from fetcher.engine.run import Run
 from fetcher.engine.tools import Tools
@@ -154,7 +154,7 @@ class Engine:
 
     async def fetch(self, asks: Sequence[Ask], on_plan: PlanShown | None = None) -> list[Outcome]:
         """Make every Ask true, all or none of them returned; in the order of ``asks``."""
-        gone = changed = taken = 0
+        gone = changed = 0
         while True:
             try:
                 return await self._fetch(asks, on_plan)
@@ -162,11 +162,6 @@ class Engine:
                 gone += 1
                 if gone == GONE_TRIES:
                     raise
-            except SpaceTakenError:
-                taken += 1
-                if taken == TAKEN_TRIES:
-                    raise
-                await asyncio.sleep(SPACE_EVERY_S)
             except OriginChangedError as error:
                 changed += 1
                 if changed == CHANGED_TRIES:
@@ -203,7 +198,6 @@ class Engine:
         results: dict[Ask, Outcome | FetcherError] = {}
         pending = list(dict.fromkeys(asks))
         tries: dict[Ask, int] = {}
-        taken = 0
         while pending:
             answers = await self._resolve(pending, observer)
             prepared = [answer for answer in answers if isinstance(answer, Prepared)]
@@ -218,13 +212,6 @@ class Engine:
             try:
                 async with self._carried_out(made, observer, results=results):
                     await self._publishing.each(made, made.had, results)
-            except SpaceTakenError as error:
-                taken += 1
-                if taken < TAKEN_TRIES:
-                    await asyncio.sleep(SPACE_EVERY_S)
-                    continue
-                made.fail_missing(error)
-                await self._publishing.each(made, made.had, results)
             except (CacheError, NoSpaceError) as error:  # no reservation: what needs none is had all the same
                 made.fail_missing(error)
                 await self._publishing.each(made, made.had, results)
@@ -244,15 +231,18 @@ class Engine:
         ``results``: asks are independent. Gets what is complete before the others; ``made`` says what failed.
         """
         made.make_jobs(self._settings, self.api.pacer)
-        jobs = list(made.jobs.values())
-        observer.bytes_total = sum(job.size for job in jobs)
-        observer.bytes_done = observer.files_done = 0
-        observer.files_total = len(jobs)
-        if not jobs and not made.plan.linked_roots and not made.plan.bytes_to_copy:
+        observer.bytes_total = observer.bytes_done = observer.files_total = observer.files_done = 0
+        if not made.jobs and not made.plan.linked_roots and not made.plan.bytes_to_copy:
             yield
             return
-        async with self._room.reserved(made.plan) as reservation:
-            if made.plan.bytes_to_reserve:
+        async with self._room.reserved(made.prepared, made.plan, observer) as (plan, reservation):
+            if plan is not made.plan:
+                made.plan = plan
+                made.make_jobs(self._settings, self.api.pacer)
+            jobs = list(made.jobs.values())
+            observer.bytes_total = sum(job.size for job in jobs)
+            observer.files_total = len(jobs)
+            if made.plan.bytes_to_reserve:  # small directories of links alone are always had
                 made.draw = reservation.draw
             observer.enter("fetch")
             failed = None if results is None else made.failing()

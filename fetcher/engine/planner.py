@@ -95,8 +95,8 @@ def plan_space(cache: Cache, resources: Sequence[PlannedResource]) -> FetchPlan:
         bytes_reserved=space.reserved_bytes,
         bytes_quota=space.quota_bytes,
     )
-    missing = plan.bytes_to_reserve - space.available_bytes
-    if missing <= 0:
+    missing = plan.bytes_to_reserve - space.left_bytes
+    if missing <= 0 or not plan.bytes_to_reserve:
         return plan
     linked = [item.snapshot_id for item in resources if item.snapshot_id]
     choice = cache.evictions(missing, spared=linked, kept=plan.linked_roots)

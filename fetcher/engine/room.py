@@ -24,12 +24,8 @@ if TYPE_CHECKING:
     from fetcher.cache.reservation import Reservation
 
 SPACE_EVERY_S = 0.5
-TAKEN_TRIES = 6
-"""How often a plan is made again because others were faster."""
-
-
-class SpaceTakenError(NoSpaceError):
-    """A plan fitted, and when its space was to be promised to it others had taken that."""
+TURNS_MAX = 50
+"""How often others may reserve between our look and our reservation; each time one of them has got what it wanted."""
 
 
 class Room:
@@ -70,25 +66,39 @@ class Room:
         return plan if plan.fits else await self._wait(prepared, plan, observer)
 
     @asynccontextmanager
-    async def reserved(self, plan: FetchPlan) -> AsyncIterator[Reservation]:
-        """The plan's bytes promised to us, its evictions carried out, its linked Blobs held."""
-        slow = self._tools.workers.slow
+    async def reserved(
+        self, prepared: Sequence[Prepared], plan: FetchPlan, observer: Observer
+    ) -> AsyncIterator[tuple[FetchPlan, Reservation]]:
+        """The plan's bytes promised to us, its evictions carried out, its linked Blobs held. Another plan comes out of
+        it where others were faster, and perhaps fetch what we want."""
         made: list[Reservation] = []
+        try:
+            plan = await self._reserve(prepared, plan, made, observer)
+            yield plan, made[0]
+        finally:
+            for reservation in made:
+                await finish(asyncio.ensure_future(self._tools.workers.slow(reservation.release)))
 
-        def reserve() -> None:
+    async def _reserve(
+        self, prepared: Sequence[Prepared], plan: FetchPlan, made: list[Reservation], observer: Observer
+    ) -> FetchPlan:
+        """In turn with others: who was faster has taken what the plan saw, and gives it back some time."""
+
+        def reserve(plan: FetchPlan) -> None:
             # Booked in the worker: what is promised is given back, also if we are cancelled meanwhile.
             evict = [item.snapshot_id for item in plan.evictions]
             made.append(self._cache.reserve(plan.bytes_to_reserve, evict=evict, hold=plan.linked_roots))
 
-        try:
+        for turn in range(TURNS_MAX):
             try:
-                await slow(reserve)
-            except NoSpaceError as error:
-                raise SpaceTakenError(error.message, hint=error.hint) from error
-            yield made[0]
-        finally:
-            for reservation in made:
-                await finish(asyncio.ensure_future(slow(reservation.release)))
+                await self._tools.workers.slow(reserve, plan)
+                break
+            except NoSpaceError:
+                again = await self._tools.workers.slow(self._plan_rows, prepared)
+                if _state(again) == _state(plan) or turn == TURNS_MAX - 1:  # nobody was faster
+                    raise
+            plan = again if again.fits else await self._wait(prepared, again, observer)
+        return plan
 
     async def _wait(self, prepared: Sequence[Prepared], plan: FetchPlan, observer: Observer) -> FetchPlan:
         """Others under way have the space, perhaps for the very same files: look again until they are through.
@@ -104,11 +114,16 @@ class Room:
             if self._tools.clock() - changed_at >= self._settings.no_progress_timeout_s:
                 raise out_of_space(plan)
             await asyncio.sleep(SPACE_EVERY_S)
-            before = (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free)
+            before = _state(plan)
             plan = await self._tools.workers.slow(self._plan_rows, prepared)
-            if (plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free) != before:
+            if _state(plan) != before:
                 changed_at = self._tools.clock()
         return plan
+
+
+def _state(plan: FetchPlan) -> tuple[object, ...]:
+    """What changes as others get on."""
+    return plan.bytes_reserved, plan.bytes_to_fetch, plan.bytes_free, plan.evictions
 
 
 def out_of_space(plan: FetchPlan) -> NoSpaceError:

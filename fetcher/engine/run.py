@@ -245,7 +245,9 @@ class Run:
             self._reservation.draw(allocation.beside_bytes(job.size))
             job.draw = self._reservation.draw
             # Booked in the worker: whatever is opened is closed in the end, also if we are cancelled meanwhile.
-            job.partial = self.tools.cache.partial_open(job.head(), previous_owner=job.previous_owner, step=step)
+            job.partial = self.tools.cache.partial_open(
+                job.head(), previous_owner=job.previous_owner, step=step, draw=self._reservation.draw
+            )
             self._reservation.write_over(job.partial.bytes_unproven)
             return job.partial
 

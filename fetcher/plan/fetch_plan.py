@@ -89,6 +89,12 @@ class PlannedResource:
         """Most that the copies will take; nothing where the file system can share blocks."""
         return self.copies * self.bytes_total
 
+    @property
+    def bytes_of_copies(self) -> int:
+        """The same with the rounding of each file, and the folders as far as they are known."""
+        folders = self.manifest.folders if self.manifest is not None else 0
+        return self.bytes_to_copy + self.copies * allocation.UNIT_BYTES * (self.files_count + folders + 1)
+
     def transfers(self) -> Mapping[str, PlannedFile]:
         """Content id → file, one per content: two paths with the same bytes are one transfer."""
         return {planned.content_id: planned for planned in self.files if planned.action == "fetch"}
@@ -154,9 +160,10 @@ class FetchPlan:
         transfers = self.transfers
         files = sum(planned.bytes_to_reserve for planned in transfers.values())
         beside = sum(item.bytes_of_snapshot for item in self.resources)
-        if not transfers and not self.bytes_to_copy and beside <= LINKS_UNRESERVED_BYTES:
+        copies = sum(item.bytes_of_copies for item in self.resources)
+        if not transfers and not copies and beside <= LINKS_UNRESERVED_BYTES:
             return 0
-        return files + beside + self.bytes_to_copy
+        return files + beside + copies
 
     @property
     def linked_roots(self) -> tuple[str, ...]:

@@ -348,10 +348,11 @@ def test_what_could_be_evicted(cache: Cache, clock: Clock) -> None:
     clock.turn(100)
     cache.touch(ids[0])
     assert [(item.snapshot_id, item.bytes) for item in cache.space().evictable] == [
-        (ids[1], 2 * MIB),
-        (ids[2], 2 * MIB),
-        (ids[0], 2 * MIB),
-    ]
+        (ids[1], 2 * MIB + 4096),
+        (ids[2], 2 * MIB + 4096),
+        (ids[0], 2 * (2 * MIB + 4096)),
+    ], "with their trees; what all share goes with the last"
+    assert cache.evictions(1 << 40, spared=ids[:1]).bytes_freed == 2 * (2 * MIB + 4096)
     cache.lease_timed([ids[1]], 1000)
     cache.pin("p", key_of("m2"))
     assert [item.snapshot_id for item in cache.space().evictable] == [ids[0]]
@@ -493,3 +494,51 @@ def test_what_never_got_its_name_in_the_roots_goes_after_the_grace(cache: Cache,
     clock.turn(DAY_S)
     assert cache.gc().leftovers == len(ours)
     assert [path.exists() for path in ours + others] == [False] * len(ours) + [True] * len(others)
+
+
+# --- the calendar was set while a cache was open, and nobody looked anything up since (found by the state machine) ----
+
+
+def test_pruning_and_tidying_after_the_calendar_was_set_forward_take_nothing_early(cache: Cache, clock: Clock) -> None:
+    snapshot = publish(cache, "m", {"f": b"x"}, keep_for_s=DAY_S)
+    clock.turn(100)
+    clock.jump(3 * DAY_S)
+    assert cache.prune_plan().snapshots == ()
+    clock.jump(3 * DAY_S)
+    cache.tidy()
+    assert [found.id for found in cache.snapshots()] == [snapshot.id]
+
+
+def test_what_is_published_after_the_calendar_was_set_back_has_all_of_its_time(cache: Cache, clock: Clock) -> None:
+    """Its times are of the new calendar, and are not moved with the others'."""
+    publish(cache, "before", {"f": b"x"}, keep_for_s=DAY_S)
+    clock.jump(-3 * DAY_S)
+    after = publish(cache, "after", {"f": b"y"}, keep_for_s=DAY_S)
+    clock.turn(DAY_S / 2)
+    assert cache.lookup(key_of("after"), None) == after
+    assert cache.gc().snapshots == ()
+    clock.turn(DAY_S / 2 + 1)
+    assert after.id in cache.gc().snapshots
+
+
+def test_of_equally_new_ones_a_pin_keeps_the_one_that_is_given(cache: Cache, clock: Clock) -> None:
+    for version in range(6):
+        publish(cache, "m", {"f": b"%d" % version}, keep_for_s=10.0)
+    cache.pin("p", key_of("m"))
+    found = cache.lookup(key_of("m"), None)
+    assert found is not None
+    clock.turn(11)
+    cache.gc()
+    assert [snapshot.id for snapshot in cache.snapshots()] == [found.id]
+
+
+def test_a_row_without_a_directory_does_not_take_the_pin_of_a_good_one(cache: Cache, clock: Clock) -> None:
+    """As a removal that was killed in its transaction leaves it."""
+    good = publish(cache, "m", {"f": b"good"}, keep_for_s=10.0)
+    clock.turn(1)
+    gone = publish(cache, "m", {"f": b"gone"}, keep_for_s=10.0)
+    gone.path.rename(cache.layout.trash(cache.layout.snapshots))
+    cache.pin("p", key_of("m"))
+    clock.turn(11)
+    cache.gc()
+    assert cache.lookup(key_of("m"), None) == good

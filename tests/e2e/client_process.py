@@ -2,7 +2,8 @@
 
 ``{"event": "ready"}`` when the imports are through, then ``{"event": "done", …}`` or ``{"event": "error", …}``. Ends
 with the error's exit code. The options are fields of Settings. ``disk_bytes``: the size that the cache's disk seems
-to have. ``tell``: with ``{"event": "progress", …}`` before. ``plant``: a fault of ours, that a test must see.
+to have. ``job``: a Job Definition whose mounts are made, under a timed lease. ``tell``: with ``{"event": "progress",
+…}`` before. ``plant``: a fault of ours, that a test must see.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import json
 import os
 import resource
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fetcher.cache.flights import Flights
 from fetcher.cache.records import FlightClaim
+from fetcher.cache.removal import Removal, Removed
+from fetcher.cache.reservation import Reservation
+from fetcher.cache.space import Room as SpaceRoom
 from fetcher.client import Fetcher, run
 from fetcher.engine import fetch as _loaded  # noqa: F401 - before "ready": what follows is the fetch and nothing else
 from fetcher.engine.flights import Flights as EngineFlights
 from fetcher.engine.run import Run
-from fetcher.errors import FetcherError
+from fetcher.errors import CacheError, FetcherError
 from fetcher.model.events import Progress
 from tests.support import locks
 from tests.support.disk import SimulatedDisk
@@ -75,6 +81,21 @@ def plant(fault: str) -> None:
             await execute(self)
 
         Run.execute = greedy  # type: ignore[method-assign]
+    if fault == "draws-nothing":  # its reservation counts to the end, and what is written counts as well
+        Reservation.draw = lambda self, byte_count: None  # type: ignore[method-assign]
+    if fault == "evicts-later":  # others' bytes are promised while those that make room are still there
+        finish = Removal.finish
+
+        def later(self: Removal, removed: Removed) -> int:
+            def finally_finish() -> None:
+                with suppress(CacheError):  # closed meanwhile
+                    finish(self, removed)
+
+            threading.Timer(0.5, finally_finish).start()
+            return 0
+
+        Removal.finish = later  # type: ignore[method-assign]
+        SpaceRoom._refuse_excess = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 async def _work(order: dict[str, Any]) -> None:
@@ -89,6 +110,11 @@ async def _work(order: dict[str, Any]) -> None:
         if order["plan_only"]:
             plan = await fetcher.plan(order["items"][0], asker)
             say({"event": "done", "peak_bytes": peak_bytes(), **plan.as_json()["resources"][0]})
+            return
+        if order["job"] is not None:
+            found = await fetcher.mount_all(order["job"], lease_s=600.0, asker=asker)
+            assert found.lease is not None
+            say({"event": "done", "paths": [str(mount.source) for mount in found.mounts], "lease": found.lease.id})
             return
         if order["each"]:
             results = await fetcher.fetch_each([(item, asker) for item in order["items"]])

@@ -165,15 +165,16 @@ class Child:
         hold: bool = False,
         plan_only: bool = False,
         each: bool = False,
+        job: str | None = None,
         disk_bytes: int | None = None,
         tell: bool = False,
         plant: str = "",
         prefix: Sequence[str] = (),
     ) -> None:
         """``hold``: keep a process lease until stdin closes. ``each``: items for themselves, failures are told with the
-        others. ``disk_bytes``: the size that the cache's disk seems to have (tests/support/disk.py). ``tell``: tell its
-        progress, too. ``plant``: a fault of ours, see client_process.py. ``prefix``: a command that runs the client
-        (setpriv …)."""
+        others. ``job``: a Job Definition to mount, instead of items. ``disk_bytes``: the size that the cache's disk
+        seems to have (tests/support/disk.py). ``tell``: tell its progress, too. ``plant``: a fault of ours, see
+        client_process.py. ``prefix``: a command that runs the client (setpriv …)."""
         order = {
             "options": dict(settings),
             "items": list(items),
@@ -181,6 +182,7 @@ class Child:
             "hold": hold,
             "plan_only": plan_only,
             "each": each,
+            "job": job,
             "disk_bytes": disk_bytes,
             "tell": tell,
             "plant": plant,
@@ -343,7 +345,12 @@ def assert_blobs_sound(cache_dir: Path, contents: Iterable[str]) -> None:
 
 
 def partial_files(cache_dir: Path) -> list[Path]:
-    return sorted(path for path in (cache_dir / "partials-v1").rglob("*") if path.is_file())
+    found = [
+        os.path.join(folder, name)  # as os.walk has it: what goes meanwhile is left out
+        for folder, _, names in os.walk(cache_dir / "partials-v1")
+        for name in names
+    ]
+    return sorted(Path(path) for path in found)
 
 
 def proven_blocks(cache_dir: Path) -> int:
