@@ -28,7 +28,6 @@ from fetcher.cache.reservation import Reservation
 from fetcher.cache.store import Cache
 from fetcher.errors import NoSpaceError
 from fetcher.plan import allocation
-from fetcher.plan.eviction import choose
 from tests.cache.world import MIB, Clock, key_of, paint, settings
 from tests.e2e.quota_sampler import walk
 
@@ -302,11 +301,13 @@ class BothSides(RuleBasedStateMachine):
                 space = cache.space()
                 missing = needed - space.left_bytes
             self.judge_order(space)
-            chosen = choose(space.evictable, missing)
-            if chosen is None:
+            choice = cache.evictions(missing)
+            chosen = [item for item, _ in choice.chosen]
+            if choice.bytes_freed < missing:
                 self.refused(cache, needed, [item.snapshot_id for item in space.evictable])
                 return None
             gone = {item.snapshot_id for item in chosen}
+            self.judge_choice(cache, [item.snapshot_id for item in chosen])
             assert not gone & self.protected(), "what is leased or pinned was evicted"
             try:
                 reservation = cache.reserve(needed, evict=[item.snapshot_id for item in chosen])
@@ -332,6 +333,25 @@ class BothSides(RuleBasedStateMachine):
         sacred = self.protected()
         order = [item.snapshot_id for item in space.evictable if item.snapshot_id not in self.rows_only]
         assert order == [wanted for wanted in self.by_use() if wanted not in sacred], "the order of eviction"
+
+    def judge_choice(self, cache: Cache, chosen: list[str]) -> None:
+        """The least recently used go, but for those whose bodies all stay for others."""
+        order = [wanted for wanted in self.by_use() if wanted not in self.protected()]
+        known = [wanted for wanted in chosen if wanted in self.kept]
+        assert known == [wanted for wanted in order if wanted in known], "the order of eviction"
+        with cache.index.read() as rows:
+            if not known or rows.execute("SELECT 1 FROM blob_holds").fetchone():
+                return  # what is held frees nothing, whosever it is
+        bodies = {wanted: {body for body in self.bodies_of(wanted) if body[0]} for wanted in self.kept}
+        for skipped in order[: order.index(known[-1])]:
+            if skipped not in known:
+                others = set().union(*(bodies[one] for one in self.kept if one not in known and one != skipped))
+                assert bodies[skipped] <= others, "a later one went before it"
+
+    def bodies_of(self, snapshot_id: str) -> set[tuple[int, int]]:
+        """Size and shade of each file."""
+        known = self.kept[snapshot_id]
+        return {(numbers[0], numbers[1]) for numbers in sizes_of(known.name, known.version).values()}
 
     # --- what always holds
 
