@@ -359,6 +359,18 @@ class RetentionMachine(BothSides):
     def time_passes(self, seconds: float) -> None:
         self.passes(seconds)
 
+    @rule(pick=Pick, over=st.booleans())
+    def time_passes_until_something_ends(self, pick: int, over: bool) -> None:
+        """To the second before it, or the one after."""
+        ends = {end for kept in self.kept.values() for end in (kept.fresh_until, kept.keep_until) if end is not None}
+        for right in self.rights.values():
+            if right.ends_boot_s is not None and self.alive(right):
+                ends.add(self.now + right.ends_boot_s - self.clock.boot_s())
+        coming = sorted(end for end in ends if end > self.now + 2)
+        if coming:
+            seconds = coming[pick % len(coming)] - self.now
+            self.passes(float(int(seconds) + over if seconds % 1 else int(seconds) + over - 1))
+
     @rule(seconds=st.sampled_from(JUMPS_S))
     def calendar_is_set(self, seconds: float) -> None:
         """And nothing else: who comes next has to notice."""
