@@ -136,6 +136,8 @@ class BothSides(RuleBasedStateMachine):
         self.pins: set[tuple[str, str]] = set()
         self.seen_bytes: dict[tuple[int, int, int], str] = {}
         self.most_bytes = 0
+        self.rebuilt = False
+        """The index was lost at least once."""
         self.just_set = False
         """The calendar was set, and nobody has looked at it since."""
         self.killer: subprocess.Popen[str] | None = None
