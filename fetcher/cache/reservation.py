@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fetcher.config import MIB
-from fetcher.errors import NoSpaceError
+from fetcher.errors import InternalError, NoSpaceError
 
 if TYPE_CHECKING:
     from fetcher.cache.space import Room
 
 STEP_BYTES = 32 * MIB
 """Drawn at once: one transaction for so many bytes. Until they are written others count them as promised still."""
-IN_FLIGHT_BYTES = 48 * MIB
-"""Given to writers and perhaps not on the disk: a block per worker, and a batch of small files."""
 FLOOR_EVERY_BYTES = 256 * MIB
 """Written between two looks at what other programs have left of the disk."""
 
@@ -31,6 +30,8 @@ class Reservation:
         self._ahead = 0
         """Drawn, and given to nobody yet."""
         self._drawn = 0
+        self._in_flight = 0
+        """Given to writers who have not said that it is written."""
         self._present = 0
         """Will be written where the disk has blocks already."""
         self._looked_at = 0
@@ -48,8 +49,26 @@ class Reservation:
         with self._lock:
             self._present += byte_count
 
+    def in_turn(self) -> Callable[[int], None]:
+        """A ``draw`` for one writer who writes all of it before he asks again."""
+        last = 0
+
+        def draw(byte_count: int) -> None:
+            nonlocal last
+            self.wrote(last)
+            last = 0
+            self.draw(byte_count)
+            last = byte_count
+
+        return draw
+
+    def wrote(self, byte_count: int) -> None:
+        """So much of what was drawn is on the file system now, or will never be."""
+        with self._lock:
+            self._in_flight -= byte_count
+
     def draw(self, byte_count: int) -> None:
-        """``byte_count`` bytes are about to be written.
+        """``byte_count`` bytes are about to be written; ``wrote`` says when they are.
 
         More than was reserved is reserved now, on the same terms: what another process was to fetch and did not, a
         second copy of a file whose first was wrong. Raises NoSpaceError if that does not fit, or if something else has
@@ -57,13 +76,14 @@ class Reservation:
         """
         with self._lock:
             if self._released:
-                return  # what is written now was written before, as far as anybody counts
+                raise InternalError("bytes are drawn from a reservation that was given back")
             over = min(byte_count, self._present)
             self._present -= over
             new = byte_count - over
             if self._ahead < new:
                 self._draw_step(new - self._ahead)
             self._ahead -= new
+            self._in_flight += byte_count
 
     def _draw_step(self, missing: int) -> None:
         if self._drawn - self._looked_at >= FLOOR_EVERY_BYTES:
@@ -73,7 +93,7 @@ class Reservation:
             self._grow(missing - self._undrawn)
         step = max(missing, min(STEP_BYTES, self._undrawn))
         drawn = self._drawn + step
-        self._room.draw(self.id, step, min(drawn, self._ahead + step + IN_FLIGHT_BYTES))
+        self._room.draw(self.id, step, self._ahead + step + self._in_flight)
         self._undrawn -= step
         self._drawn = drawn
         self._ahead += step
@@ -81,10 +101,10 @@ class Reservation:
     def _grow(self, missing: int) -> None:
         try:
             more = missing + STEP_BYTES
-            self._room.grow(self.id, more)
+            self._room.grow(self.id, more, self._ahead + self._in_flight)
         except NoSpaceError:
             more = missing
-            self._room.grow(self.id, more)
+            self._room.grow(self.id, more, self._ahead + self._in_flight)
         self._undrawn += more
 
     def release(self) -> None:

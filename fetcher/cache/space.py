@@ -162,8 +162,9 @@ class Room:
 
     # --- what a reservation asks
 
-    def grow(self, reservation_id: str, byte_count: int) -> None:
-        """Promise more, on the same terms. Raises NoSpaceError."""
+    def grow(self, reservation_id: str, byte_count: int, ahead_bytes: int) -> None:
+        """Promise more, on the same terms; of what was drawn so much is not written yet. Raises NoSpaceError."""
+        self.draw(reservation_id, 0, ahead_bytes)
         measured = self._measure()
         with self._index.write(durable=True) as rows:
             self._refuse_excess(rows, byte_count, self._space(rows, measured), 0)

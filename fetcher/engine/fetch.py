@@ -243,7 +243,7 @@ class Engine:
             observer.bytes_total = sum(job.size for job in jobs)
             observer.files_total = len(jobs)
             if made.plan.bytes_to_reserve:  # small directories of links alone are always had
-                made.draw = reservation.draw
+                made.draw = reservation.in_turn()
             observer.enter("fetch")
             failed = None if results is None else made.failing()
             run = Run(self._tools, self._flights, observer, jobs, reservation, failed=failed)

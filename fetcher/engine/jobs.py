@@ -105,6 +105,8 @@ class FileJob:
     """The origin denied what its blocks were collected under: no other run may go on from them."""
     draw: Callable[[int], None] = lambda _: None
     """Told of bytes about to be written: they are reserved, or NoSpaceError."""
+    wrote: Callable[[int], None] = lambda _: None
+    """Told that they are."""
     not_before: float = 0.0
     streams_lost: int = 0
     """Of a file that must come in one answer: how often that ended early."""
@@ -157,7 +159,10 @@ class FileJob:
         if self.partial is None:
             raise InternalError(f"{self.entry.path} has no Partial to write to")
         self.draw(len(data))
-        value = self.partial.write_block(block, data)
+        try:
+            value = self.partial.write_block(block, data)
+        finally:
+            self.wrote(len(data))
         if self.crcs is not None:
             self.crcs.add(block, data)
         return value

@@ -78,7 +78,7 @@ class Run:
         self.tools = tools
         self.settings = tools.settings
         self.observer = observer
-        self.committer = SmallCommitter(tools.cache, tools.workers, reservation.draw)
+        self.committer = SmallCommitter(tools.cache, tools.workers, reservation.in_turn())
         self.small: deque[FileJob] = deque()
         """Ours, ready to be asked for."""
         self.begun: list[FileJob] = []
@@ -242,13 +242,15 @@ class Run:
                 raise InterruptedByUser("stopped")
 
         def open_partial() -> Partial:
-            self._reservation.draw(allocation.beside_bytes(job.size))
-            job.draw = self._reservation.draw
+            draw = self._reservation.in_turn()
+            draw(allocation.beside_bytes(job.size))
+            job.draw, job.wrote = self._reservation.draw, self._reservation.wrote
             # Booked in the worker: whatever is opened is closed in the end, also if we are cancelled meanwhile.
             job.partial = self.tools.cache.partial_open(
-                job.head(), previous_owner=job.previous_owner, step=step, draw=self._reservation.draw
+                job.head(), previous_owner=job.previous_owner, step=step, draw=draw
             )
             self._reservation.write_over(job.partial.bytes_unproven)
+            draw(0)
             return job.partial
 
         partial = await self.tools.workers.slow_until(stop, open_partial)

@@ -9,11 +9,11 @@ import pytest
 
 from fetcher.cache import gc
 from fetcher.cache.records import GoneError
-from fetcher.cache.reservation import IN_FLIGHT_BYTES, STEP_BYTES
+from fetcher.cache.reservation import STEP_BYTES
 from fetcher.cache.snapshots import HANDED_OUT_S
 from fetcher.cache.space import Room
 from fetcher.cache.store import Cache
-from fetcher.errors import LeaseError, NoSpaceError
+from fetcher.errors import InternalError, LeaseError, NoSpaceError
 from tests.cache.world import (
     MIB,
     Clock,
@@ -414,17 +414,20 @@ def test_drawing_is_written_in_steps_and_ahead(cache: Cache, open_cache: Callabl
     handed = 0
     while handed < whole:
         reservation.draw(MIB)
+        if handed:
+            reservation.wrote(MIB)  # the one before
         handed += MIB
         undrawn, counted = other.undrawn_bytes(), other.space().reserved_bytes
         assert undrawn <= whole - handed, "what is written is promised no more"
         assert counted >= whole - handed, "what is promised is promised to nobody else"
-        assert counted - undrawn <= STEP_BYTES + IN_FLIGHT_BYTES
+        assert counted - undrawn <= STEP_BYTES + 2 * MIB
     assert (reservation.bytes, other.undrawn_bytes()) == (0, 0)
     reservation.draw(MIB)
     assert reservation.bytes == STEP_BYTES, "more was reserved, a step at a time"
     reservation.release()
     assert other.space().reserved_bytes == 0
-    reservation.draw(MIB)  # a writer that ends late
+    with pytest.raises(InternalError):
+        reservation.draw(MIB)
     assert other.space().reserved_bytes == 0
 
 
