@@ -229,7 +229,7 @@ class RetentionMachine(BothSides):
     @precondition(lambda self: self.rights)
     @rule(pick=Pick, which=Pick)
     def release(self, pick: int, which: int) -> None:
-        right = self.rights[sorted(self.rights)[which % len(self.rights)]]
+        right = list(self.rights.values())[which % len(self.rights)]
         # A row that has ended is there until gc comes by, and may be released.
         self.client(pick).cache.lease_release(right.id)
         del self.rights[right.id]
@@ -238,7 +238,7 @@ class RetentionMachine(BothSides):
     @precondition(lambda self: self.rights)
     @rule(pick=Pick, which=Pick, duration_s=st.sampled_from(LEASES_S))
     def renew(self, pick: int, which: int, duration_s: float) -> None:
-        right = self.rights[sorted(self.rights)[which % len(self.rights)]]
+        right = list(self.rights.values())[which % len(self.rights)]
         may = self.alive(right) and right.ends_boot_s is not None
         try:
             self.client(pick).cache.lease_renew(right.id, duration_s)
@@ -451,8 +451,8 @@ class RetentionMachine(BothSides):
         fresh = {path.name for path in layout.snapshots.iterdir() if path.name.startswith(".condemned-")}
         expected = {name for wanted in snapshots for name in (wanted, f"{wanted}.json")}
         assert {path.name for path in layout.snapshots.iterdir()} - fresh == expected, "snapshots"
-        # A rebuilt index may have found a directory that a crash left without a row, and whose Blobs gc had swept: it is
-        # whole by its own names.
+        # A rebuilt index may have found a directory that a crash left without a row, and whose Blobs gc had swept: it
+        # is whole by its own names.
         assert named <= known or self.rebuilt, "blobs are gone that a snapshot refers to"
         bodies = {path.name.removesuffix(".tree") for path in layout.blobs.glob("??/*")}
         # What was condemned a moment ago has the grace of its bytes still.

@@ -125,7 +125,7 @@ PLANTS = (
     (gc_ignores_pins, "gc removed other|evicted|pruned|lost|leased or pinned|order of eviction"),
     (times_are_the_calendars, "gc removed other|lost|fresh|not due|pruned|stale|goes with|the order of eviction"),
     (evicts_what_was_used_last, "the order of eviction|a later one went before it"),
-    (private_copies_stay, "private cop"),
+    (private_copies_stay, "private cop|leases"),
     (
         a_reboot_keeps_leases,
         "leases|a lease that has ended|gc removed|private cop|could not be|should be gone|left that|evict|pruned",
@@ -146,4 +146,4 @@ def test_a_short_walk_finds(
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(AssertionError, match=rf"^[^\n]*({told})"):
-        walk(*SHORT)
+        walk(3 * SHORT[0], SHORT[1])  # which walks there are changes with every rule; most need a tenth of it
