@@ -109,8 +109,7 @@ class Room:
         with self._index.write(durable=True) as rows:
             self._hold(rows, owner_id, hold)
             self._forget_dead(rows)
-            # Looking at every Snapshot costs; most plans fit without.
-            going = {candidate.snapshot_id for candidate in self._evictable(rows)} if evict else set()
+            going = self._removable(rows) if evict else frozenset()
             chosen = [snapshot_id for snapshot_id in dict.fromkeys(evict) if snapshot_id in going]
             to_come = self._freed_by(rows, chosen)
             before = self._space(rows, measured)
@@ -229,8 +228,7 @@ class Room:
         missing_quota = needed - space.quota_left_bytes - to_come
         if missing_disk <= 0 and missing_quota <= 0:
             return
-        everything = [candidate.snapshot_id for candidate in self._evictable(rows)]
-        possible = self._freed_by(rows, everything) - to_come
+        possible = self._freed_by(rows, sorted(self._removable(rows))) - to_come
         hint = "free some space on that file system, or use a cache on a larger one with --cache-dir"
         if possible > 0:
             hint = f"{format_size(possible)} are in snapshots that nobody uses now: `fetcher prune` removes some"
@@ -263,6 +261,11 @@ class Room:
         for (owner,) in rows.execute("SELECT DISTINCT owner_id FROM reservations").fetchall():
             if self._owners.state(owner) == "dead":
                 rows.execute("DELETE FROM reservations WHERE owner_id = ?", (owner,))
+
+    def _removable(self, rows: Rows) -> frozenset[str]:
+        """Ids of all Snapshots that are neither leased nor pinned."""
+        known = {wanted for (wanted,) in rows.execute("SELECT id FROM snapshots")}
+        return frozenset(known - self._removal.protected(rows))
 
     def _evictable(self, rows: Rows) -> tuple[Candidate, ...]:
         """Least recently used first, each with what it frees once all before it are gone: what several share goes with
