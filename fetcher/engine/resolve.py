@@ -134,8 +134,6 @@ class Resolver:
             if own is not None and not looking:
                 await slow(self._take_back, ask, key, own)
             raise
-        if manifest.closed and not looking:
-            await slow(cache.withdraw, key)
         scope = self._scope(ask, own, manifest.private)
         return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
 
