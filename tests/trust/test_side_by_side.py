@@ -50,7 +50,7 @@ def test_the_document_has_these_rows_and_no_others() -> None:
 # --- planted faults of ours ------------------------------------------------------------------------------------------
 
 
-def _lookup_for_anybody(self: Snapshots, key: str, principal: str | None) -> Any:
+def _lookup_for_anybody(self: Snapshots, key: str, *principals: str | None) -> Any:
     return next((snapshot for snapshot in self.all() if snapshot.key == key), None)
 
 
