@@ -38,7 +38,7 @@ class Prepared:
     ask: Ask
     key: str
     principal: str | None
-    """Whose the Manifest's bytes are, if it is private."""
+    """Whose the Manifest's bytes are; None if they are everybody's."""
     asked_at_s: float
     """When the origin was asked, by the boot's clock; what its answer proves begins then."""
     origin: Origin[Any] | None
@@ -136,7 +136,10 @@ class Resolver:
         if manifest.closed and not looking:
             await slow(cache.withdraw, key)
         scope = self._scope(ask, own, manifest.private)
-        return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
+        # What is public is made of what is everybody's: a listing may name the sha256 of something private of this
+        # very asker, and his bytes would be given to whoever asks next.
+        principal = scope.principal if scope.private else None
+        return Prepared(ask, key, principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
 
     def _scope(self, ask: Ask, own: str | None, private: bool) -> Scope:
         """Whose an answer is that came just now. What an operator's request got where no job may ask is his alone."""
