@@ -38,7 +38,8 @@ class Prepared:
     ask: Ask
     key: str
     principal: str | None
-    """Whose the Manifest's bytes are; None if they are everybody's."""
+    """Whose the Manifest's bytes are, if it is private; else nobody's in particular, and none of his own are linked into
+    what everybody will see."""
     asked_at_s: float
     """When the origin was asked, by the boot's clock; what its answer proves begins then."""
     origin: Origin[Any] | None
@@ -136,17 +137,14 @@ class Resolver:
         if manifest.closed and not looking:
             await slow(cache.withdraw, key)
         scope = self._scope(ask, own, manifest.private)
-        # What is public is made of what is everybody's: a listing may name the sha256 of something private of this
-        # very asker, and his bytes would be given to whoever asks next.
-        principal = scope.principal if scope.private else None
-        return Prepared(ask, key, principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
+        return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
 
     def _scope(self, ask: Ask, own: str | None, private: bool) -> Scope:
         """Whose an answer is that came just now. What an operator's request got where no job may ask is his alone."""
         key = self._cache.principal_key
         if ask.asker.role == "operator" and self._transport.inner(ask.asker.trusted_origins):
             return Scope(True, ask.asker.inner(key, own=private))
-        return Scope(private, own)
+        return Scope(private, own if private else None)
 
     def _current(self, hit: Prepared, scope: Scope) -> Prepared:
         """In a worker: the Snapshot is what its origin has, and this asker may have it."""
