@@ -38,8 +38,8 @@ class Prepared:
     ask: Ask
     key: str
     principal: str | None
-    """Whose the Manifest's bytes are, if it is private; else nobody's in particular, and none of his own are linked into
-    what everybody will see."""
+    """Whose the Manifest's bytes are, if it is private; else nobody's in particular, and none of his own are linked
+    into what everybody will see."""
     asked_at_s: float
     """When the origin was asked, by the boot's clock; what its answer proves begins then."""
     origin: Origin[Any] | None
