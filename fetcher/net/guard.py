@@ -164,14 +164,7 @@ class Guard:
         """Why ``ip`` may not be reached on ``port`` with ``scheme``, or None."""
         if self._allowed and self.allows(ip):
             return None
-        reason = special(ip)
-        if reason is not None:
-            return reason
-        if scheme != "https":
-            return "public, and only https may be spoken there"
-        if port != HTTPS_PORT and port < PORT_UNPRIVILEGED_MIN:
-            return "public, and only ports 443 and 1024 and above may be used there"
-        return None
+        return special(ip) or _public_endpoint(port, scheme)
 
     def check(self, host: str, addresses: Iterable[str], port: int, scheme: Literal["http", "https"]) -> None:
         """Return if all ``addresses`` of ``host`` may be reached; raises ForbiddenError naming the first that may
@@ -180,6 +173,18 @@ class Guard:
             reason = self.judge_endpoint(ip, port, scheme)
             if reason is not None:
                 raise refusal(host, ip, port, reason)
+
+    def check_unresolved(self, host: str, port: int, scheme: Literal["http", "https"]) -> None:
+        """Return if a name may be handed to a proxy that judges addresses itself; raises ForbiddenError else.
+
+        What the name leads to only the proxy will know, so it is treated as a public address, unless it is a name of
+        the machine that resolves it (RFC 6761, 6.3).
+        """
+        name = host.lower().removesuffix(".")
+        is_local = name == "localhost" or name.endswith(".localhost")
+        if (reason := "loopback" if is_local else _public_endpoint(port, scheme)) is not None:
+            hint = "through a proxy that is for addresses inside FETCHER_ALLOW_NET, written as addresses"
+            raise ForbiddenError(f"a request to {host}, port {port}, is refused: it is {reason}", hint=hint)
 
     def check_token(self, host: str, addresses: Iterable[str], port: int) -> None:
         """Return if a token may go to all ``addresses`` of ``host`` in clear text; raises ForbiddenError else."""
@@ -190,6 +195,25 @@ class Guard:
                     f"the token is not sent to {where}, port {port}: over plain http others could read it on the way",
                     hint=f"use https, or allow it with FETCHER_ALLOW_NET={ip}",
                 )
+
+    def check_proxied_token(self, host: str, literal: str | None, proxy: str) -> None:
+        """Return if a token may be handed to a proxy in clear text: only where it ends at an allowed address, written
+        as one. Raises ForbiddenError else."""
+        if literal is None or not self.allows(literal):
+            raise ForbiddenError(
+                f"the token is not sent to {host} over plain http through the proxy {proxy}: others could read it "
+                "on the way",
+                hint="use https, or exempt the host with NO_PROXY",
+            )
+
+
+def _public_endpoint(port: int, scheme: Literal["http", "https"]) -> str | None:
+    """Why ``port`` of a public address may not be spoken to with ``scheme``, or None."""
+    if scheme != "https":
+        return "public, and only https may be spoken there"
+    if port != HTTPS_PORT and port < PORT_UNPRIVILEGED_MIN:
+        return "public, and only ports 443 and 1024 and above may be used there"
+    return None
 
 
 class Barred(OSError):
