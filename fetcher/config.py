@@ -58,7 +58,7 @@ class Settings:
     allow_net: tuple[str, ...] = ()
     """CIDRs that guarded requests may reach besides public addresses: any port, plain http too."""
     proxy: ProxySetting = None
-    """A proxy that requests are handed to; ``none``: no proxy; None: as HTTPS_PROXY and its like in the environment say."""
+    """What requests are handed to; ``none``: nobody; None: what HTTPS_PROXY and its like in the environment name."""
     proxy_filters: bool = False
     """The operator says that the proxy itself refuses the host's own network; else guarded requests go through none."""
     hf_endpoint: str = DEFAULT_HF_ENDPOINT
