@@ -1,6 +1,6 @@
 """A real forward proxy on loopback: CONNECT tunnels and absolute-form requests. It knows what it was asked.
 
-Names need no DNS: ``routes`` says where ``host:port`` really is; what is not in it is taken for an address. ``fronting``
+Names need no DNS: ``routes`` says where ``host:port`` really is, else it is taken for an address. ``fronting``
 puts TLS in front of an origin that speaks plain http, so that a tunnel leads somewhere.
 """
 
