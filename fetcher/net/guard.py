@@ -169,8 +169,10 @@ class Guard:
         """Why ``ip`` may not be reached on ``port`` with ``scheme``, or None."""
         if self._allowed and self.allows(ip):
             return None
-        own = "one of this machine's own" if is_own(ip) else None
-        return special(ip) or own or _public_endpoint(port, scheme)
+        reason = special(ip)
+        if reason is None and is_own(ip):
+            reason = "one of this machine's own"
+        return reason or _public_endpoint(port, scheme)
 
     def check(self, host: str, addresses: Iterable[str], port: int, scheme: Literal["http", "https"]) -> None:
         """Return if all ``addresses`` of ``host`` may be reached; raises ForbiddenError naming the first that may

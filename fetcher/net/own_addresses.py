@@ -9,20 +9,27 @@ from __future__ import annotations
 import socket
 from functools import cache
 
-_NOBODYS = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-"""Documentation addresses (RFC 5737, 3849): no machine has one."""
+_NOBODYS = {
+    socket.AF_INET: ("192.0.2.1", "198.51.100.1", "203.0.113.1"),
+    socket.AF_INET6: ("2001:db8::1", "3fff::1"),
+}
+"""Documentation addresses (RFC 5737, 3849, 9637). A test bed may have one of them, no machine has all."""
 
 
 def is_own(ip: str) -> bool:
-    """Whether the system takes ``ip`` (a literal without zone) for one of its own: only then can a socket be bound to
-    it. Where it lets sockets be bound to any address at all (``ip_nonlocal_bind``), that tells nothing: False."""
+    """Whether the system takes ``ip`` for one of its own: only then can a socket be bound to it. Where it lets sockets
+    be bound to any address at all (``ip_nonlocal_bind``), that tells nothing: False, as for what is no literal."""
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    try:
+        socket.inet_pton(family, ip)
+    except (OSError, ValueError):
+        return False  # bind() would look it up as a name
     return _can_bind(family, ip) and not _binds_anything(family)
 
 
 @cache
 def _binds_anything(family: socket.AddressFamily) -> bool:
-    return _can_bind(family, _NOBODYS[family])
+    return all(_can_bind(family, ip) for ip in _NOBODYS[family])
 
 
 def _can_bind(family: socket.AddressFamily, ip: str) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetcher.errors import ForbiddenError
+from fetcher.net import own_addresses
 from fetcher.net.guard import Guard, canonical_literal, special
 from tests.support.cli import CHECKOUT
 
@@ -146,6 +147,12 @@ def test_no_ipv6_address_python_calls_private_is_let_through(number: int) -> Non
     address = ipaddress.IPv6Address(number)
     if (not address.is_global or address.is_multicast) and address.ipv4_mapped is None:
         assert special(str(address))
+
+
+@pytest.mark.parametrize("text", ["localhost", "127.1", "", "rubbish", "::1%lo", "a\0b", "1.2.3.4.5", "[::1]"])
+def test_what_is_no_address_is_nobodys_own_and_is_not_looked_up(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_addresses, "_can_bind", lambda family, ip: pytest.fail("it would be looked up"))
+    assert not own_addresses.is_own(text)
 
 
 LITERALS = [
