@@ -2,7 +2,8 @@
 
 Its origins are at 127.0.0.2, the only address that is allowed; at 127.0.0.1 and ::1 listens a trap. One JSON line at
 the end: each case's outcome, the connections that this process made as Python saw them, and what the trap got. Whoever
-wants to know better traces its system calls. ``--plant``: the guard has a hole.
+wants to know better traces its system calls. ``--plant``: the guard has a hole, or does not hold on to the address that
+it judged. ``--dns``: names are really looked up.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from fetcher.testing.faults import RedirectTo
 from fetcher.testing.messages import Reply
 from fetcher.testing.registry import Registry
 from fetcher.testing.registry.hostility import Challenge
-from tests.trust.hostile_addresses import ALLOWED, Case, corpus
+from tests.trust.hostile_addresses import ALLOWED, Case, corpus, dns_cases
 
 SECONDS_MAX = 10.0
 """For one case; what hangs is a fault of its own."""
@@ -136,6 +137,22 @@ def plant_a_hole() -> None:
     guard.special.cache_clear()
 
 
+def plant_a_second_look() -> None:
+    """What was judged is one answer; what is connected to is the next."""
+    judged = aiohttp_transport._Resolver.resolve
+
+    async def again(self: Any, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> Any:
+        await judged(self, host, port, family)
+        self._judge, judge = None, self._judge
+        try:
+            return await judged(self, host, port, family)
+        finally:
+            self._judge = judge
+
+    aiohttp_transport._Resolver.resolve = again  # type: ignore[method-assign]
+    aiohttp_transport._Judge.socket = lambda self, info: socket.socket(*info[:3])  # type: ignore[method-assign]
+
+
 class Trap(asyncio.Protocol):
     """Remembers who came."""
 
@@ -171,7 +188,7 @@ async def traps(stack: AsyncExitStack) -> tuple[int, int]:
     return port, both
 
 
-async def live(connects: Connects, cases: Sequence[Case]) -> dict[str, Any]:
+async def live(connects: Connects, cases: Sequence[Case], *, dns: bool) -> dict[str, Any]:
     outcomes: dict[str, str] = {}
     async with AsyncExitStack() as stack:
         trap, both = await traps(stack)
@@ -185,7 +202,7 @@ async def live(connects: Connects, cases: Sequence[Case]) -> dict[str, Any]:
         hurried = {"api_tries_max": 1, "connect_timeout_s": 3.0, "backoff_min_s": 0.01, "backoff_max_s": 0.01}
         hurried |= {"no_progress_timeout_s": 5.0, "space_floor_bytes": 0, "fresh_for_s": 0.0}
         aiohttp_transport.DNS_KEPT_S = 0.0  # a look-up each time, so that answers can change
-        made = functools.partial(aiohttp_transport.AiohttpTransport, lookup=names.look_up)
+        made = functools.partial(aiohttp_transport.AiohttpTransport, lookup=guard.look_up if dns else names.look_up)
         engine.AiohttpTransport = made  # type: ignore[misc, assignment]
         cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fetcher-guard-")), "cache")
         allow_net = f"{ALLOWED}/32"
@@ -212,7 +229,7 @@ async def live(connects: Connects, cases: Sequence[Case]) -> dict[str, Any]:
         await fetcher.fetch("hf://acme/tiny", "job")
         await fetcher.fetch({"type": "S3", "url": f"{s3.endpoint}/models/"}, "job")
         await fetcher.fetch({"type": "Ollama", "model": "tiny"}, "job")
-    return {"outcomes": outcomes, "connects": connects, "caught": Trap.caught}
+    return {"outcomes": outcomes, "connects": connects, "caught": Trap.caught, "both": both}
 
 
 def heard(connects: Connects) -> Callable[[str, tuple[Any, ...]], None]:
@@ -229,18 +246,21 @@ def heard(connects: Connects) -> Callable[[str, tuple[Any, ...]], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--plant", action="store_true")
+    parser.add_argument("--plant", choices=("hole", "second-look"))
     parser.add_argument("--asyncio", action="store_true")
+    parser.add_argument("--dns", action="store_true")
     options = parser.parse_args()
     connects: Connects = []
     sys.addaudithook(heard(connects))
-    cases = corpus()
-    if options.plant:
+    cases = dns_cases() if options.dns else corpus()
+    if options.plant == "second-look":
+        plant_a_second_look()
+    if options.plant == "hole":
         plant_a_hole()
         # What the hole leads to, and nothing that would leave the machine.
         cases = tuple(case for case in cases if case.target.startswith("https://127.0.0.") and not case.answers)
         assert cases
-    act: Callable[[], Awaitable[dict[str, Any]]] = functools.partial(live, connects, cases)
+    act: Callable[[], Awaitable[dict[str, Any]]] = functools.partial(live, connects, cases, dns=options.dns)
     told = asyncio.run(act()) if options.asyncio else run(act)  # type: ignore[arg-type]
     print(json.dumps(told))
 

@@ -214,6 +214,30 @@ OLLAMA_HOSTS = (
 _LED = (*_KNOWN, ("inside.example", ("127.0.0.1",)), ("mixed.example", ("127.0.0.2,127.0.0.1",)))
 
 
+DNS_ANSWERS = {
+    "inside.test": ("127.0.0.1",),
+    "metadata.test": ("169.254.169.254",),
+    "private.test": ("10.0.0.1",),
+    "six.test": ("::1",),
+    "mapped.test": ("::ffff:127.0.0.1",),
+    "flips.test": (ALLOWED, "127.0.0.1"),
+    "flips-late.test": (ALLOWED, ALLOWED, "169.254.169.254"),
+    "flips-back.test": ("127.0.0.1", ALLOWED),
+    "flips-six.test": ("::ffff:127.0.0.2", "::1"),
+}
+"""Name → answers of a real name server, one a question, round and round."""
+DNS_TIMES = 6
+
+
+def dns_cases() -> tuple[Case, ...]:
+    """Cases whose names are really looked up, each several times."""
+    return tuple(
+        Case(f"{name} {number}", "send", f"http://{name}:{{both}}/", outcome="any")
+        for name in DNS_ANSWERS
+        for number in range(DNS_TIMES)
+    )
+
+
 def corpus() -> tuple[Case, ...]:
     """All cases; names are unique."""
     found: list[Case] = []

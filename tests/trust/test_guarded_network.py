@@ -6,7 +6,6 @@ The law is stricter than the guard's: whatever the corpus says, this process spe
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.cli import CHECKOUT
-from tests.trust.hostile_addresses import ALLOWED, corpus
+from tests.trust.hostile_addresses import ALLOWED, DNS_ANSWERS, DNS_TIMES, corpus, dns_cases
 
 CASES = corpus()
 WHOLE_RESOURCES = [case for case in CASES if case.road != "send"]
@@ -85,7 +84,7 @@ def addresses_of(text: str) -> list[tuple[str, int]]:
 
 def strays(connects: list[Any]) -> list[tuple[str, int]]:
     """Connections to anybody else."""
-    return [(ip, port) for ip, port in connects if ipaddress.ip_address(ip) != ipaddress.ip_address(ALLOWED)]
+    return [(ip, port) for ip, port in connects if ip not in (ALLOWED, f"::ffff:{ALLOWED}")]
 
 
 def check_outcomes(outcomes: dict[str, str]) -> None:
@@ -128,15 +127,78 @@ def test_the_kernel_was_asked_to_reach_nobody_inside(loop: tuple[str, ...], tmp_
 
 
 def test_a_hole_in_the_guard_is_seen() -> None:
-    told = lived_through("--plant")
+    told = lived_through("--plant", "hole")
     assert strays(told["connects"]) and told["caught"] > 0
     assert any(outcome not in REFUSALS for name, outcome in told["outcomes"].items() if name != "whole")
 
 
 @pytest.mark.needs("debian:strace")
 def test_a_hole_in_the_guard_is_seen_by_the_kernels_tracer(tmp_path: Path) -> None:
-    _, connects = traced(tmp_path / "log", "--plant")
+    _, connects = traced(tmp_path / "log", "--plant", "hole")
     assert any(ip == "127.0.0.1" for ip, _ in strays(connects))
+
+
+NAME_SERVER = "127.0.0.53"
+
+
+@pytest.mark.needs("root", "netns", "mountns", "debian:ip", "debian:strace")
+def test_a_name_server_that_changes_its_mind_gains_nothing(tmp_path: Path) -> None:
+    told, connects = with_a_name_server(tmp_path)
+    outcomes: dict[str, Counter[str]] = {name: Counter() for name in DNS_ANSWERS}
+    for case in dns_cases():
+        outcomes[case.name.partition(" ")[0]][told["outcomes"][case.name]] += 1
+    half = {"ok": DNS_TIMES // 2, "forbidden": DNS_TIMES // 2}
+    assert {name: dict(each) for name, each in outcomes.items()} == {
+        **{name: {"forbidden": DNS_TIMES} for name, answers in DNS_ANSWERS.items() if len(answers) == 1},
+        **{name: half for name, answers in DNS_ANSWERS.items() if len(answers) == 2},
+        "flips-late.test": {"ok": DNS_TIMES // 3 * 2, "forbidden": DNS_TIMES // 3},
+    }
+    assert strays(connects) == [] and told["caught"] == 0
+
+
+@pytest.mark.needs("root", "netns", "mountns", "debian:ip", "debian:strace")
+def test_a_second_look_would_be_seen(tmp_path: Path) -> None:
+    told, connects = with_a_name_server(tmp_path, "--plant", "second-look")
+    assert ("127.0.0.1", told["both"]) in strays(connects) and told["caught"] > 0
+
+
+def with_a_name_server(tmp_path: Path, *options: str) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+    """Names go through the system's resolver to a server that answers each question otherwise, with a TTL of 0. Had the
+    judged name been looked up once more for the connection, every second answer would have led inside."""
+    log = tmp_path / "log"
+    (tmp_path / "resolv.conf").write_text(f"nameserver {NAME_SERVER}\noptions timeout:2 attempts:1\n")
+    (tmp_path / "nsswitch.conf").write_text("hosts: dns\n")
+    (tmp_path / "table").write_text(json.dumps(DNS_ANSWERS))
+    script = tmp_path / "run.sh"
+    script.write_text(
+        "set -e\n"
+        "ip link set lo up\n"
+        f"for name in resolv.conf nsswitch.conf; do\n"
+        f"    if [ -e /etc/$name ]; then mount --bind {tmp_path}/$name /etc/$name; fi\n"
+        "done\n"
+        f'{sys.executable} -m tests.trust.dns_stub {NAME_SERVER} "$(cat {tmp_path}/table)" > {tmp_path}/said &\n'
+        f"for _ in $(seq 100); do if grep -q ready {tmp_path}/said; then break; fi; sleep 0.05; done\n"
+        f"strace -f -s 0 -e trace={SYSCALLS} -e signal=none -o {log} "
+        f"{sys.executable} -m tests.trust.guard_process --dns {' '.join(options)} || ended=$?\n"
+        "kill $!\n"  # strace as the first process would wait for it
+        "exit ${ended:-0}\n"
+    )
+    namespaces = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    done = subprocess.run(
+        [*namespaces, "sh", str(script)],
+        cwd=CHECKOUT,
+        env={**environment(), "PATH": f"/usr/sbin:/sbin:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    told = json.loads(done.stdout)
+    assert isinstance(told, dict)
+    connects = addresses_of(log.read_text(errors="replace"))
+    assert (NAME_SERVER, 53) in connects
+    return told, [each for each in connects if each != (NAME_SERVER, 53)]
 
 
 def test_how_a_log_is_read() -> None:
