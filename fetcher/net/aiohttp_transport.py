@@ -152,9 +152,12 @@ class AiohttpTransport:
             await session.close()
 
     def _exact(self, text: str, address: Address) -> URL:
-        """``text`` as aiohttp's URL, unchanged; both parsers must agree about where it leads."""
+        """``text`` as aiohttp's URL, unchanged; both parsers must agree about where it leads.
+
+        A fragment is no part of a request. A proxy would be sent it in plain http, and might read an address into it.
+        """
         try:
-            url = URL(text, encoded=True)
+            url = URL(text.partition("#")[0], encoded=True)
             if (url.scheme, (url.raw_host or "").lower(), url.port) == (address.scheme, address.host, address.port):
                 return url
         except ValueError:
