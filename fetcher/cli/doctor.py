@@ -81,6 +81,7 @@ def _checks(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
     yield Check("endpoint", "ok", settings.hf_endpoint)
     yield _token(environ)
     yield _allow_net(settings)
+    yield _proxies(settings, environ)
     yield _open_files(settings)
     yield _umask()
     yield _clock()
@@ -210,6 +211,22 @@ def _allow_net(settings: Settings) -> Check:
         hint = "list the networks that a job needs in FETCHER_ALLOW_NET"
         return Check("jobs' network", "warn", f"{listed}: a job reaches everything this host reaches", hint)
     return Check("jobs' network", "ok", f"public addresses, and {listed}")
+
+
+def _proxies(settings: Settings, environ: os._Environ[str]) -> Check:
+    """Which proxies requests are handed to, and what that means for jobs. Never their logins."""
+    from fetcher.net.proxies import proxies_of
+
+    stated = proxies_of(settings.proxy, environ).stated()
+    if not stated:
+        word = "none" if settings.proxy is None else "none, whatever the environment says"
+        return Check("proxy", "ok", word)
+    listed = "; ".join(stated)
+    if settings.proxy_filters:
+        hint = "make sure of it: what the proxy connects to for a job is not judged here"
+        return Check("proxy", "warn", f"{listed}; said to keep jobs away from the host's own network", hint)
+    hint = "FETCHER_PROXY=none goes directly; FETCHER_PROXY_FILTERS=true if the proxy itself judges addresses"
+    return Check("proxy", "warn", f"{listed}; jobs, and redirects of anybody, are refused there", hint)
 
 
 def _open_files(settings: Settings) -> Check:
