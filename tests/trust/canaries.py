@@ -31,7 +31,7 @@ import logging, os, sys
 logging.basicConfig(level=1, filename=os.environ["CANARY_LOG"], format="%(name)s %(levelname)s %(message)s")
 logging.captureWarnings(True)
 def _look(event, arguments, _log=os.open(os.environ["CANARY_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)):
-    if event == "open" and "netrc" in str(arguments[0]):
+    if event == "open" and os.path.basename(str(arguments[0])) in (".netrc", "_netrc"):
         os.write(_log, b"OPENED-NETRC %r\\n" % str(arguments[0]).encode())
     if event == "subprocess.Popen":
         os.write(_log, b"CHILD %r\\n" % repr(arguments[1]).encode())
@@ -48,6 +48,8 @@ class Canary:
     text: str
     ports: frozenset[int] = frozenset()
     """Of the origins that it is for."""
+    typed: bool = False
+    """A user wrote it into a command line himself."""
 
 
 def forms(text: str) -> set[bytes]:
@@ -106,10 +108,10 @@ class Watch:
         self.planted.add(path)
         return path
 
-    def add(self, name: str, text: str, *endpoints: str) -> str:
+    def add(self, name: str, text: str, *endpoints: str, typed: bool = False) -> str:
         """A canary that may go to these origins; returns it."""
         ports = frozenset(int(endpoint.rpartition(":")[2]) for endpoint in endpoints)
-        self.canaries.append(Canary(name, text, ports))
+        self.canaries.append(Canary(name, text, ports, typed))
         return text
 
     # --- running
@@ -154,7 +156,7 @@ class Watch:
                 process.communicate()
             done.set()
             sampler.join()
-        title = " ".join(str(argument) for argument in arguments)
+        title = " ".join(str(argument).partition("?")[0] for argument in arguments)
         self.said += [(f"stdout of {title}", stdout), (f"stderr of {title}", stderr)]
         self.exit_codes.append((title, process.returncode))
         return process.returncode
@@ -191,8 +193,10 @@ class Watch:
     def leaks(self) -> list[str]:
         """Every secret that is where it must not be, sinks and wire."""
         found = []
+        not_typed = [canary for canary in self.canaries if not canary.typed]
         for place, data in self.sinks():
-            found += [f"{name} in {place}" for name in found_in(data, self.canaries)]
+            hidden = not_typed if place == "a command line" else self.canaries
+            found += [f"{name} in {place}" for name in found_in(data, hidden)]
         for port, data in self.received.items():
             strange = [canary for canary in self.canaries if port not in canary.ports]
             found += [f"{name} sent to port {port}" for name in found_in(bytes(data), strange)]

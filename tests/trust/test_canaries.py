@@ -6,33 +6,15 @@ What the harness is worth is shown first: a leak planted in each sink is found.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
-import pickle
 import shutil
-import signal
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fetcher import Fetcher, FetcherError
-from fetcher.model.secret import AWSKeys, Login, Secret
-from fetcher.testing import (
-    Hub,
-    S3,
-    Registry,
-    Synthetic,
-    hub_in_thread,
-    market_in_thread,
-    registry_in_thread,
-    s3_in_thread,
-)
+from fetcher.testing import Synthetic, hub_in_thread, market_in_thread, registry_in_thread, s3_in_thread
 from fetcher.testing.faults import CutAfter, FlipByte, RedirectAlreadyExpired, RedirectTo, StallAfter, Status, UrlUses
 from fetcher.testing.s3.access import Key
 from tests.images.stub import engine_in_thread
@@ -99,7 +81,7 @@ def test_a_planted_leak_is_found_in_every_sink(watch: Watch) -> None:
         hub.add_repo("acme/open", files={"a": b"1"})
         env = {**HURRIED, "HF_ENDPOINT": hub.endpoint}
         assert watch.run("get", "hf://acme/open", "--verbose", env=env) == 0
-        assert watch.leaks() == []
+        assert watch.leaks() == [], "\n".join(watch.leaks())
         watch.run("get", f"hf://acme/{secret}", env=env)
         found = watch.leaks()
         port = hub.endpoint.rpartition(":")[2]
@@ -170,7 +152,7 @@ def test_tokens_of_the_hub(watch: Watch) -> None:
             UrlUses(1).on("cdn"),
             RedirectAlreadyExpired().on(),
             RedirectTo(other.endpoint + "{self}").on("info", "tree", "resolve", "resolve-cache"),
-            RedirectTo(other.endpoint + "{self}").on("cdn"),
+            RedirectTo(other.endpoint + "/elsewhere").on("cdn"),
             RedirectTo(hub.cdn_endpoint + "{self}").on("info"),
             RedirectTo("http://localhost:1{self}").on("info"),
             RedirectTo("https://127.0.0.1:1{self}").on("resolve"),
@@ -178,10 +160,10 @@ def test_tokens_of_the_hub(watch: Watch) -> None:
         for number, fault in enumerate(faults):
             shutil.rmtree(watch.home / "cache" / "blobs-v1", ignore_errors=True)
             shutil.rmtree(watch.home / "cache" / "snapshots-v1", ignore_errors=True)
-            hub.faults.clear() if hasattr(hub.faults, "clear") else None
-            rule = hub.faults.add(fault)
+            hub.faults.clear()
+            hub.faults.add(fault)
             runs[number % 3]()
-            hub.faults.remove(rule) if hasattr(hub.faults, "remove") else None
+        hub.faults.clear()
         assert len(other.requests) > 0, "somebody was led there"
         for kind in (INTERRUPT, KILL):
             shutil.rmtree(watch.home / "cache" / "blobs-v1", ignore_errors=True)
@@ -208,4 +190,236 @@ def test_tokens_of_the_hub(watch: Watch) -> None:
         assert (
             watch.add_signatures("signature of the CDN", r"[&?]Signature=([A-Za-z0-9_~-]{20,})", hub.cdn_endpoint) > 10
         )
-        assert watch.leaks() == []
+        assert watch.leaks() == [], "\n".join(watch.leaks())
+
+
+# --- S3 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(240)
+def test_keys_and_queries_of_s3(watch: Watch) -> None:
+    keys = {
+        "job": ("AKIAJOBCANARY0123456", "JobSecret/Canary+0123456789=abcdefghij", "JobSession/Canary+0123456789=="),
+        "environment": (
+            "AKIAENVCANARY0123456",
+            "EnvSecret/Canary+0123456789=abcdefghij",
+            "EnvSession/Canary+01234567==",
+        ),
+        "profile": ("AKIAPROCANARY0123456", "ProSecret/Canary+0123456789=abcdefghij", "ProSession/Canary+01234567=="),
+    }
+    with ExitStack() as stack:
+        known = {id_: Key(secret, name, session_token=token) for name, (id_, secret, token) in keys.items()}
+        s3 = stack.enter_context(s3_in_thread(keys=known))
+        other = stack.enter_context(s3_in_thread(keys=known))
+        for each in (s3, other):
+            each.add_bucket("closed", {f"d/{name}": body for name, body in FILES.items()}, readers=list(keys))
+        open_bucket = s3.add_bucket("site", {"d/a.bin": Synthetic(2 * MIB, 9), "d/b": b"b"}, public=True)
+        site = s3.add_site(open_bucket, "plain")
+        presigned = s3.presign("closed", "d/small.bin", keys["environment"][0])
+        watch.add("presigned query", presigned.partition("X-Amz-Signature=")[2].partition("&")[0], s3.endpoint)
+        sesame = watch.add("secret query", "SesameCanary0123456789", site.endpoint)
+        for name, (id_, secret, token) in keys.items():
+            watch.add(f"{name} key id", id_, s3.endpoint)
+            watch.add(f"{name} secret key", secret)  # signs, and is sent to nobody
+            watch.add(f"{name} session token", token, s3.endpoint)
+        id_, secret, token = keys["profile"]
+        lines = f"[default]\naws_access_key_id = {id_}\naws_secret_access_key = {secret}\naws_session_token = {token}\n"
+        watch.plant(watch.home / ".aws" / "credentials", lines)
+        base: dict[str, str | None] = {**HURRIED, "AWS_ENDPOINT_URL_S3": s3.endpoint, "AWS_REGION": "us-east-1"}
+        id_, secret, token = keys["environment"]
+        variables = {"AWS_ACCESS_KEY_ID": id_, "AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": token}
+        with_variables = {**base, **variables}
+        id_, secret, token = keys["job"]
+        iam = {"REGION": "us-east-1", "ACCESS_KEY_ID": id_, "SECRET_ACCESS_KEY": secret, "SESSION_TOKEN": token}
+        item = {"type": "S3", "url": f"{s3.endpoint}/closed/d/", "IAM": iam}
+        queried = {"type": "S3", "url": f"{site.endpoint}/d/a.bin?sig={sesame}"}
+        in_list = {
+            "type": "S3",
+            "url": f"{s3.endpoint}/closed/d/",
+            "IAM": {name.lower(): it for name, it in iam.items()},
+        }
+        runs: list[Callable[[], int]] = [
+            lambda: watch.run("get", "s3://closed/d/", "--verbose", env=with_variables),
+            lambda: watch.run("get", "s3://closed/d/", "--json", env=base),  # the profile's keys
+            lambda: watch.run("job", "-", "--json", "--verbose", env=with_variables, document=a_job(item, queried)),
+            lambda: watch.run(
+                "job", "-", "--verbose", env=with_variables, document=a_job({"type": "S3", "url": presigned})
+            ),
+            lambda: watch.run(
+                *("prefetch", "-", "--json", "--pin", "market:abc"),
+                env=base,
+                document={"required_remote_resources": [in_list]},
+            ),
+        ]
+        assert [run() for run in runs] == [0, 0, 0, 0, 0]
+        anonymous = a_job({"type": "S3", "url": f"{s3.endpoint}/closed/d/"})
+        assert watch.run("job", "-", "--json", env=with_variables, document=anonymous) in (21, 22)
+        faults = [
+            *(Status(status).on(place) for status in (401, 403, 404, 500) for place in ("api", "object")),
+            CutAfter(50_000).on("object"),
+            FlipByte(5).on("object"),
+            RedirectTo(f"{other.endpoint}/closed/d/small.bin", 307).on("object"),
+            RedirectTo(f"{other.endpoint}/closed/?list-type=2&prefix=d/", 307).on("api"),
+            RedirectTo(f"{site.endpoint}/elsewhere", 307).on("object"),
+            RedirectTo("http://localhost:1/x").on("api", "object"),
+            RedirectTo("https://127.0.0.1:1/x").on("api", "object"),
+        ]
+        for number, fault in enumerate(faults):
+            for name in ("blobs-v1", "snapshots-v1"):
+                shutil.rmtree(watch.home / "cache" / name, ignore_errors=True)
+            s3.faults.clear()
+            s3.faults.add(fault)
+            runs[number % 5]()
+            runs[(number + 2) % 5]()
+        s3.faults.clear()
+        assert len(other.requests) > 0, "somebody was led there"
+        for kind in (INTERRUPT, KILL):
+            s3.bucket("closed").put(f"cut-{kind}/a.bin", Synthetic(8 * MIB, kind))
+            s3.faults.add(StallAfter(MIB // 2).on("object"))
+            watch.run(
+                *("get", f"s3://closed/cut-{kind}/", "--verbose"),
+                env={**with_variables, "FETCHER_NO_PROGRESS_TIMEOUT_S": "20", "FETCHER_PART_IDLE_TIMEOUT_S": "20"},
+                cut=(kind, file_appears(watch.home / "cache" / "partials-v1", "*/data")),
+            )
+        assert list((watch.home / "cache").glob("partials-v1/*/journal")), "a Partial stays"
+        bad = [
+            a_job(
+                {**item, "files": [iam["SECRET_ACCESS_KEY"]], "bucket": iam["SECRET_ACCESS_KEY"]},
+                {**item, "IAM": [iam]},
+            ),
+            a_job({**item, "IAM": {**iam, "SECRET": iam["SECRET_ACCESS_KEY"]}, "url": f"{s3.endpoint}?x={sesame}"}),
+            a_job({**item, "url": presigned}, {"type": "S3", "url": f"https://u:{sesame}@127.0.0.1/a"}),
+        ]
+        for document in bad:
+            for talk in ("--json", "--verbose"):
+                assert watch.run("job", "-", talk, env=with_variables, document=document) == 10
+        look_around(watch, with_variables, "s3://closed/d/", presigned.partition("?")[0])
+        for index in (watch.home / "cache").glob("index-v1.sqlite*"):
+            index.write_bytes(b"damaged" * 5000)
+        look_around(watch, with_variables, "s3://closed/d/")
+        for name in keys:
+            assert watch.used(f"{name} key id")
+            assert watch.used(f"{name} session token")
+        assert watch.used("presigned query")
+        assert watch.used("secret query")
+        assert watch.leaks() == [], "\n".join(watch.leaks())
+
+
+# --- markets, registries, models -------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(240)
+def test_logins_of_lists_and_tokens_of_registries(watch: Watch) -> None:
+    with ExitStack() as stack:
+        password = "PasswordCanary/0123456789+abc"
+        token = "hf_ListCanary0123456789abcdef"
+        registry = stack.enter_context(
+            registry_in_thread(users={"alice": password}, separate_token_service=True, redirect_blobs=True)
+        )
+        models = stack.enter_context(registry_in_thread(dialect="ollama", auth="bearer", separate_token_service=True, seed=7))
+        hub = stack.enter_context(hub_in_thread(tokens={token: "alice"}))
+        other = stack.enter_context(market_in_thread())
+        market = stack.enter_context(market_in_thread())
+        engine = stack.enter_context(engine_in_thread())
+        registry.add_image("acme/app", "1", private=True)
+        models.add_model("library/tiny", "1b")
+        hub.add_repo("acme/private", files=FILES, private=True)
+        watch.add("password of a list", password, registry.endpoint, registry.token_url.removesuffix("/token"))
+        watch.add("token of a list", token, hub.endpoint)
+        key = watch.add("key of the market", "MarketKeyCanary0123456789", market.endpoint)
+        typed = watch.add("query of a typed list", "TypedCanary0123456789", market.endpoint, typed=True)
+        login = {"name": f"{registry.host}/acme/app:1", "username": "alice", "password": password}
+        document = {
+            "required_images": [login, {**login, "name": f"{registry.host}/acme/none:1"}],
+            "required_remote_resources": [
+                {"type": "HF", "url": "acme/private", "accessToken": token},
+                {"type": "Ollama", "model": "tiny:1b"},
+            ],
+        }
+        market.set("canary-market", document)
+        env: dict[str, str | None] = {
+            **HURRIED,
+            "HF_ENDPOINT": hub.endpoint,
+            "FETCHER_OLLAMA_URL": models.endpoint,
+            "FETCHER_MARKET_URL": f"{market.template}?key={key}",
+            "DOCKER_HOST": f"unix://{engine.socket}",
+        }
+
+        def prefetch(*more: str) -> int:
+            return watch.run("prefetch", "canary-market", *more, env=env)
+
+        assert prefetch("--json", "--dry-run") in (0, 11)
+        assert prefetch("--verbose") in (0, 11)
+        assert engine.auth, "the login came to the engine"
+        assert all(header is not None for header in engine.auth)
+        faults: list[tuple[Any, Any]] = [
+            *(
+                (place, Status(status).on(route))
+                for status in (401, 403, 404, 500)
+                for place, route in ((registry, "manifest"), (registry, "token"), (models, "blob"), (models, "token"))
+            ),
+            (market, Status(500).on("market")),
+            (market, RedirectTo(f"{other.endpoint}/elsewhere", 307).on("market")),
+            (registry, RedirectTo(f"{other.endpoint}/elsewhere", 307).on("manifest", "token", "blob")),
+            (models, RedirectTo(f"{other.endpoint}/elsewhere", 307).on("manifest", "blob")),
+            (models, CutAfter(1000).on("bodies")),
+            (models, FlipByte(1).on("bodies")),
+        ]
+        for number, (place, fault) in enumerate(faults):
+            for name in ("blobs-v1", "snapshots-v1"):
+                shutil.rmtree(watch.home / "cache" / name, ignore_errors=True)
+            engine.tags.clear()
+            place.faults.add(fault)
+            engine.pull_status = 500 if number % 2 else 200
+            prefetch("--json" if number % 2 else "--verbose", *(["--dry-run"] if number % 3 == 0 else []))
+            place.faults.clear()
+        assert len(other.requests) > 0, "somebody was led there"
+        bad = {
+            "required_images": [
+                {**login, "name": password},
+                {**login, "user": password},
+                {**login, "password": [password]},
+            ],
+            "required_remote_resources": [{"type": "HF", "url": token, "accessToken": token}, {"type": token}],
+        }
+        for talk in ("--json", "--verbose"):
+            watch.run("prefetch", "-", talk, env=env, document=bad)
+            watch.run("prefetch", "-", talk, env=env, document=json.dumps(document)[:-3])
+            watch.run("prefetch", f"{market.url('canary-market')}?key={typed}", talk, env=env)
+            watch.run("prefetch", f"{market.url('nobody')}?key={typed}", talk, env=env)
+        market.remove("canary-market")
+        prefetch("--verbose", "--offline")
+        look_around(watch, env, "hf://acme/private", "ollama://tiny:1b")
+        for name in ("password of a list", "token of a list", "key of the market"):
+            assert watch.used(name), name
+        issued = {
+            registry: watch.add_signatures(
+                "token of the registry", r"Bearer (embedded\.[0-9a-f]{64}\.pull)", registry.endpoint
+            ),
+            models: watch.add_signatures(
+                "token of the models' registry", r"Bearer (embedded\.[0-9a-f]{64}\.pull)", models.endpoint
+            ),
+        }
+        assert all(issued.values()), issued
+        assert watch.add_signatures(
+            "signature of the models' CDN", r"[Ss]ignature=([A-Za-z0-9%_~-]{20,})", models.cdn_endpoint
+        )
+        assert watch.leaks() == [], "\n".join(watch.leaks())
+
+
+# --- what proxies are told -------------------------------------------------------------------------------------------
+
+
+def test_a_proxys_password(watch: Watch) -> None:
+    """Whatever a proxy in the environment means for a run, its password is nowhere."""
+    with hub_in_thread() as hub, market_in_thread() as proxy:
+        hub.add_repo("acme/open", files={"a": b"1"})
+        password = watch.add("proxy password", "ProxyCanary0123456789abc", proxy.endpoint)
+        address = proxy.endpoint.replace("http://", f"http://user:{password}@")
+        names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+        env: dict[str, str | None] = {**HURRIED, "HF_ENDPOINT": hub.endpoint, **dict.fromkeys(names, address)}
+        for talk in ("--json", "--verbose"):
+            watch.run("get", "hf://acme/open", talk, env=env)
+            watch.run("job", "-", talk, env=env, document=a_job({"type": "HF", "repo": "acme/open"}))
+            watch.run("doctor", talk, env=env)
+        assert watch.leaks() == [], "\n".join(watch.leaks())
