@@ -173,7 +173,7 @@ def _links(cache_dir: Path) -> Check:
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=cache_dir) as directory:
             first = Path(directory, "first")
-            first.write_bytes(b"")
+            first.touch(0o600, exist_ok=False)
             Path(directory, "second").hardlink_to(first)
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES, errno.ENOSPC):

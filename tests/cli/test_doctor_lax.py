@@ -23,19 +23,19 @@ DIRECTORY, FILE = stat.S_IFDIR, stat.S_IFREG
 SOUND = Seen(
     OWN_UID,
     directories=(
-        Place("/home/node/.cache/fetcher", DIRECTORY | 0o700, OWN_UID),
-        Place("/home/node/.cache", DIRECTORY | 0o755, OWN_UID),
-        Place("/home", DIRECTORY | 0o755, 0),
+        Place("/srv/node/.cache/fetcher", DIRECTORY | 0o700, OWN_UID),
+        Place("/srv/node/.cache", DIRECTORY | 0o755, OWN_UID),
+        Place("/var", DIRECTORY | 0o755, 0),
         Place("/tmp", DIRECTORY | 0o1777, 0),
     ),
-    configuration=(Place("/home/node/.config/fetcher/config.toml", FILE | 0o644, OWN_UID),),
-    secret_files=(Place("/home/node/.cache/huggingface/token", FILE | 0o600, OWN_UID),),
+    configuration=(Place("/srv/node/.config/fetcher/config.toml", FILE | 0o644, OWN_UID),),
+    secret_files=(Place("/srv/node/.cache/huggingface/token", FILE | 0o600, OWN_UID),),
 )
 
 
 def remarks(environ: dict[str, str] | None = None, seen: Seen = SOUND, **more: Any) -> list[Remark]:
     """Of a set-up whose settings are all from ``environ``."""
-    given = {"HOME": "/home/node", **(environ or {})}
+    given = {"HOME": "/srv/node", **(environ or {})}
     found = lax(load(environ=given), given, seen, **more)
     for remark in found:
         assert remark.about
@@ -170,7 +170,7 @@ def test_root() -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        Place("/home/node/.cache/fetcher", DIRECTORY | 0o770, OWN_UID),
+        Place("/srv/node/.cache/fetcher", DIRECTORY | 0o770, OWN_UID),
         Place("/srv", DIRECTORY | 0o777, 0),
         Place("/srv", DIRECTORY | 0o775, OWN_UID),
         Place("/srv", DIRECTORY | 0o755, OTHER_UID),
@@ -201,12 +201,12 @@ def test_a_configuration_that_may_hold_a_key() -> None:
     remark = one(environ)
     assert remark.about == "configuration"
     assert "secret" not in str(remark)
-    private = Place("/home/node/.config/fetcher/config.toml", FILE | 0o600, OWN_UID)
+    private = Place("/srv/node/.config/fetcher/config.toml", FILE | 0o600, OWN_UID)
     assert remarks(environ, replace(SOUND, configuration=(private,))) == []
 
 
 def test_credentials_that_others_can_read() -> None:
-    place = Place("/home/node/.aws/credentials", FILE | 0o644, OWN_UID)
+    place = Place("/srv/node/.aws/credentials", FILE | 0o644, OWN_UID)
     remark = one(seen=replace(SOUND, secret_files=(place,)))
     assert remark.about == "credentials"
     assert place.path in remark.hint

@@ -6,14 +6,22 @@ What the harness is worth is shown first: a leak planted in each sink is found.
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
+import pickle
 import shutil
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from fetcher.model.asker import Asker
+from fetcher.model.job import parse_resource
+from fetcher.model.secret import AWSKeys, Login, Secret
+from fetcher.net.request import Request
 from fetcher.testing import Synthetic, hub_in_thread, market_in_thread, registry_in_thread, s3_in_thread
 from fetcher.testing.faults import CutAfter, FlipByte, RedirectAlreadyExpired, RedirectTo, StallAfter, Status, UrlUses
 from fetcher.testing.s3.access import Key
@@ -72,7 +80,7 @@ def test_a_planted_leak_is_found_in_every_form(how: int) -> None:
     form = sorted(forms(canary.text))[how % len(forms(canary.text))]
     assert found_in(b"...." + form + b"....", [canary]) == ["it"]
     assert found_in(b"CanaryWithOddLetters", [canary]) == []
-    assert found_in(b"Basic " + __import__("base64").b64encode(b"user:" + canary.text.encode()), [canary]) == ["it"]
+    assert found_in(b"Basic " + base64.b64encode(b"user:" + canary.text.encode()), [canary]) == ["it"]
 
 
 def test_a_planted_leak_is_found_in_every_sink(watch: Watch) -> None:
@@ -98,6 +106,14 @@ def test_a_planted_leak_is_found_in_every_sink(watch: Watch) -> None:
         assert "a netrc file was opened" not in watch.leaks()
         watch.log.write_bytes(b"OPENED-NETRC")
         assert "a netrc file was opened" in watch.leaks()
+        with pytest.raises(ZeroDivisionError) as caught:
+            fail_with(secret)
+        assert "planted" in found_in(told_of(caught.value).encode(), watch.canaries)
+
+
+def fail_with(word: str) -> float:
+    """An error whose message is harmless, and whose frame is not."""
+    return len(word) / 0
 
 
 # --- the Hub ---------------------------------------------------------------------------------------------------------
@@ -316,7 +332,9 @@ def test_logins_of_lists_and_tokens_of_registries(watch: Watch) -> None:
         registry = stack.enter_context(
             registry_in_thread(users={"alice": password}, separate_token_service=True, redirect_blobs=True)
         )
-        models = stack.enter_context(registry_in_thread(dialect="ollama", auth="bearer", separate_token_service=True, seed=7))
+        models = stack.enter_context(
+            registry_in_thread(dialect="ollama", auth="bearer", separate_token_service=True, seed=7)
+        )
         hub = stack.enter_context(hub_in_thread(tokens={token: "alice"}))
         other = stack.enter_context(market_in_thread())
         market = stack.enter_context(market_in_thread())
@@ -423,3 +441,108 @@ def test_a_proxys_password(watch: Watch) -> None:
             watch.run("job", "-", talk, env=env, document=a_job({"type": "HF", "repo": "acme/open"}))
             watch.run("doctor", talk, env=env)
         assert watch.leaks() == [], "\n".join(watch.leaks())
+
+
+# --- the library -----------------------------------------------------------------------------------------------------
+
+
+def told_of(error: BaseException) -> str:
+    """All that a crash reporter takes along: the message, the whole chain, and the locals of every frame."""
+    shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format(chain=True))
+    return shown + repr(error) + str(error) + repr(vars(error))
+
+
+async def once(settings: dict[str, Any], resource: Any, events: list[Any], errors: list[BaseException]) -> None:
+    from fetcher import Fetcher, FetcherError
+
+    async with Fetcher(on_event=events.append, **settings) as fetcher:
+        try:
+            async with fetcher.lease(resource, asker="job") as lease:
+                events += [lease, lease.snapshot]
+        except FetcherError as error:
+            errors.append(error)
+
+
+@pytest.mark.timeout(120)
+def test_the_library_tells_nobody(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(1)
+    token = "hf_LibraryCanary0123456789abc"
+    key_id, secret, session = "AKIALIBCANARY0123456", "LibSecret/Canary+0123456789=abcdefghij", "LibSession/Canary+01=="
+    with ExitStack() as stack:
+        hub = stack.enter_context(hub_in_thread(tokens={token: "alice"}))
+        s3 = stack.enter_context(s3_in_thread(keys={key_id: Key(secret, "alice", session_token=session)}))
+        other = stack.enter_context(market_in_thread())
+        hub.add_repo("acme/private", files=FILES, private=True)
+        s3.add_bucket("closed", {f"d/{name}": body for name, body in FILES.items()}, readers=["alice"])
+        watch.add("token", token, hub.endpoint)
+        watch.add("key id", key_id, s3.endpoint)
+        watch.add("secret key", secret)
+        watch.add("session token", session, s3.endpoint)
+        iam = {"REGION": "us-east-1", "ACCESS_KEY_ID": key_id, "SECRET_ACCESS_KEY": secret, "SESSION_TOKEN": session}
+        items: list[Any] = [
+            {"type": "HF", "repo": "acme/private", "accessToken": token},
+            {"type": "S3", "url": f"{s3.endpoint}/closed/d/", "IAM": iam},
+        ]
+        settings = {
+            **{name.removeprefix("FETCHER_").lower(): value for name, value in HURRIED.items()},
+            "hf_endpoint": hub.endpoint,
+            "cache_dir": str(watch.home / "cache"),
+        }
+        events: list[Any] = []
+        errors: list[BaseException] = []
+        faults = [
+            *(Status(status).on(place) for status in (401, 403, 404, 500) for place in ("api", "bodies")),
+            CutAfter(1000).on("bodies"),
+            FlipByte(5).on(),
+            RedirectTo(f"{other.endpoint}/elsewhere", 307).on("info", "api", "resolve", "object", "cdn"),
+            RedirectTo("http://10.0.0.1/x", 307).on("info", "api", "resolve", "object", "cdn"),
+            None,
+        ]
+        for fault in faults:
+            for origin in (hub, s3):
+                origin.faults.clear()
+                if fault is not None:
+                    origin.faults.add(fault)
+            for item in items:
+                asyncio.run(once(settings, parse_resource(item), events, errors), debug=True)
+        assert len(errors) > 15
+        assert any(isinstance(event, object) and "Lease" in type(event).__name__ for event in events)
+        pickled = []
+        for one in [*events, *errors]:
+            try:
+                pickled.append(pickle.dumps(one))
+            except (TypeError, AttributeError, pickle.PicklingError):
+                pass  # not at all is well, too
+        watch.said += [
+            ("events", repr(events).encode() + str(events).encode()),
+            ("pickles", b"\n".join(pickled)),
+            ("log records", "\n".join(f"{each.getMessage()} {each.args!r}" for each in caplog.records).encode()),
+        ]
+        watch.said += [(f"traceback of {error!r:.110}", told_of(error).encode()) for error in errors]
+        assert watch.add_signatures("signature of the CDN", r"[&?]Signature=([A-Za-z0-9_~-]{20,})", hub.cdn_endpoint)
+        assert watch.add_signatures("signature of a request", r"Signature=([0-9a-f]{64})", s3.endpoint)
+        assert watch.used("token")
+        assert watch.used("session token")
+        assert watch.leaks() == [], "\n".join(watch.leaks())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Secret("ValueCanary0123456789"),
+        Login("somebody", Secret("ValueCanary0123456789")),
+        AWSKeys("AKIAVALUE", Secret("ValueCanary0123456789"), Secret("ValueCanary0123456789")),
+        parse_resource({"type": "HF", "repo": "acme/x", "accessToken": "ValueCanary0123456789"}),
+        parse_resource({"type": "S3", "url": "https://models.example.org/a?sig=ValueCanary0123456789"}),
+        Asker("job", Secret("ValueCanary0123456789")),
+        Request(
+            "GET", "https://models.example.org/a?sig=ValueCanary0123456789", credential=Secret("ValueCanary0123456789")
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_shows_no_secret(value: Any) -> None:
+    shown = f"{value} {value!r} {value!s:>200} {[value]} { ({'it': value}) }"
+    assert "ValueCanary" not in shown
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(value)

@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from fetcher.engine.copy_out import copy_out
 from fetcher.errors import CacheError
 from fetcher.testing import Hub, Synthetic, hub_in_thread, s3_in_thread
 from fetcher.testing.faults import StallAfter
-from tests.support.cli import ORDINARY_UID, CommandLine, User
+from tests.support.cli import CHECKOUT, ORDINARY_UID, CommandLine, User
 from tests.trust.users import STRANGER_UID, busy_stranger, command_as, meeting_place, stranger
 
 pytestmark = pytest.mark.needs("ordinary-user")
@@ -178,6 +178,51 @@ def test_the_format_says_the_same() -> None:
         name = name.replace("<lease>.<number>", "0" * 32 + ".0").replace("/ab/", "/ab/").replace("<id>", "0" * 64)
         known = next((found for pattern, found in modes.items() if re.fullmatch(pattern, name)), None)
         assert known is None or known == int(mode, 8), name
+
+
+EYE = """
+import json, os, sys
+_flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+def _look(event, arguments, _log=os.open(os.environ["OPENS_LOG"], _flags)):
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT:
+        line = [os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else "", arguments[2]]
+        os.write(_log, (json.dumps(line) + chr(10)).encode())
+sys.addaudithook(_look)
+"""
+
+
+def through_links(lines: Iterable[str]) -> list[str]:
+    """Files that were made in a way that a symlink, or a child process, could have had its part in."""
+    found = []
+    for line in lines:
+        path, flags = json.loads(line)
+        if not flags & (os.O_EXCL | os.O_NOFOLLOW) or not flags & os.O_CLOEXEC:
+            found.append(f"{path} {flags:o}")
+    return found
+
+
+def test_no_file_is_made_through_a_link(run_cli: CommandLine, private_hub: Hub, tmp_path: Path) -> None:
+    """Every file that a full run makes, told by the interpreter itself (SQLite's own are made beforehand, by us)."""
+    site, log = tmp_path / "site", tmp_path / "opens"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(EYE)
+    with meeting_place(0o755) as place:
+        env = {"PYTHONPATH": f"{site}{os.pathsep}{CHECKOUT}", "OPENS_LOG": str(log), "PYTHONDONTWRITEBYTECODE": "1"}
+        everything_happens(run_cli, private_hub, place / "cache", "current", **env)
+        run_cli("verify", env=environment(private_hub, place / "cache", **env))
+        run_cli("doctor", env=environment(private_hub, place / "cache", **env))
+        to = place / "out"
+        assert (
+            run_cli(
+                "get", "hf://acme/private", "--to", to, env=environment(private_hub, place / "cache", **env)
+            ).exit_code
+            == 0
+        )
+    made = log.read_text().splitlines()
+    assert len(made) > 30
+    assert through_links(made) == []
+    assert through_links([json.dumps(["/x", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC])]) != []
+    assert through_links([json.dumps(["/x", os.O_CREAT | os.O_EXCL])]) != []
 
 
 # --- another user of the host ----------------------------------------------------------------------------------------
