@@ -425,6 +425,48 @@ def test_logins_of_lists_and_tokens_of_registries(watch: Watch) -> None:
         assert watch.leaks() == [], "\n".join(watch.leaks())
 
 
+def test_another_name_of_the_same_machine_is_another_origin(watch: Watch) -> None:
+    """A redirect to the same address and port under another name: the tap, which knows ports, could not tell."""
+    token, password = "hf_NameCanary0123456789abcdef", "NamePassword0123456789"
+    key_id, secret = "AKIANAMECANARY012345", "NameSecret/Canary+0123456789=abcdefghij"
+    with ExitStack() as stack:
+        hub = stack.enter_context(hub_in_thread(tokens={token: "alice"}))
+        s3 = stack.enter_context(s3_in_thread(keys={key_id: secret}))
+        registry = stack.enter_context(registry_in_thread(users={"alice": password}, auth="basic"))
+        engine = stack.enter_context(engine_in_thread())
+        hub.add_repo("acme/private", files=FILES, private=True)
+        s3.add_bucket("closed", {"d/a": b"1"}, readers=[key_id])
+        registry.add_image("acme/app", "1", private=True)
+        iam = {"REGION": "us-east-1", "ACCESS_KEY_ID": key_id, "SECRET_ACCESS_KEY": secret}
+        listed = {
+            "required_images": [{"name": f"{registry.host}/acme/app:1", "username": "alice", "password": password}],
+            "required_remote_resources": [
+                {"type": "HF", "url": "acme/private", "accessToken": token},
+                {"type": "S3", "url": f"{s3.endpoint}/closed/d/", "IAM": iam},
+            ],
+        }
+        env: dict[str, str | None] = {
+            **HURRIED,
+            "FETCHER_ALLOW_NET": "127.0.0.0/8,::1",
+            "HF_ENDPOINT": hub.endpoint,
+            "DOCKER_HOST": f"unix://{engine.socket}",
+        }
+        watch.run("prefetch", "-", "--json", "--dry-run", env=env, document=listed)
+        for routes in (("info", "list", "bucket", "manifest"), ("resolve", "resolve-cache", "object", "tree")):
+            for origin in (hub, s3, registry):
+                origin.faults.clear()
+                elsewhere = origin.endpoint.replace("127.0.0.1", "localhost")
+                origin.faults.add(RedirectTo(elsewhere + "{self}", 307).on(*routes, times=1))
+            engine.tags.clear()
+            watch.run("prefetch", "-", "--json", env=env, document=listed)
+            watch.run("prefetch", "-", "--json", "--dry-run", env=env, document=listed)
+        for origin in (hub, s3, registry):
+            there = [record for record in origin.requests if record.headers["host"].startswith("localhost")]
+            assert there, f"somebody was led there: {origin}"
+            assert not any(record.authorization for record in there)
+            assert any(record.authorization for record in origin.requests), f"it was used: {origin}"
+
+
 # --- what proxies are told -------------------------------------------------------------------------------------------
 
 
