@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fetcher.cache.index import Index
-from fetcher.cache.layout import HEX_32, Layout, disk_error, disk_errors, random_id
+from fetcher.cache.layout import HEX_32, Layout, disk_error, disk_errors, random_id, read_plain
 from fetcher.errors import CacheError
+
+CACHE_ID_BYTES_MAX = 64 << 10
+"""Of two ids and a path, which has 4 KiB at most, escaped."""
 
 _QUESTION = "SELECT value FROM meta WHERE name = 'index_id'"
 
@@ -120,7 +123,7 @@ def _place(layout: Layout) -> str:
 
 def _read(layout: Layout) -> Tie | None:
     try:
-        raw = layout.cache_id.read_bytes()
+        raw = read_plain(layout.cache_id, CACHE_ID_BYTES_MAX, own=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -231,5 +231,5 @@ def test_doctor_tells_of_it(hub: Hub, proxy: ForwardProxy, run_cli: CommandLine)
     assert told(HTTPS_PROXY="http://p:1", FETCHER_PROXY="none")["status"] == "ok"
     lax = told(HTTPS_PROXY=with_login(proxy), FETCHER_PROXY_FILTERS="1")
     strict = told(HTTPS_PROXY=with_login(proxy))
-    assert lax["status"] == strict["status"] == "warn"
+    assert (lax["status"], strict["status"]) == ("ok", "warn")
     assert proxy.url in lax["message"] and "HTTPS_PROXY" in lax["message"] and "are refused" in strict["message"]
