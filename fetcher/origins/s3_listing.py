@@ -28,7 +28,13 @@ DEPTH_MAX = 16
 HEAD_BYTES = 1024
 """Within these the root element must have begun."""
 
-_ROOT = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:[\w.-]+:)?(ListBucketResult|Error)[\s/>]", re.DOTALL)
+_ROOT = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?>.*?-->)\s*)*+<(?:[\w.-]+:)?(ListBucketResult|Error)[\s/>]", re.DOTALL
+)
+"""A comment ends at the first ``-->``, once and for all: with a choice, a head full of them would take for ever."""
+_ENCODING = re.compile(rb"\s*<\?xml[^>]*?\sencoding\s*=\s*[\"']([^\"'>]*)[\"']")
+_ENCODINGS = (b"utf-8", b"us-ascii")
+"""What stores write. Expat hands any other name to Python, whose codecs are many and raise what they like."""
 
 
 class NotAListing(Exception):
@@ -217,6 +223,9 @@ class _Reader:
         self._parser.StartDoctypeDeclHandler = self._refuse
 
     def feed(self, body: bytes) -> None:
+        declared = _ENCODING.match(body.removeprefix(b"\xef\xbb\xbf"))
+        if declared is not None and declared[1].lower() not in _ENCODINGS:
+            raise NotAListing("the host sends XML in another encoding than UTF-8, which no S3 does")
         try:
             self._parser.Parse(body, True)
         except (expat.ExpatError, UnicodeDecodeError):
