@@ -32,9 +32,6 @@ _ROOT = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?>.*?-->)\s*)*+<(?:[\w.-]+:)?(ListBucketResult|Error)[\s/>]", re.DOTALL
 )
 """A comment ends at the first ``-->``, once and for all: with a choice, a head full of them would take for ever."""
-_ENCODING = re.compile(rb"\s*<\?xml[^>]*?\sencoding\s*=\s*[\"']([^\"'>]*)[\"']")
-_ENCODINGS = (b"utf-8", b"us-ascii")
-"""What stores write. Expat hands any other name to Python, whose codecs are many and raise what they like."""
 
 
 class NotAListing(Exception):
@@ -215,7 +212,9 @@ class _Reader:
         self._depth = 0
         self._text: list[str] = []
         self._row: dict[str, str] | None = None
-        self._parser = expat.ParserCreate()
+        # Stores write UTF-8. A declared encoding that expat does not know it hands to Python, whose codecs are many and
+        # raise what they like; one that is given here counts instead.
+        self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
@@ -223,9 +222,6 @@ class _Reader:
         self._parser.StartDoctypeDeclHandler = self._refuse
 
     def feed(self, body: bytes) -> None:
-        declared = _ENCODING.match(body.removeprefix(b"\xef\xbb\xbf"))
-        if declared is not None and declared[1].lower() not in _ENCODINGS:
-            raise NotAListing("the host sends XML in another encoding than UTF-8, which no S3 does")
         try:
             self._parser.Parse(body, True)
         except (expat.ExpatError, UnicodeDecodeError):

@@ -19,8 +19,8 @@ from fetcher.model.foreign_uri import page_hint
 from fetcher.model.mount import JobResources
 from fetcher.model.resource import HF, S3, Resource
 from fetcher.model.targets import normalise_target, target_fault
-from fetcher.net.request import address_of, display_url, redirected, resolve_location
 from fetcher.net.request import Request as HTTPRequest
+from fetcher.net.request import address_of, display_url, redirected, resolve_location
 from tests.fuzz.harness import Family, Plant
 from tests.fuzz.judging import assert_tells_no_secret, printable, told
 
@@ -93,8 +93,36 @@ JOBS_YAML = (
     b'? ops\n: - args:\n      resources: |-\n        []\n    id: "a\\u0041"\n    type: !!str container/run\n',
 )
 _YAML_WORDS = (
-    *(b"&a", b"*a", b"*all", b"&all", b"<<: ", b"!!python/object:os.system ", b"!!binary ", b"!!set ", b"!<x>", b"---\n"),
-    *(b"? ", b": ", b"- ", b"| \n", b">-\n", b"%TAG ! x\n", b"{", b"}", b"[", b"]", b"\n", b"  ", b"\t", b"#", b"'", b'"'),
+    *(
+        b"&a",
+        b"*a",
+        b"*all",
+        b"&all",
+        b"<<: ",
+        b"!!python/object:os.system ",
+        b"!!binary ",
+        b"!!set ",
+        b"!<x>",
+        b"---\n",
+    ),
+    *(
+        b"? ",
+        b": ",
+        b"- ",
+        b"| \n",
+        b">-\n",
+        b"%TAG ! x\n",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"\n",
+        b"  ",
+        b"\t",
+        b"#",
+        b"'",
+        b'"',
+    ),
 )
 
 
@@ -248,7 +276,11 @@ MARKETS = (
             ],
             "required_remote_resources": [
                 {"type": "HF", "url": "acme/tiny", "accessToken": "CanaryMarket000001"},
-                {"type": "S3", "url": "s3://bucket/a", "IAM": {"access_key_id": "A", "secret_access_key": "CanaryS3Key00001"}},
+                {
+                    "type": "S3",
+                    "url": "s3://bucket/a",
+                    "IAM": {"access_key_id": "A", "secret_access_key": "CanaryS3Key00001"},
+                },
                 {"type": "Ollama", "model": "gemma3"},
                 _BUCKETS,
             ],
@@ -366,7 +398,11 @@ URI = Family(
     weight=2.0,
 )
 PAGE = Family(
-    "page-url", "text", URIS, lambda case: page_hint(case.decode(errors="replace")), judge=lambda case, hint: printable(hint)
+    "page-url",
+    "text",
+    URIS,
+    lambda case: page_hint(case.decode(errors="replace")),
+    judge=lambda case, hint: printable(hint),
 )
 
 # --- where a redirect leads
@@ -430,7 +466,12 @@ assert resolve_location("https://a/b", "c") == "https://a/c"
 
 IMAGES = (
     *(b"nginx", b"nginx:1.25", b"docker.io/library/nginx@sha256:" + b"0" * 64, b"localhost:5000/a/b:c"),
-    *(b"registry.example.org/team/tool-x_y.z:v1", b"[::1]:5000/a", b"index.docker.io/a/b", b"ghcr.io/a/b@sha512:" + b"1" * 128),
+    *(
+        b"registry.example.org/team/tool-x_y.z:v1",
+        b"[::1]:5000/a",
+        b"index.docker.io/a/b",
+        b"ghcr.io/a/b@sha512:" + b"1" * 128,
+    ),
 )
 
 
@@ -457,7 +498,16 @@ IMAGE = Family(
 
 # --- targets, and how docker is told of them
 
-TARGETS = (b"/data/models/", b"//data/./x", b"/proc/x", b"/dev", b"/a b", b"/a,readonly=false,source=/", b"/\xc3\xa4/x", b"rel")
+TARGETS = (
+    b"/data/models/",
+    b"//data/./x",
+    b"/proc/x",
+    b"/dev",
+    b"/a b",
+    b"/a,readonly=false,source=/",
+    b"/\xc3\xa4/x",
+    b"rel",
+)
 
 
 def _parse_target(case: bytes) -> str:
@@ -505,8 +555,29 @@ CONFIGS = (
     b"stale_if_error_s = 1h\n[pins]\na.b = 1\n",
 )
 _SETTING_WORDS = (
-    *(b"api_tries_max", b"part_bytes", b"limit_rate", b"allow_net", b"s3_endpoint", b"sync_bytes", b"= [", b'"""', b"'''"),
-    *(b"50M", b"1h30m", b"16MiB", b"10.0.0.0/33", b"::1/128", b"inf", b"nan", b"0x10", b"1979-05-27T07:32:00Z", b"{a = 1}"),
+    *(
+        b"api_tries_max",
+        b"part_bytes",
+        b"limit_rate",
+        b"allow_net",
+        b"s3_endpoint",
+        b"sync_bytes",
+        b"= [",
+        b'"""',
+        b"'''",
+    ),
+    *(
+        b"50M",
+        b"1h30m",
+        b"16MiB",
+        b"10.0.0.0/33",
+        b"::1/128",
+        b"inf",
+        b"nan",
+        b"0x10",
+        b"1979-05-27T07:32:00Z",
+        b"{a = 1}",
+    ),
 )
 
 
@@ -520,7 +591,14 @@ def _parse_config(case: bytes) -> config.Settings:
 def _judge_settings(case: bytes, found: config.Settings) -> None:
     assert found.cache_dir.is_absolute() and found.state_dir.is_absolute()
     assert found.part_bytes > 0 and found.connections_max > 0 and found.api_tries_max > 0
-    for name in ("fresh_for_s", "keep_for_s", "api_timeout_s", "connect_timeout_s", "backoff_min_s", "retry_after_max_s"):
+    for name in (
+        "fresh_for_s",
+        "keep_for_s",
+        "api_timeout_s",
+        "connect_timeout_s",
+        "backoff_min_s",
+        "retry_after_max_s",
+    ):
         value = getattr(found, name)
         assert value == value and 0 <= value < 1e12, (name, value)
 
@@ -532,9 +610,7 @@ CONFIG = Family(
     _parse_config,
     (UsageError,),
     _judge_settings,
-    plants=(
-        Plant("any number will do", lambda patch: patch.setitem(config._READERS, "connections_max", int)),
-    ),
+    plants=(Plant("any number will do", lambda patch: patch.setitem(config._READERS, "connections_max", int)),),
     words=_SETTING_WORDS,
     weight=0.5,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import documents
+from tests.fuzz import answers, documents, files
 from tests.fuzz.harness import Family
 
-FAMILIES: tuple[Family, ...] = (*documents.FAMILIES,)
+FAMILIES: tuple[Family, ...] = (*documents.FAMILIES, *answers.FAMILIES, *files.FAMILIES)

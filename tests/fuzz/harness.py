@@ -133,10 +133,7 @@ def fuzz(family: Family, count: int, seed: object) -> dict[Outcome, int]:
     examples = (*family.examples, *(path.read_bytes() for path in family.corpus))
     ended: dict[Outcome, int] = {"value": 0, "error": 0}
     for start in range(0, count, BATCH):
-        cases = [
-            mutated(dice, examples, family.grammar, family.words)
-            for _ in range(min(BATCH, count - start))
-        ]
+        cases = [mutated(dice, examples, family.grammar, family.words) for _ in range(min(BATCH, count - start))]
         with _memory() as used:
             for case in cases:
                 try:

@@ -21,7 +21,24 @@ REPEATS = (2, 3, 10, 30, 100, 1000, 5000)
 HOSTILE_TEXTS: tuple[str, ...] = (
     *("", " ", ".", "..", "/", "//", "../x", "a/../../x", "/etc/passwd", "a/", "a//b", "./a", "C:\\x", "C:/x", "c:"),
     *("\\\\host\\share", "..\\x", "a\0b", "a\nb", "a\r\nX-Y: z", "\x1b[2J", "\x07", "\x7f", "a\tb", "\u2028", "\ufeff"),
-    *("CON", "NUL", "aux.txt", "com1", "a.", "a ", " a", "~", "-rf", "$HOME", "`id`", "a'b", 'a"b', "a,b", "a=b", "a b"),
+    *(
+        "CON",
+        "NUL",
+        "aux.txt",
+        "com1",
+        "a.",
+        "a ",
+        " a",
+        "~",
+        "-rf",
+        "$HOME",
+        "`id`",
+        "a'b",
+        'a"b',
+        "a,b",
+        "a=b",
+        "a b",
+    ),
     *("n" * 256, "n" * 3000, "d/" * 70 + "f", "\u202egpj.exe", "\u200b", "\ud800", "a\udc80b", "caf\u00e9"),
     *("cafe\u0301", "Twin", "tWIN", "ſ", "K", "ﬀ", "\u0345", "\u1fb3", "\u03b1\u0345", "İ", "i\u0307", "\U0001f600"),
     *("%", "%%", "%2e%2e%2f", "%00", "%ED%A0%80", "%FF", "%zz", "+", "&", "?", "#", "@", ":", "*", "[", "[!", "[z-a]"),
@@ -29,8 +46,24 @@ HOSTILE_TEXTS: tuple[str, ...] = (
     *("0x1F", "1_000", "²", "٣", "-1", "18446744073709551616", "%%global.variables.a%%", "%%ops.x.results.y%%"),
     *("%%global.variables.%%", "__spread__", "__remove-if-empty__", "__proto__", "file:///etc/passwd", "http://"),
     *("http://169.254.169.254/latest", "http://[::1", "http://[::ffff:7f00:1]/", "http://a:99999/", "http://a:b@c/"),
-    *("https://ex\u00e4mple.org/", "//evil.example/", "javascript:0", "hf://a/b@c", "s3://b/k", "ollama://m", "docker://"),
-    *("http://example.org\\@evil/", "<!DOCTYPE x>", "&e;", "<a>", "]]>", '<?xml version="1.0" encoding="utf-7"?>', "<!---->"),
+    *(
+        "https://ex\u00e4mple.org/",
+        "//evil.example/",
+        "javascript:0",
+        "hf://a/b@c",
+        "s3://b/k",
+        "ollama://m",
+        "docker://",
+    ),
+    *(
+        "http://example.org\\@evil/",
+        "<!DOCTYPE x>",
+        "&e;",
+        "<a>",
+        "]]>",
+        '<?xml version="1.0" encoding="utf-7"?>',
+        "<!---->",
+    ),
     *("sha256:" + "0" * 64, "sha256:../../x", "W/", '"', '""', "Bearer ", "next", 'rel="next"', ";", ",", "=", "\\"),
 )
 HOSTILE_NUMBERS: tuple[Any, ...] = (
@@ -210,7 +243,9 @@ def _hostile(dice: random.Random, value: Any) -> Any:
             depth = dice.choice((3, 60, 70, 500, 30_000))
             return Raw("[" * depth + "]" * depth if dice.random() < 0.5 else '{"a":' * depth + "0" + "}" * depth)
         case 4:
-            return Raw(dice.choice(("1e999", "NaN", "-Infinity", "9" * 5000, "0." + "1" * 400, "-0", '"\\ud800"', "01")))
+            return Raw(
+                dice.choice(("1e999", "NaN", "-Infinity", "9" * 5000, "0." + "1" * 400, "-0", '"\\ud800"', "01"))
+            )
         case 5 if isinstance(value, str):
             at = dice.randint(0, len(value))
             return value[:at] + hostile_text(dice) + value[at:]

@@ -6,12 +6,14 @@ A bounded run with all other tests; ``FETCHER_TEST_LONG=1`` (``make torture``) d
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz import answers, files
 from tests.fuzz.families import FAMILIES
 from tests.fuzz.harness import CORPUS, Family, Found, Plant, check, fuzz
 from tests.fuzz.mutating import CASE_BYTES_MAX, HOSTILE_NUMBERS, HOSTILE_TEXTS, written
@@ -20,6 +22,13 @@ LONG = os.environ.get("FETCHER_TEST_LONG") == "1"
 CASES = 60_000 if LONG else 600
 PLANT_CASES = 20_000
 PLANTS = [(family, plant) for family in FAMILIES for plant in family.plants]
+
+
+@pytest.fixture(autouse=True)
+def no_loop_left() -> Iterator[None]:
+    yield
+    answers.close()
+    files.close()
 
 
 @pytest.mark.timeout(1800 if LONG else 60)
