@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 from fetcher.config import Settings
 from fetcher.errors import FetcherError, ForbiddenError, ResourceError
 from fetcher.model.asker import Asker
+from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.ollama import Ollama
 from fetcher.model.ranges import ByteRange
@@ -142,7 +143,11 @@ def _hub(case: bytes, which: str) -> Manifest:
 
     def answers(request: Request) -> FakeResponse:
         if which in request.url:
-            return made if "cursor=" not in request.url or which != "/tree/" else response(answer(200, [ROWS[1]]))
+            return (
+                made
+                if "cursor=" not in request.url or which != "/tree/"
+                else response(answer(200, [{**ROWS[1], "path": "second.txt"}]))
+            )
         if "/tree/" in request.url:
             return response(answer(200, ROWS))
         return response(answer(200, INFO))
@@ -193,9 +198,17 @@ HUB_TREE = Family(
         Plant("unsafe names", _plant_path),
         Plant("sizes beyond bounds", _plant_sizes),
         Plant("colliding names", _plant_tree_check),
-        Plant(
-            "a row without a path", lambda patch: patch.setattr(hf_tree.Listing, "_knows", lambda self, row: {}[row])
-        ),
+        Plant("digests as they come", lambda patch: patch.setattr(hf_tree.Listing, "_digest", _any_digest)),
+    ),
+    words=(
+        b"CONFIG.JSON",
+        b"caf\xc3\xa9/twin.txt",
+        b"cafe\xcc\x81/x",
+        b"config.json/x",
+        b"sub",
+        b"../x",
+        b"/x",
+        b"SUB/y",
     ),
     weight=2.0,
 )
@@ -224,15 +237,16 @@ HUB_ANSWER = Family(
     (FetcherError,),
     _judge_hub,
     plants=(
-        Plant(
-            "a next page anywhere",
-            lambda patch: patch.setattr(hf.HfOrigin, "_at_endpoint", lambda self, url: url + "{"),
-        ),
+        Plant("links are split", lambda patch: patch.setattr(hf, "_next_link", lambda field: field.split("<")[1])),
         Plant("an endless listing", lambda patch: patch.setattr(hf_tree.Listing, "add", _believing)),
     ),
     words=_HUB_WORDS,
     weight=2.0,
 )
+
+
+def _any_digest(self: Any, algorithm: str, digits: str, path: str) -> Digest:
+    return Digest(algorithm, digits)
 
 
 def _believing(self: Any, rows: Any, *, last: bool) -> None:
@@ -418,7 +432,6 @@ S3_LISTING = Family(
         Plant(
             "the declared encoding counts", lambda patch: patch.setattr(s3_listing.expat, "ParserCreate", _any_encoding)
         ),
-        Plant("document types", lambda patch: patch.setattr(s3_listing._Reader, "_refuse", lambda self, *_: {}["x"])),
     ),
     words=_XML_WORDS,
     weight=2.0,
@@ -621,7 +634,12 @@ REGISTRY_DOCUMENT = Family(
     _judge_document,
     plants=(
         Plant("digests as they come", lambda patch: patch.setattr(registry_documents, "is_digest", lambda text: True)),
-        Plant("sizes as they come", lambda patch: patch.setattr(registry_documents, "SIZE_MAX", 10**40)),
+    ),
+    words=(
+        b"sha256:../../etc/passwd",
+        b"sha512:" + b"0" * 128,
+        b"md5:" + b"0" * 32,
+        registry_documents.OCI_INDEX.encode(),
     ),
 )
 
@@ -650,7 +668,6 @@ OLLAMA = Family(
     (FetcherError,),
     _judge_manifest,
     plants=(
-        Plant("no such member", lambda patch: patch.setattr("fetcher.origins.ollama_store._EMPTY", {}.__getitem__)),
         Plant(
             "names of blobs as they come", lambda patch: patch.setattr("fetcher.origins.ollama_store.blob_path", _blob)
         ),

@@ -219,6 +219,14 @@ JOB = Family(
         Plant("credentials are quoted", _plant_told_secret),
         Plant("any JSON that Python reads", _plant_unbounded_depth),
     ),
+    words=(
+        b"/data/../x",
+        b"/proc/x",
+        b"//x",
+        b"CanaryHubToken000001",
+        b"CanarySecretKey000001",
+        b"%%global.variables.name%%",
+    ),
     weight=2.0,
 )
 JOB_YAML = Family(
@@ -610,7 +618,7 @@ CONFIG = Family(
     _parse_config,
     (UsageError,),
     _judge_settings,
-    plants=(Plant("any number will do", lambda patch: patch.setitem(config._READERS, "connections_max", int)),),
+    plants=(Plant("paths are texts", lambda patch: patch.setitem(config._READERS, "cache_dir", str)),),
     words=_SETTING_WORDS,
     weight=0.5,
 )

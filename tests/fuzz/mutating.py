@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-Grammar = Literal["json", "xml", "headers", "answer", "text", "bytes"]
-"""``answer``: a status, headers, an empty line, and a body of JSON or XML."""
+Grammar = Literal["json", "xml", "lines", "headers", "answer", "text", "bytes"]
+"""``lines``: of JSON. ``answer``: a status, headers, an empty line, and a body of JSON or XML."""
 
 CASE_BYTES_MAX = 100_000
 REPEATS = (2, 3, 10, 30, 100, 1000, 5000)
@@ -175,7 +175,7 @@ def change_json(dice: random.Random, case: bytes, examples: Sequence[bytes], wor
         value = json.loads(case, object_pairs_hook=Pairs)
     except (ValueError, RecursionError):
         return change_bytes(dice, case, examples, words)
-    changed = _changed(dice, value, examples)
+    changed = _changed(dice, value, examples, words)
     if _weight(changed, CASE_BYTES_MAX) <= 0:
         return case
     try:
@@ -195,7 +195,7 @@ def _weight(value: Any, left: int) -> int:
     return left
 
 
-def _changed(dice: random.Random, value: Any, examples: Sequence[bytes]) -> Any:
+def _changed(dice: random.Random, value: Any, examples: Sequence[bytes], words: Sequence[bytes]) -> Any:
     """``value`` with one place in it changed, found by walking down."""
     if isinstance(value, Pairs) and value and dice.random() < 0.85:
         at = dice.randrange(len(value))
@@ -204,13 +204,13 @@ def _changed(dice: random.Random, value: Any, examples: Sequence[bytes]) -> Any:
             case 0:
                 del value[at]
             case 1:
-                value.insert(dice.randrange(len(value) + 1), (name, _hostile(dice, inner)))
+                value.insert(dice.randrange(len(value) + 1), (name, _hostile(dice, inner, words)))
             case 2:
                 value[at] = (_other_name(dice, name), inner)
             case 3:
                 value.append((_other_name(dice, name), inner))
             case _:
-                value[at] = (name, _changed(dice, inner, examples))
+                value[at] = (name, _changed(dice, inner, examples, words))
         return value
     if isinstance(value, list) and not isinstance(value, Pairs) and value and dice.random() < 0.85:
         at = dice.randrange(len(value))
@@ -220,18 +220,20 @@ def _changed(dice: random.Random, value: Any, examples: Sequence[bytes]) -> Any:
             case 1:
                 value[at : at + 1] = [value[at]] * dice.choice(REPEATS[:-1])
             case 2:
-                value.insert(at, _hostile(dice, value[at]))
+                value.insert(at, _hostile(dice, value[at], words))
             case 3:
                 value.insert(at, dice.choice(value))
             case _:
-                value[at] = _changed(dice, value[at], examples)
+                value[at] = _changed(dice, value[at], examples, words)
         return value
     if dice.random() < 0.1:
         return _part_of(dice, examples)
-    return _hostile(dice, value)
+    return _hostile(dice, value, words)
 
 
-def _hostile(dice: random.Random, value: Any) -> Any:
+def _hostile(dice: random.Random, value: Any, words: Sequence[bytes]) -> Any:
+    if words and dice.random() < 0.3:
+        return dice.choice(words).decode("utf-8", "surrogatepass")
     match dice.randrange(10):
         case 0:
             return dice.choice(HOSTILE_NUMBERS)
@@ -281,6 +283,16 @@ def written(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(written, value)) + "]"
     return json.dumps(value)
+
+
+def change_lines(dice: random.Random, case: bytes, examples: Sequence[bytes], words: Sequence[bytes]) -> bytes:
+    """One edit of one line of JSON, or between lines."""
+    lines = case.split(b"\n")
+    if dice.random() < 0.3:
+        return b"\n".join(_rearranged(dice, lines, words))
+    at = dice.randrange(len(lines))
+    lines[at] = change_json(dice, lines[at], [line for example in examples for line in example.split(b"\n")], words)
+    return b"\n".join(lines)
 
 
 # --- XML
@@ -371,6 +383,7 @@ Change = Callable[[random.Random, bytes, Sequence[bytes], Sequence[bytes]], byte
 _GRAMMARS: dict[Grammar, Change] = {
     "json": change_json,
     "xml": change_xml,
+    "lines": change_lines,
     "headers": change_headers,
     "answer": change_answer,
     "text": change_text,
