@@ -21,7 +21,7 @@ from tests.net import wiring
 from tests.net.raw_server import Connection, serving
 
 LONG = os.environ.get("FETCHER_TEST_LONG") == "1"
-CASES = 20_000 if LONG else 250
+CASES = 20_000 if LONG else 800
 BODY_BYTES_MAX = 1 << 16
 WALL_S_MAX = 10.0
 """Of one case: a machine may stand still for seconds."""
@@ -71,7 +71,7 @@ WORDS = (
 
 def replies(cases: list[bytes]) -> Callable[[Connection], Awaitable[None]]:
     async def reply(connection: Connection) -> None:
-        await connection.say(cases.pop())
+        await connection.say(cases[-1])
         connection.writer.close()
 
     return reply
