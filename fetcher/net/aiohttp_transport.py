@@ -43,8 +43,8 @@ HEADER_LINE_BYTES_MAX = 16 << 10
 """A Location with a signed policy takes 1 to 2 KiB; aiohttp's own 8190 is near what long policies need."""
 HEADERS_MAX = 128
 HEADS_MAX = 32
-"""Of one answer, those that only announce it (1xx) included; servers send one or two. aiohttp has no bound: it keeps all
-that come, also where nobody waits for any."""
+"""Of one answer, those that only announce it (1xx) included; servers send one or two. aiohttp has no bound: it keeps
+all that come, also where nobody waits for any."""
 DNS_KEPT_S = 10
 """Addresses are used in turn meanwhile, so that many connections spread over all of them."""
 KEPT_ALIVE_S = 30.0

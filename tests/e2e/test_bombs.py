@@ -90,6 +90,13 @@ def test_questions_answered_without_end(kind: WorldKind, attack: Attack, cache_d
         attacked(world, cache_dir, attack, world.places.first.hit)
 
 
+@pytest.mark.parametrize("attack", stranger.JSON, ids=lambda attack: attack.__name__)
+def test_pages_of_a_tree_without_end(attack: Attack, cache_dir: Path) -> None:
+    """The question behind the first one; a million files in one page among them."""
+    with world_of("hub") as world:
+        attacked(world, cache_dir, attack, world.places.second.hit)
+
+
 @pytest.mark.parametrize(
     ("kind", "attack"), some((*stranger.HEADS, *stranger.REDIRECTS, *stranger.FRAMES), ("s3", "registry", "hub"))
 )

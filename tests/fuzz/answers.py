@@ -307,7 +307,8 @@ PACE = Family(
     "pace-headers",
     "headers",
     (
-        b'Retry-After: 120\nRateLimit: "resolvers";r=2998;t=172\nRateLimit-Policy: "fixed window";"resolvers";q=3000;w=300',
+        b'Retry-After: 120\nRateLimit: "resolvers";r=2998;t=172\n'
+        b'RateLimit-Policy: "fixed window";"resolvers";q=3000;w=300',
         b"Retry-After: Wed, 21 Oct 2037 07:28:00 GMT",
         b'RateLimit: "api";r=0;t=12, "pages";r=5;t=1',
         b"Retry-After: Wednesday, 21-Oct-37 07:28:00 -2359",
@@ -476,10 +477,12 @@ S3_REFUSAL = Family(
 OBJECTS = (
     b'ETag: "9b2cf535f27731c974343645a3985328"\nLast-Modified: Wed, 12 Oct 2009 17:50:00 GMT\nx-amz-request-id: 1\n'
     b"x-amz-checksum-crc64nvme: AAAAAAAAAAA=\nx-amz-checksum-type: FULL_OBJECT\nContent-Length: 2000000",
-    b'ETag: W/"9b2cf535f27731c974343645a3985328-3"\nx-amz-checksum-sha256: 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=-3\n'
+    b'ETag: W/"9b2cf535f27731c974343645a3985328-3"\n'
+    b"x-amz-checksum-sha256: 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=-3\n"
     b"x-amz-mp-parts-count: 3\nx-amz-version-id: abc\nServer: AmazonS3",
     b"ETag: abc\nx-goog-hash: crc32c=AAAAAA==,md5=CY9rzUYh03PK3k6DJie09g==\nx-goog-encryption-kms-key-name: k",
-    b'x-amz-server-side-encryption: aws:kms\nETag: "00000000000000000000000000000000"\nx-amz-checksum-md5: CY9rzUYh03PK3k6DJie09g==',
+    b'x-amz-server-side-encryption: aws:kms\nETag: "00000000000000000000000000000000"\n'
+    b"x-amz-checksum-md5: CY9rzUYh03PK3k6DJie09g==",
 )
 
 

@@ -86,8 +86,10 @@ JOBS = (
     ),
 )
 JOBS_YAML = (
-    b"ops:\n- type: container/run\n  id: run\n  args:\n    resources: &all\n    - {type: HF, repo: acme/tiny, target: /a}\n"
-    b"    - type: S3\n      url: s3://bucket/prefix\n      target: '/b'\n      IAM: {ACCESS_KEY_ID: a, SECRET_ACCESS_KEY: b}\n"
+    b"ops:\n- type: container/run\n  id: run\n  args:\n    resources: &all\n"
+    b"    - {type: HF, repo: acme/tiny, target: /a}\n"
+    b"    - type: S3\n      url: s3://bucket/prefix\n      target: '/b'\n"
+    b"      IAM: {ACCESS_KEY_ID: a, SECRET_ACCESS_KEY: b}\n"
     b"- type: container/run\n  id: second\n  args: {resources: *all}\n",
     b"%YAML 1.2\n---\nglobal: {variables: {a: &x [1, 2.5, true, ~], b: *x}}\nops: []\n...\n",
     b'? ops\n: - args:\n      resources: |-\n        []\n    id: "a\\u0041"\n    type: !!str container/run\n',
@@ -626,7 +628,8 @@ ENVIRONMENTS = (
     b"FETCHER_CACHE_DIR: /c\nFETCHER_FRESH_FOR_S: 24h\nFETCHER_ALLOW_NET: 10.0.0.0/8,::1/128\nHF_ENDPOINT: https://h.example",
     b"FETCHER_MARKET_URL: https://m.example/{market},https://n.example/{market}\nFETCHER_CONNECTIONS_MAX: 8\nHOME: /h",
     b"FETCHER_LIMIT_RATE: 50M\nFETCHER_OLLAMA_URL: http://127.0.0.1:5000\nFETCHER_QUOTA_BYTES: 1TB\nXDG_CACHE_HOME: /x",
-    b"AWS_ENDPOINT_URL: https://s3.example.org\nFETCHER_ENGINE_CACHE_DIR: /e\nFETCHER_KEEP_FROM: use\nFETCHER_STATE_DIR: ~/s",
+    b"AWS_ENDPOINT_URL: https://s3.example.org\nFETCHER_ENGINE_CACHE_DIR: /e\nFETCHER_KEEP_FROM: use\n"
+    b"FETCHER_STATE_DIR: ~/s",
 )
 
 

@@ -278,9 +278,11 @@ class _NoMath:
 # --- container engines
 
 PULLS = (
-    b'{"status":"Pulling from library/nginx","id":"latest"}\r\n{"status":"Pulling fs layer","progressDetail":{},"id":"a"}\r\n'
+    b'{"status":"Pulling from library/nginx","id":"latest"}\r\n'
+    b'{"status":"Pulling fs layer","progressDetail":{},"id":"a"}\r\n'
     b'{"status":"Downloading","progressDetail":{"current":10,"total":100},"progress":"[>]","id":"a"}\r\n'
-    b'{"status":"Extracting","progressDetail":{"current":1,"units":"s"},"id":"a"}\r\n{"status":"Pull complete","id":"a"}\r\n',
+    b'{"status":"Extracting","progressDetail":{"current":1,"units":"s"},"id":"a"}\r\n'
+    b'{"status":"Pull complete","id":"a"}\r\n',
     b'{"stream":"Copying blob sha256:abc done"}\n{"images":["x"],"id":"'
     + b"0" * 64
     + b'"}\n{"stream":"Trying to pull x..."}\n',
