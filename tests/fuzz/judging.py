@@ -44,8 +44,9 @@ def told(error: BaseException) -> Iterator[str]:
             yield from (fault.at, fault.message, fault.hint or "")
 
 
-def assert_tells_no_secret(case: bytes, texts: Iterable[str]) -> None:
-    """No canary that stands in a place for credentials, whole, is told, wherever else it stands."""
+def assert_tells_no_secret(case: bytes, texts: Iterable[str], *, accepted: bool = False) -> None:
+    """No canary that stands in a place for credentials, whole, is told, wherever else it stands. ``accepted``: the
+    texts are of values, and who names a repo after his password has named it so."""
     try:
         document = json.loads(case)
     except (ValueError, RecursionError):
@@ -54,6 +55,8 @@ def assert_tells_no_secret(case: bytes, texts: Iterable[str]) -> None:
     if secrets:
         everything = "\n".join(texts)
         for secret in secrets:
+            if accepted and case.count(secret.encode()) > 1:
+                continue
             assert secret not in everything, f"a credential is told: {secret}"
 
 
