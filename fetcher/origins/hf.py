@@ -228,7 +228,10 @@ class HfOrigin:
 
     def _at_endpoint(self, url: str) -> str:
         """``url`` of a next page with the scheme and host of our endpoint: behind a mirror it names the Hub itself."""
-        base, parts = urlsplit(self._endpoint), urlsplit(url)
+        try:
+            base, parts = urlsplit(self._endpoint), urlsplit(url)
+        except ValueError:
+            raise TransportError(f"{self._origin} names a next page at no usable URL") from None
         path = parts.path
         if base.path and not path.startswith(f"{base.path}/"):
             path = base.path + path

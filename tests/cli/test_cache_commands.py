@@ -237,7 +237,7 @@ def test_docker_arguments(program: Program, tiny: Snapshot, tmp_path: Path) -> N
         "/x'y",
         '/x"y',
         "/x\\y",
-        "/x,source=/",
+        "/x,source=/y",
         "/x&y",
         "/x|y",
         "/x#y",

@@ -24,12 +24,16 @@ from fetcher.cache.layout import Layout
 from fetcher.cache.markets import KeptList, Markets
 from fetcher.config import Settings
 from fetcher.errors import CacheError, ImageError
-from fetcher.images import client, progress, reading
+from fetcher.images import client, progress, reading, refusals
 from fetcher.images.client import JSONLines, Refused
 from fetcher.images.progress import PullTracker
+from fetcher.images.refusals import pull_refused
 from fetcher.model.digest import Digest
+from fetcher.model.image import Image
+from fetcher.model.secret import Login, Secret
 from fetcher.plan.tree import BLOCK_BYTES
 from tests.fuzz.harness import Family, Plant
+from tests.fuzz.judging import assert_fit_to_be_told, told
 
 SNAPSHOT = "a" * 64
 _directory: tempfile.TemporaryDirectory[str] | None = None
@@ -414,4 +418,33 @@ def _bounded(found: bytes) -> None:
     assert len(found) < 1 << 20, "more than a small file"
 
 
-FAMILIES = (JOURNAL, TREE, SIDECAR, TIE, KEPT, PULL, ARCHIVE)
+# --- why a pull failed
+
+_IMAGE = Image("registry.example.org/a/b:1", Login("me", Secret("CanaryPassword0001")))
+
+
+def _refused(case: bytes) -> ImageError:
+    return pull_refused(_IMAGE, "podman", case.decode("utf-8", "surrogateescape"))
+
+
+def _judge_refused(case: bytes, error: ImageError) -> None:
+    assert_fit_to_be_told(error)
+    assert "CanaryPassword0001" not in "".join(told(error)), "the password is told"
+    assert all(len(text) < 3000 for text in told(error))
+
+
+REFUSED = Family(
+    "engine-refusal",
+    "text",
+    (
+        b"toomanyrequests: You have reached your pull rate limit. retry-after: 15.5 s",
+        b"Get https://me:CanaryPassword0001@registry.example.org/v2/: unauthorized",
+        b"initializing source docker://a: reading manifest: denied: requested access to the resource is denied",
+    ),
+    _refused,
+    judge=_judge_refused,
+    plants=(Plant("the engine is quoted as it is", lambda patch: patch.setattr(refusals, "quotable", lambda s, _: s)),),
+    words=(b"rate limit", b"retry-after: ", b"4\xc5\xbf", b"9ms", b"CanaryPassword0001", b"x509", b"\n"),
+)
+
+FAMILIES = (REFUSED, JOURNAL, TREE, SIDECAR, TIE, KEPT, PULL, ARCHIVE)
