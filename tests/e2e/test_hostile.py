@@ -19,7 +19,6 @@ from fetcher.testing.messages import Reply
 from tests.e2e.support import REPO, Child, fetch, fetcher_of, held_by, mixed_files, nothing_visible, options, tree_of
 
 MALFORMED = {
-    "beyond-64-bits",
     "size-text",
     "size-float",
     "bad-oid",

@@ -17,7 +17,7 @@ import pytest
 from multidict import CIMultiDict
 
 from fetcher.config import Settings
-from fetcher.errors import FetcherError, ForbiddenError, ResourceError
+from fetcher.errors import FetcherError, ForbiddenError
 from fetcher.model.asker import Asker
 from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry, Manifest
@@ -767,4 +767,3 @@ FAMILIES = (
     *(HUB_TREE, HUB_INFO, HUB_ANSWER, HUB_REFUSAL, PACE, RANGE, S3_LISTING, S3_REFUSAL, S3_OBJECT, S3_ANSWER),
     *(REGISTRY_DOCUMENT, OLLAMA, CHALLENGE, TOKEN),
 )
-assert issubclass(ResourceError, FetcherError)

@@ -20,7 +20,7 @@ from fetcher.model.mount import JobResources
 from fetcher.model.resource import HF, S3, Resource
 from fetcher.model.targets import normalise_target, target_fault
 from fetcher.net.request import Request as HTTPRequest
-from fetcher.net.request import address_of, display_url, redirected, resolve_location
+from fetcher.net.request import address_of, display_url, redirected
 from tests.fuzz.harness import Family, Plant
 from tests.fuzz.judging import assert_tells_no_secret, printable, told
 
@@ -468,8 +468,6 @@ def _any_address(url: str) -> Any:
     parts = urlsplit(url)
     return type("Loose", (), {"origin": f"{parts.scheme}://{parts.hostname}:{parts.port}"})()
 
-
-assert resolve_location("https://a/b", "c") == "https://a/c"
 
 # --- names of images
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fetcher.errors import FetcherError, ResourceError
@@ -121,8 +121,3 @@ def printable(*texts: str | None) -> None:
     """None of what will be shown moves a cursor."""
     for text in texts:
         assert text is None or text.isprintable(), repr(text)
-
-
-def members(value: Mapping[str, Any], *names: str) -> list[Any]:
-    """The members of an object by these names."""
-    return [value[name] for name in names if name in value]
