@@ -295,7 +295,7 @@ def _user_directory(environ: Mapping[str, str], name: str, below_home: str) -> P
 def _expanded(text: str, environ: Mapping[str, str]) -> str:
     home = environ.get("HOME", "")
     if (text == "~" or text.startswith("~/")) and home.startswith("/"):
-        return home.rstrip("/") + text[1:]
+        return home.rstrip("/") + text[1:] or "/"  # users without a home of their own have the root
     expanded = os.path.expanduser(text)  # ~user, and our own home from the password database
     if expanded.startswith("~"):
         raise UsageError(f"no home directory is known for {shown(text)}", hint="set HOME or FETCHER_CACHE_DIR")

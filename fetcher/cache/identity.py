@@ -134,7 +134,7 @@ def _read(layout: Layout) -> Tie | None:
         if not HEX_32.fullmatch(tie.index_id):
             raise ValueError("it has no id")
         return tie
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CacheError(
             f"{layout.cache_id} is damaged: {error}",
             hint=f"move it and the {layout.index.name}* files away: a new index is made from what is there",

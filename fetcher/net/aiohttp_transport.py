@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import platform
 import socket
 import ssl
@@ -25,6 +26,8 @@ from typing import Any, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from fetcher.config import Settings
@@ -45,6 +48,9 @@ some 600 MiB/s, gains a tenth from 512 KiB."""
 HEADER_LINE_BYTES_MAX = 16 << 10
 """A Location with a signed policy takes 1 to 2 KiB; aiohttp's own 8190 is near what long policies need."""
 HEADERS_MAX = 128
+HEADS_MAX = 32
+"""Of one answer, those that only announce it (1xx) included; servers send one or two. aiohttp has no bound: it keeps
+all that come, also where nobody waits for any."""
 DNS_KEPT_S = 10
 """Addresses are used in turn meanwhile, so that many connections spread over all of them."""
 KEPT_ALIVE_S = 30.0
@@ -249,6 +255,7 @@ class AiohttpTransport:
             socket_factory=judge.socket if judge else None,
             **keep,
         )
+        connector._factory = functools.partial(_Bounded, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         return aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -269,6 +276,27 @@ def _headers_for(proxy: Proxy) -> dict[str, str]:
     if proxy.login is not None:
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(proxy.login.reveal().encode()).decode()}"
     return headers
+
+
+class _Bounded(ResponseHandler):
+    """aiohttp's side of a connection, less its patience with heads that follow each other for ever."""
+
+    _heads = 0
+
+    def set_response_params(self, **options: Any) -> None:
+        """A request goes out: from here heads are counted anew."""
+        self._heads = 0
+        super().set_response_params(**options)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A head has come."""
+        self._heads += 1
+        if self._heads <= HEADS_MAX:
+            super().feed_data(data, size)
+        elif self._heads == HEADS_MAX + 1:
+            self.set_exception(HttpProcessingError(message="heads without end"))
+            if self.transport is not None:
+                self.transport.abort()
 
 
 class _Judge:
