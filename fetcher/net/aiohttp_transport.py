@@ -1,4 +1,5 @@
-"""The Transport over aiohttp: the one module that knows aiohttp, and the border where its errors get our names.
+"""The Transport over aiohttp: with ``lanes`` and ``foreign`` the only module that knows aiohttp, and the border where
+its errors get our names.
 
 What aiohttp does by default and must not do here: re-quote URLs (breaks signatures), follow redirects, ask for gzip
 (the Hub then drops Content-Length and ignores Range), decode bodies, keep cookies, read ~/.netrc and proxy variables,
@@ -14,20 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import functools
 import platform
-import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from fetcher.config import Settings
@@ -35,7 +30,8 @@ from fetcher.errors import ForbiddenError, TransportError
 from fetcher.model.proxy import Proxy
 from fetcher.net.authorize import authorization
 from fetcher.net.foreign import PROXY_WANTS_LOGIN, map_exceptions, proxy_refusal
-from fetcher.net.guard import Barred, Guard, Lookup, canonical_literal, look_up
+from fetcher.net.guard import Guard, Lookup, canonical_literal, look_up
+from fetcher.net.lanes import KEPT_ALIVE_S, Lane, open_lane
 from fetcher.net.proxies import proxies_of
 from fetcher.net.request import Address, Request, address_of, display_url
 from fetcher.net.response import AiohttpResponse
@@ -48,27 +44,9 @@ some 600 MiB/s, gains a tenth from 512 KiB."""
 HEADER_LINE_BYTES_MAX = 16 << 10
 """A Location with a signed policy takes 1 to 2 KiB; aiohttp's own 8190 is near what long policies need."""
 HEADERS_MAX = 128
-HEADS_MAX = 32
-"""Of one answer, those that only announce it (1xx) included; servers send one or two. aiohttp has no bound: it keeps
-all that come, also where nobody waits for any."""
-DNS_KEPT_S = 10
-"""Addresses are used in turn meanwhile, so that many connections spread over all of them."""
-KEPT_ALIVE_S = 30.0
 ORIGINS_KEPT_MAX = 64
 """Connections to so many are kept open between requests; to more, each is closed after its answer. Documents of
 strangers may name a thousand hosts, and redirects more of them, and what is kept costs descriptors that others need."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """Requests that may share connections."""
-
-    guarded: bool
-    scheme: Literal["http", "https"]
-    fresh: bool
-    bare_credential: bool
-    """Unguarded, but with a credential over plain http."""
-    proxy: Proxy | None
 
 
 class AiohttpTransport:
@@ -93,7 +71,7 @@ class AiohttpTransport:
         self._proxy_filters = settings.proxy_filters
         self._lookup = lookup
         self._ssl: ssl.SSLContext | bool = ssl_context if ssl_context is not None else True
-        self._sessions: dict[_Lane, aiohttp.ClientSession] = {}
+        self._sessions: dict[Lane, aiohttp.ClientSession] = {}
         self._kept: dict[str, float] = {}
         """Origins that connections are kept to, and when each was last asked; the one asked longest ago first."""
         self._verdicts: dict[str, bool] = {}
@@ -131,7 +109,7 @@ class AiohttpTransport:
         elif bare_credential and literal is not None:
             self._guard.check_token(address.host, [literal], address.port)
         fresh = fresh_connection or not self._may_keep(address.origin)
-        session = self._session(_Lane(guarded, address.scheme, fresh, bare_credential, proxy))
+        session = self._session(Lane(guarded, address.scheme, fresh, bare_credential, proxy))
         timeout = aiohttp.ClientTimeout(
             total=None,
             connect=self._connect_timeout_s,
@@ -234,7 +212,7 @@ class AiohttpTransport:
         self._kept[origin] = now
         return True
 
-    def _session(self, lane: _Lane) -> aiohttp.ClientSession:
+    def _session(self, lane: Lane) -> aiohttp.ClientSession:
         if self._closed:
             raise TransportError("the transport is closed")
         session = self._sessions.get(lane)
@@ -242,20 +220,9 @@ class AiohttpTransport:
             session = self._sessions[lane] = self._open(lane)
         return session
 
-    def _open(self, lane: _Lane) -> aiohttp.ClientSession:
-        judged = lane.proxy is None and (lane.guarded or lane.bare_credential)
-        judge = _Judge(self._guard, lane) if judged else None
+    def _open(self, lane: Lane) -> aiohttp.ClientSession:
         see = None if lane.guarded or lane.proxy is not None else partial(self._see, scheme=lane.scheme)
-        keep: dict[str, Any] = {"force_close": True} if lane.fresh else {"keepalive_timeout": KEPT_ALIVE_S}
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            ssl=self._ssl,
-            resolver=_Resolver(self._lookup, judge, see),
-            ttl_dns_cache=DNS_KEPT_S,
-            socket_factory=judge.socket if judge else None,
-            **keep,
-        )
-        connector._factory = functools.partial(_Bounded, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+        connector = open_lane(lane, self._guard, self._lookup, see, self._ssl)
         return aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -276,88 +243,6 @@ def _headers_for(proxy: Proxy) -> dict[str, str]:
     if proxy.login is not None:
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(proxy.login.reveal().encode()).decode()}"
     return headers
-
-
-class _Bounded(ResponseHandler):
-    """aiohttp's side of a connection, less its patience with heads that follow each other for ever."""
-
-    _heads = 0
-
-    def set_response_params(self, **options: Any) -> None:
-        """A request goes out: from here heads are counted anew."""
-        self._heads = 0
-        super().set_response_params(**options)
-
-    def feed_data(self, data: Any, size: int = 0) -> None:
-        """A head has come."""
-        self._heads += 1
-        if self._heads <= HEADS_MAX:
-            super().feed_data(data, size)
-        elif self._heads == HEADS_MAX + 1:
-            self.set_exception(HttpProcessingError(message="heads without end"))
-            if self.transport is not None:
-                self.transport.abort()
-
-
-class _Judge:
-    """The guard, for the connections of one lane."""
-
-    def __init__(self, guard: Guard, lane: _Lane) -> None:
-        self._guard = guard
-        self._lane = lane
-
-    def check(self, host: str, addresses: list[str], port: int) -> None:
-        if self._lane.guarded:
-            self._guard.check(host, addresses, port, self._lane.scheme)
-        else:
-            self._guard.check_token(host, addresses, port)
-
-    def socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """A socket for the very address that is about to be connected to; the last belt."""
-        family, kind, protocol, _, sockaddr = info
-        ip, port = str(sockaddr[0]), int(sockaddr[1])
-        try:
-            self.check(ip, [ip], port)
-        except ForbiddenError as error:
-            raise Barred(error) from None
-        return socket.socket(family=family, type=kind, proto=protocol)
-
-
-class _Resolver(AbstractResolver):
-    """Name look-ups of a lane, each answer judged, or seen, as the lane asks for it."""
-
-    def __init__(self, lookup: Lookup, judge: _Judge | None, see: Callable[[str, list[str], int], None] | None) -> None:
-        self._lookup = lookup
-        self._judge = judge
-        self._see = see
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        try:
-            addresses = await self._lookup(host, port)
-        except UnicodeError:  # a label that is empty or too long for a name
-            raise OSError(f"{host[:80]!r} is not a host name") from None
-        if not addresses:
-            raise OSError("the name has no address")
-        if self._judge is not None:
-            self._judge.check(host, addresses, port)
-        if self._see is not None:
-            self._see(host, addresses, port)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=ip,
-                port=port,
-                family=socket.AF_INET6 if ":" in ip else socket.AF_INET,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for ip in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing is kept."""
 
 
 def user_agent() -> str:

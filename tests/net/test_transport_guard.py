@@ -160,12 +160,12 @@ def test_a_job_gets_no_connection_that_was_made_for_an_operator(uv: bool) -> Non
 @pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 def test_the_last_belt_judges_the_socket_address_itself(uv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the judgement of names were skipped altogether."""
-    from fetcher.net import aiohttp_transport
+    from fetcher.net import lanes
 
     async def unjudged(self: Any, host: str, port: int = 0, family: Any = 0) -> list[dict[str, Any]]:
         return [{"hostname": host, "host": ip, "port": port, "family": 2, "proto": 6, "flags": 0} for ip in addresses]
 
-    monkeypatch.setattr(aiohttp_transport._Resolver, "resolve", unjudged)
+    monkeypatch.setattr(lanes.Resolver, "resolve", unjudged)
     addresses: list[str] = []
 
     async def main() -> None:

@@ -25,7 +25,7 @@ from fetcher.client import Fetcher, run
 from fetcher.config import Settings
 from fetcher.engine import fetch as engine
 from fetcher.errors import FetcherError
-from fetcher.net import aiohttp_transport, guard
+from fetcher.net import aiohttp_transport, guard, lanes
 from fetcher.net.request import Request
 from fetcher.testing import S3, Hub
 from fetcher.testing.faultplan import Exchange, Fault
@@ -139,7 +139,7 @@ def plant_a_hole() -> None:
 
 def plant_a_second_look() -> None:
     """What was judged is one answer; what is connected to is the next."""
-    judged = aiohttp_transport._Resolver.resolve
+    judged = lanes.Resolver.resolve
 
     async def again(self: Any, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> Any:
         await judged(self, host, port, family)
@@ -149,8 +149,8 @@ def plant_a_second_look() -> None:
         finally:
             self._judge = judge
 
-    aiohttp_transport._Resolver.resolve = again  # type: ignore[method-assign]
-    aiohttp_transport._Judge.socket = lambda self, info: socket.socket(*info[:3])  # type: ignore[method-assign]
+    lanes.Resolver.resolve = again  # type: ignore[method-assign]
+    lanes.Judge.socket = lambda self, info: socket.socket(*info[:3])  # type: ignore[method-assign]
 
 
 class Trap(asyncio.Protocol):
@@ -201,7 +201,7 @@ async def live(connects: Connects, cases: Sequence[Case], *, dns: bool) -> dict[
         names = Names()
         hurried = {"api_tries_max": 1, "connect_timeout_s": 3.0, "backoff_min_s": 0.01, "backoff_max_s": 0.01}
         hurried |= {"no_progress_timeout_s": 5.0, "space_floor_bytes": 0, "fresh_for_s": 0.0}
-        aiohttp_transport.DNS_KEPT_S = 0.0  # a look-up each time, so that answers can change
+        lanes.DNS_KEPT_S = 0.0  # a look-up each time, so that answers can change
         made = functools.partial(aiohttp_transport.AiohttpTransport, lookup=guard.look_up if dns else names.look_up)
         engine.AiohttpTransport = made  # type: ignore[misc, assignment]
         cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fetcher-guard-")), "cache")
