@@ -65,6 +65,13 @@ class Settings:
     fresh_for_s: float = 86_400.0
     keep_for_s: float = 86_400.0
     keep_from: Literal["download", "use"] = "download"
+    proof_for_s: float = 300.0
+    """How long it is remembered that an asker was seen to have access to what is private; 0: asked each time."""
+    market: str | None = None
+    """The market whose jobs run here: what its pin shares is theirs too."""
+    shared_pins: tuple[str, ...] = ()
+    """Pins of markets whose private items are open to the jobs of that market. In the file: ``[pins."market:<address>"]
+    share = true``."""
     stale_if_error_s: float = 0.0
     """How long after ``fresh_for`` a Snapshot may still be used when its origin can't be reached."""
     offline: bool = False
@@ -230,11 +237,27 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", hint="write it as described at https://toml.io") from None
     found: dict[str, Any] = {}
+    if "pins" in table:
+        table["shared_pins"] = [*table.get("shared_pins", ()), *_shared_pins(table.pop("pins"), path)]
     for name, value in table.items():
         if name not in _READERS:
             raise UsageError(f"unknown key {shown(name)} in {path}", hint=_nearest_hint(name))
         found[name] = _read(name, value, f"key {name} in {path}", environ)
     return found
+
+
+def _shared_pins(table: object, path: Path) -> list[str]:
+    """The pins of ``[pins."market:<address>"]`` with ``share = true``."""
+    shared: list[str] = []
+    for name, pin in table.items() if isinstance(table, dict) else [("", None)]:
+        place = f'[pins."{shown(str(name))}"] in {path}'
+        if not isinstance(pin, dict) or set(pin) - {"share"} or not isinstance(pin.get("share", False), bool):
+            raise UsageError(
+                f"{place}: may hold share = true or share = false", hint="docs/SECURITY.md says what it does"
+            )
+        if pin.get("share"):
+            shared.append(str(name))
+    return shared
 
 
 def _read(name: str, value: object, place: str, environ: Mapping[str, str]) -> object:
@@ -320,6 +343,9 @@ _READERS: dict[str, Callable[[object], object]] = {
     "fresh_for_s": values.duration_s,
     "keep_for_s": values.duration_s,
     "keep_from": values.keep_from,
+    "proof_for_s": values.duration_s,
+    "market": values.market,
+    "shared_pins": values.market_pins,
     "stale_if_error_s": values.duration_s,
     "offline": values.boolean,
     "refresh": values.boolean,

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout
-from fetcher.cache.records import Blob
+from fetcher.cache.records import NOBODY, Blob
 from fetcher.model.digest import Digest
 
 
@@ -91,7 +91,7 @@ def taken_out(rows: sqlite3.Connection) -> None:
 
 def scope_of(private: bool, principal: str | None) -> str:
     """Whom bytes may be given to, as ``blob_access`` says it. Private bytes of nobody in particular are nobody's."""
-    return (principal or "!nobody") if private else ""
+    return (principal or NOBODY) if private else ""
 
 
 def insert_blob(

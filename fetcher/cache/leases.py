@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fetcher.cache.clock import Clock, another_boot, machine_boot_id
 from fetcher.cache.index import Index
 from fetcher.cache.layout import disk_errors, random_id
 from fetcher.cache.owners import Owners
-from fetcher.cache.records import GoneError, Lease, Pin
+from fetcher.cache.records import NOBODY, GoneError, Lease, Pin
 from fetcher.cache.snapshots import IS_HIDDEN, SUPERSEDED, TRUE_KEY
 from fetcher.errors import LeaseError
 
@@ -191,11 +191,19 @@ class Leases:
 
     # --- pins
 
-    def pin(self, name: str, *resource_keys: str) -> None:
-        """Keep the Snapshots of these Resources until unpinned. The same pin again changes nothing."""
+    def pin(self, name: str, resource_keys: Iterable[str], principals: Mapping[str, str] | None = None) -> None:
+        """Keep the Snapshots of these Resources until unpinned. The same pin again changes nothing but whose they are.
+
+        ``principals``: key → as whom a prefetch asks for it; None leaves that as it was.
+        """
+        known = "principal" if principals is None else "excluded.principal"
         with self._index.write(durable=True) as rows:
-            pins = [(name, key, self._clock()) for key in resource_keys]
-            rows.executemany("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", pins)
+            pins = [(name, key, self._clock(), (principals or {}).get(key)) for key in resource_keys]
+            rows.executemany(
+                "INSERT INTO pins VALUES (?, ?, ?, ?)"
+                f" ON CONFLICT (name, resource_key) DO UPDATE SET principal = {known}",
+                pins,
+            )
 
     def pin_exactly(self, name: str, resource_keys: Sequence[str]) -> int:
         """Let ``name`` pin these Resources and no others; how many it pinned before and does no longer."""
@@ -203,7 +211,8 @@ class Leases:
         with self._index.write(durable=True) as rows:
             known = {key for (key,) in rows.execute("SELECT resource_key FROM pins WHERE name = ?", (name,))}
             now = self._clock()
-            rows.executemany("INSERT INTO pins VALUES (?, ?, ?)", [(name, key, now) for key in sorted(wanted - known)])
+            new = [(name, key, now) for key in sorted(wanted - known)]
+            rows.executemany("INSERT INTO pins VALUES (?, ?, ?, NULL)", new)
             dropped = [(name, key) for key in sorted(known - wanted)]
             rows.executemany("DELETE FROM pins WHERE name = ? AND resource_key = ?", dropped)
         return len(dropped)
@@ -215,7 +224,8 @@ class Leases:
 
     def pins(self) -> list[Pin]:
         with self._index.read() as rows:
-            return [Pin(*row) for row in rows.execute("SELECT name, resource_key, created_at FROM pins ORDER BY name")]
+            found = rows.execute("SELECT name, resource_key, created_at, principal FROM pins ORDER BY name").fetchall()
+        return [Pin(*row) for row in found]
 
 
 def pinned(rows: sqlite3.Connection) -> dict[str, str]:
@@ -227,7 +237,7 @@ def pinned(rows: sqlite3.Connection) -> dict[str, str]:
     found = rows.execute(
         "SELECT snapshots.id, pins.name, snapshots.key, CASE WHEN snapshots.private THEN snapshots.principal END,"
         " snapshots.private FROM snapshots"
-        f" JOIN pins ON pins.resource_key = {TRUE_KEY} WHERE NOT {SUPERSEDED}"
+        f" JOIN pins ON pins.resource_key = {TRUE_KEY} WHERE NOT {SUPERSEDED} AND snapshots.principal IS NOT '{NOBODY}'"
         # Of equally new ones that which a lookup gives.
         " ORDER BY snapshots.validated_at DESC, snapshots.id, pins.name"
     )

@@ -49,6 +49,9 @@ __all__ = [
 OwnerState = Literal["alive", "dead", "lost"]
 """``alive``: lock held and heart beating. ``dead``: the lock is free. ``lost``: lock held, heart silent (stopped)."""
 
+NOBODY = "!nobody"
+"""The principal of what is private to nobody in particular, or was public and is no longer; no hash reads so."""
+
 LeaseKind = Literal["timed", "process"]
 
 
@@ -81,7 +84,7 @@ class Snapshot:
     """The weakest of its files' words."""
     private: bool
     principal: str | None
-    """Keyed hash of the credential it was fetched with; who may have it if it is private."""
+    """Keyed hash of the credential it was fetched with; who may have it if it is private. See ``Asker.principals``."""
     downloaded_at: float
     validated_at: float
     """When the origin last said that this is current."""
@@ -93,6 +96,11 @@ class Snapshot:
     manifest_digest: str
     damaged: bool = False
     """Nobody gets it any more; it stays for whoever leases it, and for what is sound of it."""
+
+    @property
+    def withdrawn(self) -> bool:
+        """It was public, and its origin says that it is no longer: nobody is given it, leases on it go on."""
+        return self.principal == NOBODY
 
     def fresh(self, now: float) -> bool:
         """Whether a hit may be answered without asking the origin."""
@@ -136,6 +144,8 @@ class Pin:
     name: str
     resource_key: str
     created_at: float
+    principal: str | None = None
+    """As whom a prefetch asks for it; what of it may be shared, where an operator says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -24,7 +25,7 @@ from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import HEX_64, Layout, disk_errors
 from fetcher.cache.leases import insert_lease
 from fetcher.cache.publish import insert_snapshot
-from fetcher.cache.records import Lease, NewSnapshot, Recovery, SnapshotFile
+from fetcher.cache.records import NOBODY, Lease, NewSnapshot, Recovery, SnapshotFile
 from fetcher.cache.snapshots import ODD_JSON, SidecarError, files_of, read_sidecar, snapshot_id
 from fetcher.cache.writable import copies, lease_of
 from fetcher.model.manifest import FileEntry
@@ -117,6 +118,8 @@ def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: 
     )
     if expected != name or not all(_is_whole(layout, name, file) for file in files):
         return False
+    if sidecar.get("withdrawn", False):
+        new = replace(new, private=True, principal=NOBODY)
     entries = [(FileEntry(file.path, file.size, file.digest), file.root, file.verified_by) for file in files]
     insert_snapshot(rows, name, new, entries, now=now, keep_from=now)
     scope = scope_of(new.private, new.principal)

@@ -32,7 +32,9 @@ def carry_over(old: Path, index: Index, layout: Layout, clock: Clock) -> tuple[i
     """
     try:
         with closing(sqlite3.connect(old.as_uri() + "?mode=ro", uri=True)) as source:
-            pins = [row for row in _read(source, "SELECT name, resource_key, created_at FROM pins") if _is_pin(row)]
+            found = list(_read(source, "SELECT name, resource_key, created_at, principal FROM pins"))
+            found = found or list(_read(source, "SELECT name, resource_key, created_at, NULL FROM pins"))
+            pins = [row for row in found if _is_pin(row)]
             leases = list(_read(source, f"SELECT {_LEASES_V2} FROM leases"))
             leases = leases or list(_read(source, f"SELECT {_LEASES_V1} FROM leases"))
             members: dict[str, list[str]] = {}
@@ -48,7 +50,7 @@ def carry_over(old: Path, index: Index, layout: Layout, clock: Clock) -> tuple[i
     except sqlite3.Error:
         return 0, 0, frozenset()
     with index.write(durable=True) as rows:
-        rows.executemany("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", pins)
+        rows.executemany("INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?)", pins)
         kept_hidden = {str(row[0]) for row in hidden if _insert(rows, row, shown[row[0]])}
         known = {snapshot_id for (snapshot_id,) in rows.execute("SELECT id FROM snapshots")}
         kept = 0
@@ -90,8 +92,10 @@ def _read(source: sqlite3.Connection, question: str, *values: str) -> Iterator[t
 
 
 def _is_pin(row: tuple[Any, ...]) -> bool:
-    name, key, created_at = row
-    return isinstance(name, str) and isinstance(key, str) and bool(HEX_64.fullmatch(key)) and _is_time(created_at)
+    name, key, created_at, principal = row
+    if not isinstance(name, str) or not isinstance(key, str) or not isinstance(principal, str | None):
+        return False
+    return bool(HEX_64.fullmatch(key)) and _is_time(created_at)
 
 
 def _is_time(value: object) -> bool:

@@ -1,4 +1,5 @@
-"""The tables of the index, as one script. Rows can be made anew from the sidecars, except leases and pins.
+"""The tables of the index, as one script. Rows can be made anew from the sidecars, except leases,
+pins and proofs.
 
 Private scope is a principal (keyed hash); the empty string in ``blob_access`` and ``principal`` columns stands for
 everybody, because NULL is equal to nothing in SQL.
@@ -6,7 +7,7 @@ everybody, because NULL is equal to nothing in SQL.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x66746368
 """``ftch``: file(1) and a curious person see whose database this is."""
 
@@ -101,6 +102,7 @@ CREATE TABLE pins (
     name TEXT NOT NULL,
     resource_key TEXT NOT NULL,
     created_at REAL NOT NULL,
+    principal TEXT,
     PRIMARY KEY (name, resource_key)
 ) WITHOUT ROWID;
 CREATE INDEX pins_by_key ON pins (resource_key);
@@ -122,9 +124,11 @@ CREATE TABLE reservations (
 ) WITHOUT ROWID;
 
 CREATE TABLE proofs (
+    mark TEXT PRIMARY KEY,
     snapshot_id TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
-    principal TEXT NOT NULL,
-    valid_until REAL NOT NULL,
-    PRIMARY KEY (snapshot_id, principal)
+    ends_at REAL NOT NULL,
+    ends_boot_s REAL NOT NULL,
+    boot_id TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX proofs_by_snapshot ON proofs (snapshot_id);
 """

@@ -37,6 +37,7 @@ COLUMNS = (
 )
 HANDED_OUT_S = 3600.0
 """How long a path that was just told stays, whatever its time."""
+PRINCIPALS_MAX = 3
 TOUCH_INTERVAL_S = 60.0
 """Last use is written at most this often: eviction needs an order, not a log."""
 
@@ -88,14 +89,28 @@ class Snapshots:
         self._directory = str(layout.snapshots)
         self._touched: dict[str, float] = {}
 
-    def lookup(self, key: str, principal: str | None) -> Snapshot | None:
-        """The newest Snapshot of this Resource that this principal may have, fresh or not. No network, one lstat."""
+    def lookup(self, key: str, *principals: str | None) -> Snapshot | None:
+        """The newest Snapshot of this Resource that is public or of one of these principals (three at most), fresh or
+        not. No network, one lstat."""
         with self._index.read() as rows:
             found = rows.execute(
-                f"SELECT {COLUMNS} FROM snapshots WHERE key = ? AND (private = 0 OR principal = ?)"
+                f"SELECT {COLUMNS} FROM snapshots WHERE key = ? AND (private = 0 OR principal IN (?, ?, ?))"
                 " ORDER BY validated_at DESC, id",
-                (key, principal),
+                (key, *principals, *(None,) * (PRINCIPALS_MAX - len(principals))),
             ).fetchall()
+        return self._first(found)
+
+    def shared(self, key: str, pin: str) -> Snapshot | None:
+        """The newest private Snapshot of this Resource that was fetched for this pin by whoever made it."""
+        with self._index.read() as rows:
+            found = rows.execute(
+                f"SELECT {COLUMNS} FROM snapshots WHERE key = ? AND private AND principal ="
+                " (SELECT principal FROM pins WHERE name = ? AND resource_key = ?) ORDER BY validated_at DESC, id",
+                (key, pin, key),
+            ).fetchall()
+        return self._first(found)
+
+    def _first(self, found: Sequence[Sequence[Any]]) -> Snapshot | None:
         for row in found:
             if self._is_there(row[0]):
                 return self._record(row)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout
 from fetcher.cache.leases import Leases
 from fetcher.cache.owners import Owner, Owners
+from fetcher.cache.proofs import Proofs
 from fetcher.cache.records import Lease, Pin, Recovery, Snapshot, SnapshotFile
 from fetcher.cache.rooms import Rooms
 from fetcher.cache.snapshots import Snapshots
@@ -149,10 +150,20 @@ class Cache:
 
     # --- hit path
 
-    def lookup(self, key: str, principal: str | None) -> Snapshot | None:
-        """The newest complete Snapshot of this Resource that is public or this principal's, fresh or not."""
+    def lookup(self, key: str, *principals: str | None) -> Snapshot | None:
+        """The newest complete Snapshot of this Resource that is public or of one of these principals, fresh or not."""
         self._settle()
-        return self._snapshots.lookup(key, principal)
+        return self._snapshots.lookup(key, *principals)
+
+    def shared(self, key: str, pin: str) -> Snapshot | None:
+        """The newest private one that the pin's prefetch got, for where an operator shares it."""
+        self._settle()
+        return self._snapshots.shared(key, pin)
+
+    @property
+    def proofs(self) -> Proofs:
+        """Who was seen to have access to what, a short time ago."""
+        return Proofs(self.index, self._clock, lambda: self.principal_key)
 
     def _settle(self) -> None:
         """If the calendar was set while we were open, move the times of all rows with it: before anything is judged by
@@ -213,8 +224,9 @@ class Cache:
         """Those that have not ended, oldest first."""
         return self._leases.all()
 
-    def pin(self, name: str, *resource_keys: str) -> None:
-        self._leases.pin(name, *resource_keys)
+    def pin(self, name: str, *resource_keys: str, principals: Mapping[str, str] | None = None) -> None:
+        """``principals``: key → as whom a prefetch asks for it."""
+        self._leases.pin(name, resource_keys, principals)
 
     def pin_exactly(self, name: str, resource_keys: Sequence[str]) -> int:
         """Let ``name`` pin these Resources and no others; how many it does no longer pin."""
@@ -368,6 +380,12 @@ class Cache:
         """Unchanged at its origin: fresh again; ``downloaded_at`` stays."""
         self._settle()
         return self._snapshots.revalidate(snapshot_id, fresh_for_s, keep_for_s)
+
+    def withdraw(self, key: str) -> tuple[str, ...]:
+        """The origin says that this Resource is not public, or no longer: what was is nobody's from now on."""
+        from fetcher.cache.withdrawal import withdraw
+
+        return withdraw(self.index, self.layout, key, self.owner.id)
 
     # --- retention
 

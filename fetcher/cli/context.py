@@ -84,6 +84,7 @@ class Context:
                 "offline": self.flag("offline") or None,
                 "refresh": self.flag("refresh") or None,
                 "limit_rate_bytes_per_s": getattr(given, "limit_rate", None),
+                "market": getattr(given, "market", None),
                 "connections_max": getattr(given, "max_connections", None),
                 "connections_per_host_max": getattr(given, "max_connections", None),
                 **dict.fromkeys(("hf_endpoint", "s3_endpoint", "ollama_url"), getattr(given, "endpoint", None)),

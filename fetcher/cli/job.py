@@ -11,7 +11,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fetcher.cli.context import Context, lease_s
+from fetcher.cli.context import Context, lease_s, value_of
 from fetcher.cli.inspect import when
 from fetcher.cli.output import table
 from fetcher.errors import LeaseError, UsageError
@@ -19,6 +19,7 @@ from fetcher.model.job import parse_job
 from fetcher.model.json_text import TEXT_BYTES_MAX
 from fetcher.model.quantities import format_size
 from fetcher.model.resource import HF
+from fetcher.model.setting_values import market
 from fetcher.model.text import shown
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE|-", help="a Job Definition in JSON or YAML; - reads stdin")
     parser.add_argument(
         "--lease", metavar="DURATION", type=lease_s, help="how long the mounts are kept at least (default: 24h)"
+    )
+    parser.add_argument(
+        "--market",
+        metavar="ADDRESS",
+        type=value_of(market),
+        help="the market that the job comes from: what its pin shares is the job's too (default: FETCHER_MARKET)",
     )
     parser.add_argument("--owner-pid", metavar="PID", type=_pid, help="the lease also ends when this process is gone")
     parser.add_argument(

@@ -27,7 +27,7 @@ from fetcher.client.mounts import Lease, Mount, MountSet, discard, mount_set, pl
 from fetcher.config import Settings, resource_key
 from fetcher.credentials import for_resource
 from fetcher.engine.asks import Ask, Outcome
-from fetcher.engine.reach import may_be_given
+from fetcher.engine.entitled import known
 from fetcher.errors import FetcherError, LeaseError, UsageError
 from fetcher.model.asker import Role
 from fetcher.model.events import Event
@@ -159,17 +159,11 @@ class Fetcher:
     def _hit(self, ask: Ask) -> Snapshot | None:
         if ask.copies:
             return None
-        snapshot = self.cache.lookup(
-            resource_key(ask.resource, self.settings), ask.asker.principal(self.cache.principal_key)
-        )
-        if snapshot is None or self.settings.refresh:
+        found = known(self.cache, self.settings, ask, resource_key(ask.resource, self.settings), time.time())
+        if found.snapshot is None or not found.usable:
             return None
-        if not self.settings.offline and not snapshot.fresh(time.time()):
-            return None
-        if not snapshot.private and not may_be_given(ask, self.settings):
-            return None
-        self.cache.touch(snapshot.id)
-        return snapshot
+        self.cache.touch(found.snapshot.id)
+        return found.snapshot
 
     async def plan(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> FetchPlan:
         """All that fetching it would do. Asks the origin, reserves and changes nothing."""
@@ -202,10 +196,10 @@ class Fetcher:
 
     async def _fetch(self, asks: Sequence[Ask]) -> list[Outcome]:
         """Hits are answered here; only what is left wakes the engine."""
-        known = [self._hit(ask) for ask in asks]
-        missing = [ask for ask, snapshot in zip(asks, known, strict=True) if snapshot is None]
+        hits = [self._hit(ask) for ask in asks]
+        missing = [ask for ask, snapshot in zip(asks, hits, strict=True) if snapshot is None]
         fetched = iter(await self._start_engine().fetch(missing) if missing else ())
-        return [next(fetched) if snapshot is None else Outcome(snapshot, 0, hit=True) for snapshot in known]
+        return [next(fetched) if snapshot is None else Outcome(snapshot, 0, hit=True) for snapshot in hits]
 
     @asynccontextmanager
     async def lease(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> AsyncIterator[Lease]:
@@ -267,9 +261,9 @@ class Fetcher:
         """As ``mount_all``, if every resource is a hit, else None. No network, no event loop."""
         if not job.mounts:
             return MountSet(None, (), job.deferred)
-        known = [self._hit(ask) for ask in self._asks_of(job, asker)]
-        snapshots = [snapshot for snapshot in known if snapshot is not None]
-        if len(snapshots) < len(known):
+        hits = [self._hit(ask) for ask in self._asks_of(job, asker)]
+        snapshots = [snapshot for snapshot in hits if snapshot is not None]
+        if len(snapshots) < len(hits):
             return None
         try:
             record = self._taker(lease_s, owner_pid)(list(dict.fromkeys(snapshot.id for snapshot in snapshots)))

@@ -78,7 +78,7 @@ class Engine:
         self._flights = Flights(cache, workers)
         self.api = ApiClient(transport, settings)
         """For questions beside the resources: lists of markets, sizes of images."""
-        self._resolver = Resolver(settings, cache, workers, self.api, self._notice)
+        self._resolver = Resolver(settings, cache, workers, self.api, transport, self._notice)
         self._room = Room(self._tools, self._plan_rows)
         self._publishing = Publishing(self._tools)
 

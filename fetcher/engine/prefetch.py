@@ -177,7 +177,7 @@ class Prefetch:
         resources = [item.resource for item in self._source.list.resources if item.resource]
         keys = list(dict.fromkeys(resource_key(resource, self._settings) for resource in resources))
         if pin is not None:  # first, so that nothing of it is tidied away meanwhile
-            self._cache.pin(pin, *keys)
+            self._cache.pin(pin, *keys, principals=self._principals())
         pulls = Pulls(self._settings, self._environ, self._engine.api)
         try:
             planned = await self._plan_images(pulls, wanted=images)
@@ -194,6 +194,16 @@ class Prefetch:
                 self._told[at] = PrefetchItem(image.uri(), "image", came.status, came.bytes, came.reason, at)
         unpinned, holds_on = (0, None) if pin is None else self._let_go(pin, keys)
         return PrefetchReport(self._in_order(), replace(plan, images=tuple(planned)), unpinned, holds_on)
+
+    def _principals(self) -> dict[str, str]:
+        """As whom each item is asked for with a credential, by its resource's key."""
+        secret = self._cache.principal_key
+        found = dict(self._source.principals)
+        for ask in self._asks.values():
+            principal = ask.asker.principal(secret)
+            if principal is not None:
+                found[resource_key(ask.resource, self._settings)] = principal
+        return found
 
     def _let_go(self, pin: str, keys: Sequence[str]) -> tuple[int, str | None]:
         """Unpin what the list no longer has: how many, or why not. Only a list that is current and can be read to its

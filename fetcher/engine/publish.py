@@ -77,7 +77,12 @@ class Publishing:
             fresh_for_s=settings.fresh_for_s,
             keep_for_s=settings.keep_for_s,
         )
-        return self._cache.publish(record, rows, draw=draw)
+        snapshot = self._cache.publish(record, rows, draw=draw)
+        if record.principal is not None:
+            self._cache.proofs.grant(
+                snapshot.id, record.principal, asked_at_s=item.asked_at_s, for_s=settings.proof_for_s
+            )
+        return snapshot
 
     async def with_copies(
         self, asks: Sequence[Ask], outcomes: Sequence[Outcome], draw: Callable[[int], None]

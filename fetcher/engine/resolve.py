@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from fetcher.cache.records import Snapshot
 from fetcher.config import Settings, resource_key
 from fetcher.engine.asks import Ask
-from fetcher.engine.reach import may_be_given
+from fetcher.engine.entitled import known
 from fetcher.engine.workers import Workers
-from fetcher.errors import FetcherError, OfflineError, TransportError
+from fetcher.errors import DeniedError, FetcherError, NotFoundError, OfflineError, TransportError
 from fetcher.model.manifest import Manifest
 from fetcher.model.resource import HF, S3, Resource
 from fetcher.net.api import ApiClient
+from fetcher.net.transport import Transport
 from fetcher.origins.base import Origin, Pinned
 from fetcher.origins.hf import HfOrigin
 
@@ -37,6 +38,9 @@ class Prepared:
     ask: Ask
     key: str
     principal: str | None
+    """Whose the Manifest's bytes are, if it is private."""
+    asked_at_s: float
+    """When the origin was asked, by the boot's clock; what its answer proves begins then."""
     origin: Origin[Any] | None
     """Who resolved the Manifest; None for a Snapshot."""
     snapshot: Snapshot | None
@@ -52,12 +56,14 @@ class Resolver:
         cache: Cache,
         workers: Workers,
         api: ApiClient,
+        transport: Transport,
         notice: Callable[[Ask, str], None],
     ) -> None:
         self._settings = settings
         self._cache = cache
         self._workers = workers
         self._api = api
+        self._transport = transport
         self._notice = notice
         self._gate = asyncio.Semaphore(min(ASKED_AT_ONCE_MAX, settings.connections_max))
         self._origins: dict[str, Origin[Any]] = {}
@@ -98,32 +104,61 @@ class Resolver:
 
     async def _prepare_one(self, ask: Ask, looking: bool) -> Prepared:
         """Is a Snapshot here that this asker may have and that is current? Otherwise, what does the origin say?"""
-        settings = self._settings
-        slow = self._workers.slow
+        settings, cache, slow = self._settings, self._cache, self._workers.slow
         key = resource_key(ask.resource, settings)
-        principal = ask.asker.principal(self._cache.principal_key)
-        known = await slow(self._cache.lookup, key, principal)
-        now = time.time()
-        hit = Prepared(ask, key, principal, None, known, None)
-        given = known is not None and (known.private or may_be_given(ask, settings))
-        if known is not None and given and (settings.offline or (known.fresh(now) and not settings.refresh)):
+        now, asked_at_s = time.time(), cache.proofs.now_s()
+        found = await slow(known, cache, settings, ask, key, now)
+        own = ask.asker.principal(cache.principal_key)
+        hit = Prepared(ask, key, own, asked_at_s, None, found.snapshot, None)
+        if found.usable:
             return hit
         if settings.offline:
             raise OfflineError("not in the cache for this asker", hint="run it once without --offline")
         origin = self._origin_of(ask.resource)
         try:
-            if known is not None and says(known, await origin.revision(ask.resource, ask.asker)):
-                if looking:
-                    return hit
-                current = await slow(self._cache.revalidate, known.id, settings.fresh_for_s, settings.keep_for_s)
-                return replace(hit, snapshot=current)
+            if found.snapshot is not None:
+                pinned = await origin.revision(ask.resource, ask.asker)
+                scope = self._scope(ask, own, pinned.private)
+                if pinned.closed and not looking:
+                    await slow(cache.withdraw, key)
+                if says(found.snapshot, pinned, scope):
+                    return hit if looking else await slow(self._current, hit, scope)
             manifest = await origin.resolve(ask.resource, ask.asker)
         except TransportError as error:
-            if known is None or not self._may_be_stale(known, now):
+            if found.snapshot is None or not found.entitled or not self._may_be_stale(found.snapshot, now):
                 raise
             self._notice(ask, f"the origin can't be reached, an older copy is used: {error.message}")
             return hit
-        return Prepared(ask, key, principal, origin, None, manifest)
+        except (DeniedError, NotFoundError):
+            if own is not None and not looking:
+                await slow(self._take_back, ask, key, own)
+            raise
+        if manifest.closed and not looking:
+            await slow(cache.withdraw, key)
+        scope = self._scope(ask, own, manifest.private)
+        return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
+
+    def _scope(self, ask: Ask, own: str | None, private: bool) -> Scope:
+        """Whose an answer is that came just now. What an operator's request got where no job may ask is his alone."""
+        key = self._cache.principal_key
+        if ask.asker.role == "operator" and self._transport.inner(ask.asker.trusted_origins):
+            return Scope(True, ask.asker.inner(key, own=private))
+        return Scope(private, own)
+
+    def _current(self, hit: Prepared, scope: Scope) -> Prepared:
+        """In a worker: the Snapshot is what its origin has, and this asker may have it."""
+        assert hit.snapshot is not None
+        settings = self._settings
+        current = self._cache.revalidate(hit.snapshot.id, settings.fresh_for_s, settings.keep_for_s)
+        if scope.private and scope.principal is not None:
+            self._cache.proofs.grant(current.id, scope.principal, asked_at_s=hit.asked_at_s, for_s=settings.proof_for_s)
+        return replace(hit, snapshot=current)
+
+    def _take_back(self, ask: Ask, key: str, own: str) -> None:
+        """In a worker: the origin has refused this asker's credential; what was proven before is so no more."""
+        secret = self._cache.principal_key
+        for principal in {own, *ask.asker.principals(secret)} - {ask.asker.inner(secret)}:
+            self._cache.proofs.take_back(key, principal)
 
     def _may_be_stale(self, known: Snapshot, now: float) -> bool:
         """Whether ``stale_if_error_s`` lets this Snapshot serve although its origin can't say that it is current."""
@@ -131,9 +166,17 @@ class Resolver:
         return allowed_s > 0 and now < max(known.fresh_until or 0.0, known.validated_at) + allowed_s
 
 
-def says(known: Snapshot, pinned: Pinned) -> bool:
-    """Whether ``pinned`` is what this Snapshot holds, and as visible as it was."""
-    if pinned.private != known.private:
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """For whose eyes an answer is."""
+
+    private: bool
+    principal: str | None
+
+
+def says(known: Snapshot, pinned: Pinned, scope: Scope) -> bool:
+    """Whether ``pinned`` is what this Snapshot holds, and for the same eyes."""
+    if scope.private != known.private or (known.private and scope.principal != known.principal):
         return False
     if pinned.revision is not None:
         return pinned.revision == known.revision

@@ -6,7 +6,9 @@ command.
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 
 from fetcher.model.secret import Credential, Secret
@@ -27,6 +29,20 @@ class Asker:
     def principal(self, key: bytes) -> str | None:
         """Keyed hash of the credential; None is the anonymous principal. ``key`` is the cache's own random key."""
         return None if self.credential is None else self.credential.fingerprint(key)
+
+    def inner(self, key: bytes, *, own: bool = False) -> str:
+        """The principal of what an operator got from where a job may not ask, as from this host's own network: being
+        here is what opened it. ``own``: together with the credential."""
+        with_credential = (self.principal(key) or "") if own else ""
+        return hmac.new(key, f"inner\0{with_credential}".encode(), sha256).hexdigest()[:32]
+
+    def principals(self, key: bytes) -> tuple[str, ...]:
+        """All that this asker counts as in the cache, beside everybody."""
+        own = self.principal(key)
+        found = () if own is None else (own,)
+        if self.role != "operator":
+            return found
+        return (*found, self.inner(key)) if own is None else (*found, self.inner(key), self.inner(key, own=True))
 
     @property
     def token(self) -> Secret | None:

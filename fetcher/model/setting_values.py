@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from fetcher.model.pins import market_pin
 from fetcher.model.quantities import parse_duration_s, parse_rate, parse_size
 from fetcher.model.text import shown
 
@@ -123,6 +124,33 @@ def networks(value: object) -> tuple[str, ...]:
             message = f"{shown(item)} names one address and a network around it; write {whole} for all of the network"
             raise ValueError(message) from None
     return tuple(found)
+
+
+def market(value: object) -> str:
+    """A market's address."""
+    from fetcher.model.market import market_fault  # not for every hit
+
+    fault = market_fault(value) if isinstance(value, str) else "must be a market's address"
+    if fault:
+        raise ValueError(fault)
+    return str(value)
+
+
+def market_pins(value: object) -> tuple[str, ...]:
+    """Names of markets' pins, from a comma-separated text or a list."""
+    if isinstance(value, str):
+        items: list[object] = [part for part in (piece.strip() for piece in value.split(",")) if part]
+    elif isinstance(value, Iterable) and not isinstance(value, bytes | Mapping):
+        items = list(value)
+    else:
+        raise ValueError("must be a list of pins, such as market:<address>")
+    from fetcher.model.market import market_fault
+
+    for item in items:
+        address = item.removeprefix(market_pin("")) if isinstance(item, str) else ""
+        if item != market_pin(address) or market_fault(address):
+            raise ValueError(f"must be pins of markets, market:<address>, not {shown(str(item))}")
+    return tuple(str(item) for item in items)
 
 
 MARKET_PLACE = "{market}"

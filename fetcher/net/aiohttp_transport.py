@@ -16,8 +16,10 @@ import platform
 import socket
 import ssl
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -52,7 +54,7 @@ class _Lane:
     """Requests that may share connections."""
 
     guarded: bool
-    scheme: str
+    scheme: Literal["http", "https"]
     fresh: bool
     bare_credential: bool
     """Unguarded, but with a credential over plain http."""
@@ -75,6 +77,8 @@ class AiohttpTransport:
         self._sessions: dict[_Lane, aiohttp.ClientSession] = {}
         self._kept: dict[str, float] = {}
         """Origins that connections are kept to, and when each was last asked; the one asked longest ago first."""
+        self._verdicts: dict[str, bool] = {}
+        """Origins that were asked unguarded, and whether that was where no job may ask."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -86,6 +90,8 @@ class AiohttpTransport:
         literal = canonical_literal(address.host)
         if guarded and literal is not None:
             self._guard.check(address.host, [literal], address.port, address.scheme)
+        elif literal is not None:
+            self._see(address.host, [literal], address.port, address.scheme)
         url = self._exact(request.url, address)
         headers = dict(request.headers)
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
@@ -114,6 +120,20 @@ class AiohttpTransport:
                     request.method, url, headers=headers, allow_redirects=False, timeout=timeout
                 )
         return AiohttpResponse(response, request.url, idle_timeout_s)
+
+    def inner(self, origins: Iterable[str]) -> bool:
+        return any(self._verdicts.get(origin, False) for origin in origins)
+
+    def _see(self, host: str, addresses: Sequence[str], port: int, scheme: Literal["http", "https"]) -> None:
+        """Take note of where an unguarded request leads. Raises ForbiddenError for a name that led to a public address
+        before and leads inside now: what is under way was held to be everybody's."""
+        barred = next((ip for ip in addresses if self._guard.judge_endpoint(ip, port, scheme) is not None), None)
+        origin = Address(scheme, host.lower(), port).origin
+        if barred is not None and not self._verdicts.setdefault(origin, True):
+            raise ForbiddenError(
+                f"{host} led to a public address before, and leads to {barred} now", hint="start the program again"
+            )
+        self._verdicts.setdefault(origin, False)
 
     async def close(self) -> None:
         self._closed = True
@@ -152,11 +172,12 @@ class AiohttpTransport:
 
     def _open(self, lane: _Lane) -> aiohttp.ClientSession:
         judge = _Judge(self._guard, lane) if lane.guarded or lane.bare_credential else None
+        see = None if lane.guarded else partial(self._see, scheme=lane.scheme)
         keep: dict[str, Any] = {"force_close": True} if lane.fresh else {"keepalive_timeout": KEPT_ALIVE_S}
         connector = aiohttp.TCPConnector(
             limit=0,
             ssl=self._ssl,
-            resolver=_Resolver(self._lookup, judge),
+            resolver=_Resolver(self._lookup, judge, see),
             ttl_dns_cache=DNS_KEPT_S,
             socket_factory=judge.socket if judge else None,
             **keep,
@@ -183,9 +204,8 @@ class _Judge:
         self._lane = lane
 
     def check(self, host: str, addresses: list[str], port: int) -> None:
-        scheme: Any = self._lane.scheme
         if self._lane.guarded:
-            self._guard.check(host, addresses, port, scheme)
+            self._guard.check(host, addresses, port, self._lane.scheme)
         else:
             self._guard.check_token(host, addresses, port)
 
@@ -201,11 +221,12 @@ class _Judge:
 
 
 class _Resolver(AbstractResolver):
-    """Name look-ups of a lane, each answer judged if the lane asks for it."""
+    """Name look-ups of a lane, each answer judged, or seen, as the lane asks for it."""
 
-    def __init__(self, lookup: Lookup, judge: _Judge | None) -> None:
+    def __init__(self, lookup: Lookup, judge: _Judge | None, see: Callable[[str, list[str], int], None] | None) -> None:
         self._lookup = lookup
         self._judge = judge
+        self._see = see
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -218,6 +239,8 @@ class _Resolver(AbstractResolver):
             raise OSError("the name has no address")
         if self._judge is not None:
             self._judge.check(host, addresses, port)
+        if self._see is not None:
+            self._see(host, addresses, port)
         return [
             ResolveResult(
                 hostname=host,

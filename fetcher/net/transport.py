@@ -14,7 +14,7 @@ bounds). Any other exception except CancelledError is a bug of the transport.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from fetcher.net.request import Request
@@ -73,6 +73,11 @@ class Transport(Protocol):
         ``idle_timeout_s``: no byte for this long, before or in the body, is a TransportError. ``fresh_connection``:
         on a new connection (which may reach another machine behind the same name), not on one kept from before.
         """
+        ...
+
+    def inner(self, origins: Iterable[str]) -> bool:
+        """Whether one of these origins, which an operator named, was asked where the guard lets no job ask: at an
+        address of this host's network, for one. What comes from there is not everybody's."""
         ...
 
     async def close(self) -> None:

@@ -36,6 +36,8 @@ class Pinned:
     """As ``Manifest.revision``: commit, digest or other immutable name; None if the origin has none."""
     private: bool
     """As ``Manifest.private``."""
+    closed: bool = False
+    """As ``Manifest.closed``."""
     manifest_digest: str | None = None
     """What ``Manifest.digest()`` would be; given where there is no revision to compare, and an equal one means that
     nothing has changed."""

@@ -56,9 +56,9 @@ class Info(msgspec.Struct, frozen=True):
     disabled: bool | None = None
 
     @property
-    def maybe_gated(self) -> bool:
-        """The Hub, or a mirror that leaves the field out, does not deny it."""
-        return self.gated is not False
+    def closed(self) -> bool:
+        """The Hub says that not everybody may read it."""
+        return self.private is True or bool(self.gated)
 
     @property
     def public(self) -> bool:
@@ -92,7 +92,7 @@ class HfOrigin:
             url = await self._page(resource, asker, url, listing)
         # Minutes are out of bounds, seconds are not: what else goes on meanwhile must go on.
         files = await asyncio.to_thread(select, listing.entries, resource.files, what)
-        if info.maybe_gated:
+        if not info.public:
             await self._prove_access(resource, asker, info.sha, files)
         return Manifest(
             origin=self.name,
@@ -100,14 +100,16 @@ class HfOrigin:
             repository=f"{resource.kind}/{resource.repo}",
             revision=info.sha,
             private=_private(info, asker),
+            closed=info.closed,
             files=files,
         )
 
     async def revision(self, resource: HF, asker: Asker) -> Pinned:
         info = await self._info(resource, asker)
-        if info.maybe_gated:
-            # Info and listing of a gated repo are open to all; only a file proves access. Any will do, but one has to
-            # be found first: a page may hold nothing but folders.
+        if not info.public:
+            # Info and listing of a gated repo are open to all, and a token may open those of a private one and not its
+            # files; only a file proves access. Any will do, but one has to be found first: a page may hold nothing but
+            # folders.
             what = _what(resource)
             listing = Listing(self._settings, what)
             url: str | None = self._tree_url(resource, info.sha)
@@ -116,7 +118,7 @@ class HfOrigin:
             if not listing.entries:
                 raise NotFoundError(f"{what} has no files")
             await self._prove_access(resource, asker, info.sha, listing.entries.values())
-        return Pinned(info.sha, _private(info, asker))
+        return Pinned(info.sha, _private(info, asker), info.closed)
 
     async def _info(self, resource: HF, asker: Asker) -> Info:
         reference = quote(resource.reference, safe="")

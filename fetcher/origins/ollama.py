@@ -83,6 +83,7 @@ class OllamaOrigin:
             repository=_repository(resource),
             revision=revision_of([(one.model, one.digest) for one in pulled]),
             private=private,
+            closed=private,
             files=store_files(pulled, self._settings),
         )
 
@@ -94,7 +95,7 @@ class OllamaOrigin:
             digest, closed = await self._ask(self._digest_of, model, asker, home)
             pins.append((model, digest))
             private = private or closed
-        return Pinned(revision_of(pins), private)
+        return Pinned(revision_of(pins), private, private)
 
     async def _manifest_of(self, model: OllamaModel, show: _Shown) -> RegistryManifest:
         return await self._registry.manifest(

@@ -31,7 +31,7 @@ from fetcher.origins.s3_errors import S3Fault, archived, s3_error
 from fetcher.origins.s3_memory import Memory
 from fetcher.origins.s3_request import CHECKSUM_MODE, Requests
 from fetcher.origins.s3_survey import Survey
-from fetcher.origins.s3_tree import Found, Tree, merged
+from fetcher.origins.s3_tree import Found, Tree, merged, of_each
 from fetcher.origins.together import each
 from fetcher.plan.retry import retried_status
 from fetcher.plan.tree import BLOCK_BYTES
@@ -81,21 +81,23 @@ class S3Origin:
         trees = await each(resource.locations, look, LOCATIONS_AT_ONCE)
         # Names may be a million, and judging them takes seconds: what else goes on meanwhile must go on.
         files = await asyncio.to_thread(merged, trees)
-        return trees, await self._confirmed(files, asker)
+        return trees, await self._confirmed(trees, files, asker)
 
-    async def _confirmed(self, files: Sequence[Found], asker: Asker) -> Sequence[Found]:
+    async def _confirmed(self, trees: Sequence[Tree], files: Sequence[Found], asker: Asker) -> Sequence[Found]:
         """``files``, with those asked of which a listing is no proof.
 
         Archived ones may have been restored; an answer may have denied what is listed; a CDN's objects have ETags of
-        their own. And one is asked in any case: who may list may not be who may read.
+        their own. And one of each location is asked in any case: who may list may not be who may
+        read.
         """
         for found in files:
             if found.asked:  # does it state once more what an answer denied?
                 etag = found.facts.validator.etag
                 self._memory.settle(found.url, etag, etag, _origin(found))
         unclear = [found for found in files if not found.asked and self._is_unclear(found)]
-        if not unclear and not any(found.asked for found in files):
-            unclear = [max(files, key=lambda found: found.facts.size)]
+        for listed in of_each(trees, files):
+            if not any(found.asked or self._is_unclear(found) for found in listed):
+                unclear.append(max(listed, key=lambda found: found.facts.size))
         files = await self._asked(files, unclear, asker)
         files = await self._asked(files, self._with_own_etags(files), asker)
         for found in files:

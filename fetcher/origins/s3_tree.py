@@ -108,6 +108,20 @@ def merged(trees: Sequence[Tree]) -> tuple[Found, ...]:
     return tuple(files[path][0] for path in paths)
 
 
+def of_each(trees: Sequence[Tree], files: Sequence[Found]) -> list[Sequence[Found]]:
+    """``files``, as ``merged`` gave them, by the location that each is taken from."""
+    if len(trees) == 1:
+        return [files]
+    places: dict[str, int] = {}
+    for number, tree in enumerate(trees):
+        for found in tree.files:
+            places.setdefault(found.path, number)
+    groups: dict[int, list[Found]] = {}
+    for found in files:
+        groups.setdefault(places[found.path], []).append(found)
+    return list(groups.values())
+
+
 def _check(path: str, key: str, size: int, what: str, bytes_max: int) -> None:
     fault = path_fault(path)
     if fault:

@@ -156,8 +156,8 @@ def test_odd_rows_of_an_old_index_are_left_out(cache: Cache, open_cache: Open) -
     cache.close()
     with sqlite3.connect(cache.layout.index) as rows:
         rows.execute("PRAGMA foreign_keys = OFF")
-        rows.execute("INSERT INTO pins VALUES ('odd', 'no key', 1)")
-        rows.execute("INSERT INTO pins VALUES (x'00', ?, 1)", ("a" * 64,))
+        rows.execute("INSERT INTO pins VALUES ('odd', 'no key', 1, NULL)")
+        rows.execute("INSERT INTO pins VALUES (x'00', ?, 1, NULL)", ("a" * 64,))
         for odd, kind, expires in (("x", "timed", 1.0), ("b" * 32, "process", None), ("c" * 32, "timed", "soon")):
             rows.execute(
                 "INSERT INTO leases (id, kind, created_at, expires_at, ends_boot_s, boot_id, owner_id)"

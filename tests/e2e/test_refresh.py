@@ -213,15 +213,25 @@ def assert_denied_and_unharmed(good: Good, errors: tuple[type[FetcherError], ...
         good.assert_unharmed()
 
 
+def assert_denied_and_kept(good: Good, errors: tuple[type[FetcherError], ...]) -> None:
+    good.assert_unharmed()
+    for more in ({}, {"refresh": True}):
+        with pytest.raises(errors):
+            good.refresh(**more)
+        with pytest.raises(OfflineError):
+            good.refresh(offline=True)
+        assert tree_of(good.snapshot.path) == good.tree
+
+
 def test_a_token_that_is_no_longer_good(cache_dir: Path) -> None:
-    """Of a private repository: who had access and has it no more gets the origin's answer, and what he has stays his
-    offline, for the day that the token works again."""
+    """Of a private repository: who had access and has it no more gets the origin's answer, offline nothing, and what he
+    had is kept for the day that the token works again."""
     with hub_in_thread(tokens={"hf_good": "alice"}) as hub:
         hub.add_repo(REPO, files={"f.bin": Synthetic(2 * MIB, 1)}, private=True)
         item = {"type": "HF", "repo": REPO, "accessToken": "hf_good"}
         good = good_of(hub, cache_dir, item)
         token = hub.tokens.pop("hf_good")
-        assert_denied_and_unharmed(good, (DeniedError, NotFoundError))
+        assert_denied_and_kept(good, (DeniedError, NotFoundError))
         hub.tokens["hf_good"] = token
         sent = hub.body_bytes_sent()
         assert good.refresh().id == good.snapshot.id
@@ -243,7 +253,7 @@ def test_a_key_that_is_no_longer_good(cache_dir: Path) -> None:
         item = {"type": "S3", "url": f"{s3.endpoint}/models/", "IAM": iam}
         good = good_of(s3, cache_dir, item)
         key = s3.keys.pop("AKIAGOOD")
-        assert_denied_and_unharmed(good, (DeniedError,))
+        assert_denied_and_kept(good, (DeniedError,))
         s3.keys["AKIAGOOD"] = key
         assert good.refresh().id == good.snapshot.id
 

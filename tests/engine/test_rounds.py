@@ -37,7 +37,7 @@ def round_of(**needs: str) -> Round:
             Manifest("hf", "https://hub:443", f"models/acme/{name}", "c" * 40, False, entries) if entries else None
         )
         ask = Ask(HF(f"acme/{name}"), Asker("job"), at=f"$.{name}")
-        prepared.append(Prepared(ask, name, None, None, None, manifest))
+        prepared.append(Prepared(ask, name, None, 0.0, None, None, manifest))
         files = tuple(PlannedFile(entry, "fetch", letter) for entry, letter in zip(entries, letters, strict=True))
         resources.append(PlannedResource(ask.resource.uri(), manifest, files, bytes_total=10 * len(letters)))
         for letter in letters:

@@ -59,6 +59,8 @@ def test_every_field_can_be_read() -> None:
         "limit_rate_bytes_per_s": "16777216",
         "heartbeat_s": "2",
         "quota_bytes": "1GiB",
+        "market": "nvidia-3090",
+        "shared_pins": "market:nvidia-3090,market:nvidia-4090",
     }
     values = {field.name: special.get(field.name) or text[str(field.type)] for field in dataclasses.fields(Settings)}
     from_variables = _set(**{variable(name): value for name, value in values.items()})

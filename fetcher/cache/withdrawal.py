@@ -1,0 +1,46 @@
+"""What was public and is no longer: once its origin has said so, what it said before gives it to nobody.
+
+The directory stays for whoever leases it, and its bytes for whoever proves access and would fetch the same again. Its
+sidecar says it too, so that an index made anew does not make it public.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from fetcher.cache import durable
+from fetcher.cache.index import Index
+from fetcher.cache.layout import Layout, disk_errors
+from fetcher.cache.records import NOBODY
+from fetcher.cache.snapshots import SidecarError, read_sidecar
+
+
+def withdraw(index: Index, layout: Layout, key: str, owner_id: str) -> tuple[str, ...]:
+    """Make nobody's what is public of this Resource; the ids. What is public of it later is another Snapshot."""
+    with index.read() as rows:
+        if not rows.execute("SELECT 1 FROM snapshots WHERE key = ? AND NOT private LIMIT 1", (key,)).fetchone():
+            return ()
+    with index.write(durable=True) as rows:
+        found = [wanted for (wanted,) in rows.execute("SELECT id FROM snapshots WHERE key = ? AND NOT private", (key,))]
+        for wanted in found:
+            _mark(layout, wanted, owner_id)
+        rows.executemany(
+            "UPDATE snapshots SET private = 1, principal = ?, fresh_until = 0 WHERE id = ?",
+            [(NOBODY, wanted) for wanted in found],
+        )
+    return tuple(found)
+
+
+def _mark(layout: Layout, wanted: str, owner_id: str) -> None:
+    """First on the disk: a crash before the rows are changed leaves what the next answer of the origin mends."""
+    try:
+        value = read_sidecar(layout, wanted)
+    except SidecarError:
+        return  # damaged: no new index adopts it
+    text = json.dumps({**value, "withdrawn": True}, ensure_ascii=False, separators=(",", ":"))
+    staged = layout.staging(layout.snapshots, wanted, owner_id)
+    with disk_errors("write", staged):
+        durable.write_file(staged, [text.encode()], 0o600, sync=True)
+        os.rename(staged, layout.sidecar(wanted))
+        durable.sync_directory(layout.snapshots)

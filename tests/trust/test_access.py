@@ -1,0 +1,317 @@
+"""A private resource is had only by who can prove access now: what ends a proof, what a refusal does, what becomes of
+what was public, and what an operator may share with the jobs of a market."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetcher import DeniedError, Fetcher, NotFoundError, OfflineError, TransportError, UsageError
+from fetcher.config import load
+from fetcher.engine.asks import Outcome
+from fetcher.testing import Hub, Synthetic, hub_in_thread, s3_in_thread
+from fetcher.testing.faults import Status
+from fetcher.testing.hub import Token
+from tests.e2e.support import HURRIED, MIB, tree_of
+from tests.support.cli import CommandLine
+
+REPO = "acme/closed"
+URI = f"hf://{REPO}"
+MARKET = "97G9NnvBDQ2WpKu6fasoMsAKmfj63C9rhysJnkeWodAf"
+ALICE: Mapping[str, Any] = {"type": "HF", "repo": REPO, "accessToken": "hf_alice"}
+BOB: Mapping[str, Any] = {"type": "HF", "repo": REPO, "accessToken": "hf_bob"}
+EVE: Mapping[str, Any] = {"type": "HF", "repo": REPO, "accessToken": "hf_eve"}
+FILES: Mapping[str, Any] = {"config.json": b"{}", "model.bin": Synthetic(2 * MIB + 5, 1)}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    tokens = {
+        "hf_alice": Token("alice"),
+        "hf_bob": Token("bob"),
+        "hf_eve": Token("eve", repos=frozenset()),
+        "hf_node": Token("node"),
+    }
+    with hub_in_thread(tokens=tokens) as hub:
+        hub.add_repo(REPO, files=dict(FILES), private=True)
+        yield hub
+
+
+class Node:
+    """A cache, and whoever asks for something."""
+
+    def __init__(self, hub: Hub, cache_dir: Path) -> None:
+        self._hub = hub
+        self._cache_dir = cache_dir
+
+    def fetcher(self, environ: Mapping[str, str] | None = None, **more: Any) -> Fetcher:
+        given = {**HURRIED, "api_time_max_s": 2.0, "cache_dir": str(self._cache_dir), "hf_endpoint": self._hub.endpoint}
+        return Fetcher(environ=environ or {}, **{**given, **more})
+
+    def fetch(self, item: Any, asker: Any = "job", environ: Mapping[str, str] | None = None, **more: Any) -> Outcome:
+        async def main() -> Outcome:
+            async with self.fetcher(environ, **more) as fetcher:
+                return await fetcher.fetch(item, asker)
+
+        return asyncio.run(main())
+
+    def asks(self) -> int:
+        """How many requests the hub has got since this was last called."""
+        count = len(self._hub.requests)
+        self._hub.requests.clear()
+        return count
+
+
+@pytest.fixture
+def node(hub: Hub, cache_dir: Path) -> Node:
+    return Node(hub, cache_dir)
+
+
+def test_a_proof_is_remembered_for_its_time(node: Node, hub: Hub) -> None:
+    first = node.fetch(ALICE)
+    assert first.snapshot.private and not first.hit
+    node.asks()
+    again = node.fetch(ALICE)
+    assert again.hit and again.snapshot.id == first.snapshot.id and node.asks() == 0
+    asked = node.fetch(ALICE, proof_for_s=0.0)
+    assert asked.hit and asked.downloaded == 0
+    assert 0 < node.asks() <= 3, "the origin was asked whether she still may, and for none of the bytes"
+    assert hub.body_bytes_sent() < 1000
+
+
+def test_who_can_prove_nothing_is_offline_as_if_nothing_were_there(node: Node) -> None:
+    def refusal(item: Any, **more: Any) -> tuple[str, str | None]:
+        with pytest.raises(OfflineError) as caught:
+            node.fetch(item, offline=True, **more)
+        return caught.value.message, caught.value.hint
+
+    absent = refusal(ALICE)
+    node.fetch(ALICE)
+    assert node.fetch(ALICE, offline=True).hit
+    assert refusal(BOB) == refusal(EVE) == refusal(URI) == refusal(ALICE, proof_for_s=0.0) == absent
+
+
+def test_a_second_principal_downloads_as_if_nothing_were_there(node: Node, hub: Hub, cache_dir: Path) -> None:
+    one = node.fetch(ALICE)
+    trace = sorted(paths(hub))
+    node.asks()
+    two = node.fetch(BOB)
+    assert sorted(paths(hub)) == trace
+    assert (two.hit, two.downloaded) == (False, one.downloaded) and two.snapshot.id != one.snapshot.id
+    assert tree_of(one.snapshot.path) == tree_of(two.snapshot.path)
+    assert (one.snapshot.path / "model.bin").samefile(two.snapshot.path / "model.bin"), "one copy on the disk"
+
+
+@pytest.mark.parametrize("item", [EVE, URI, {**EVE, "accessToken": "hf_unknown"}], ids=["other", "nobody", "bad"])
+def test_a_stranger_learns_nothing_and_harms_nothing(node: Node, hub: Hub, item: Any) -> None:
+    def refused() -> tuple[type[Exception], str, str | None, list[str]]:
+        node.asks()
+        with pytest.raises((DeniedError, NotFoundError)) as caught:
+            node.fetch(item)
+        return type(caught.value), caught.value.message.partition("(request")[0], caught.value.hint, paths(hub)
+
+    before = refused()
+    mine = node.fetch(ALICE)
+    tree = tree_of(mine.snapshot.path)
+    assert refused() == before
+    node.asks()
+    assert node.fetch(ALICE).hit and node.asks() == 0 and tree_of(mine.snapshot.path) == tree
+
+
+def paths(hub: Hub) -> list[str]:
+    return [f"{record.method} {record.target.partition('?')[0]}" for record in hub.requests]
+
+
+def test_a_refusal_ends_what_was_proven_before(node: Node, hub: Hub) -> None:
+    mine = node.fetch(ALICE)
+    token = hub.tokens.pop("hf_alice")
+    assert node.fetch(ALICE).hit, "nobody has asked since"
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(ALICE, refresh=True)
+    for more in ({}, {"offline": True}):
+        with pytest.raises((DeniedError, NotFoundError, OfflineError)):
+            node.fetch(ALICE, **more)
+    hub.tokens["hf_alice"] = token
+    hub.requests.clear()
+    again = node.fetch(ALICE)
+    assert again.hit and again.snapshot.id == mine.snapshot.id and hub.body_bytes_sent() < 1000
+
+
+def test_a_token_that_opens_the_page_and_not_the_files_is_no_proof(node: Node, hub: Hub) -> None:
+    """Of a repository that is private, and not gated: a token may be good for its names only."""
+    node.fetch(ALICE)
+    hub.faults.add(Status(403).on("resolve"), Status(403).on("resolve-cache"))
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(ALICE, proof_for_s=0.0)
+
+
+def test_an_origin_out_of_reach_is_no_proof(node: Node, hub: Hub) -> None:
+    node.fetch(ALICE, fresh_for_s=0.0)
+    hub.faults.add(Status(503).on())
+    assert node.fetch(ALICE, stale_if_error_s=3600.0).hit, "proven a moment ago"
+    with pytest.raises(TransportError):
+        node.fetch(ALICE, stale_if_error_s=3600.0, proof_for_s=0.0)
+
+
+def test_what_was_public_is_nobodys_once_its_origin_says_so(node: Node, hub: Hub) -> None:
+    hub.repo(REPO).private = False
+    public = node.fetch(URI)
+    tree = tree_of(public.snapshot.path)
+    hub.repo(REPO).private = True
+    assert node.fetch(URI).hit, "within its time a hit asks nobody"
+    hub.requests.clear()
+    mine = node.fetch(ALICE, refresh=True)
+    assert mine.snapshot.private and mine.snapshot.id != public.snapshot.id
+    assert mine.downloaded < 1000, "the same bytes are here, and were everybody's when they came"
+    with pytest.raises(OfflineError):
+        node.fetch(URI, offline=True)
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(URI)
+    assert tree_of(public.snapshot.path) == tree, "whoever leases it keeps it"
+    hub.repo(REPO).private = False
+    assert not node.fetch(URI).snapshot.private and node.fetch(URI, offline=True).hit
+
+
+def test_what_was_private_is_everybodys_once_its_origin_says_so(node: Node, hub: Hub) -> None:
+    node.fetch(ALICE)
+    hub.repo(REPO).private = False
+    again = node.fetch(ALICE, refresh=True)
+    assert not again.snapshot.private and again.downloaded < 1000
+    node.asks()
+    assert node.fetch(URI).hit and node.fetch(EVE).hit and node.asks() == 0
+
+
+def test_gated_later(node: Node, hub: Hub) -> None:
+    hub.repo(REPO).private = False
+    node.fetch(URI)
+    hub.repo(REPO).gated = "manual"
+    assert node.fetch(ALICE, refresh=True).snapshot.private
+    for item in (URI, EVE):
+        with pytest.raises(DeniedError):
+            node.fetch(item)
+    assert node.fetch(ALICE).hit
+
+
+def test_one_readable_place_does_not_open_another(cache_dir: Path) -> None:
+    """Of two buckets in one resource both are asked, as each may be closed by itself."""
+    iam = {"REGION": "us-east-1", "ACCESS_KEY_ID": "AKIAGOOD", "SECRET_ACCESS_KEY": "secret"}
+    with s3_in_thread(keys={"AKIAGOOD": "secret"}) as s3:
+        s3.add_bucket("large", {"a/f.bin": Synthetic(2 * MIB, 1)}, readers=["AKIAGOOD"])
+        s3.add_bucket("small", {"b/g.bin": Synthetic(MIB, 2)}, readers=["AKIAGOOD"])
+        places = [{"url": f"{s3.endpoint}/large/a/"}, {"url": f"{s3.endpoint}/small/b/"}]
+        item = {"type": "S3", "buckets": places, "IAM": iam}
+
+        def fetch(**more: Any) -> Outcome:
+            async def main() -> Outcome:
+                async with Fetcher(environ={}, **{**HURRIED, "cache_dir": str(cache_dir), **more}) as fetcher:
+                    return await fetcher.fetch(item, "job")
+
+            return asyncio.run(main())
+
+        fetch()
+        assert fetch(proof_for_s=0.0).hit
+        s3.faults.add(Status(403).on("object", path="*b/g.bin"))
+        with pytest.raises(DeniedError):
+            fetch(proof_for_s=0.0)
+
+
+# --- shared with a market's jobs -------------------------------------------------------------------------------------
+
+SHARED: Mapping[str, Any] = {"market": MARKET, "shared_pins": (f"market:{MARKET}",)}
+NODE = {"HF_TOKEN": "hf_node"}
+
+
+def prefetched(node: Node, **more: Any) -> None:
+    async def main() -> None:
+        async with node.fetcher(NODE, **more) as fetcher:
+            report = await fetcher.prefetch([{"type": "HF", "repo": REPO}], pin=f"market:{MARKET}", images=False)
+            assert not report.failed
+
+    asyncio.run(main())
+
+
+def test_a_market_pin_that_is_shared_opens_its_private_items_to_the_markets_jobs(node: Node, hub: Hub) -> None:
+    prefetched(node)
+    node.asks()
+    assert node.fetch(URI, **SHARED).hit and node.fetch(EVE, **SHARED).hit and node.asks() == 0
+    assert node.fetch(URI, offline=True, **SHARED).hit
+    for closed in ({}, {"market": MARKET}, {"shared_pins": SHARED["shared_pins"]}, {**SHARED, "market": "nvidia-3090"}):
+        with pytest.raises((DeniedError, NotFoundError)):
+            node.fetch(URI, **closed)
+
+
+def test_what_a_job_brought_is_never_shared(node: Node) -> None:
+    """Not even where somebody pins it by hand under the market's name."""
+    mine = node.fetch(ALICE).snapshot
+    fetcher = node.fetcher()
+    fetcher.cache.pin(f"market:{MARKET}", mine.key)
+    fetcher.close()
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(URI, **SHARED)
+
+
+def test_what_is_shared_is_shared_while_it_is_fresh(node: Node) -> None:
+    prefetched(node, fresh_for_s=0.0)
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(URI, **SHARED)
+    with pytest.raises(OfflineError):
+        node.fetch(URI, offline=True, **SHARED)
+    prefetched(node)
+    assert node.fetch(URI, **SHARED).hit
+
+
+def test_a_refusal_to_the_node_ends_the_sharing(node: Node, hub: Hub) -> None:
+    prefetched(node)
+    del hub.tokens["hf_node"]
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(URI, "operator", NODE, refresh=True)
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(URI, **SHARED)
+
+
+def test_sharing_from_the_configuration_file_by_the_command(
+    node: Node, hub: Hub, cache_dir: Path, tmp_path: Path, run_cli: CommandLine
+) -> None:
+    prefetched(node)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[pins."market:{MARKET}"]\nshare = true\n')
+    document = tmp_path / "job.json"
+    resource = {"type": "HF", "repo": REPO, "target": "/models"}
+    op = {"id": "run", "type": "container/run", "args": {"image": "i", "cmd": "c", "resources": [resource]}}
+    document.write_text(json.dumps({"version": "0.1", "type": "container", "ops": [op]}))
+    env = {
+        "FETCHER_CONFIG": str(config),
+        "FETCHER_CACHE_DIR": str(cache_dir),
+        "FETCHER_ALLOW_NET": "127.0.0.0/8",
+        "HF_ENDPOINT": hub.endpoint,
+    }
+
+    def job(*more: str) -> int:
+        return run_cli("job", document, *more, "--json", env=env).exit_code
+
+    node.asks()
+    assert job("--market", MARKET) == 0 and node.asks() == 0
+    assert job() in (21, 22)
+    config.write_text(f'[pins."market:{MARKET}"]\nshare = false\n')
+    assert job("--market", MARKET) in (21, 22)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('[pins."market:nvidia-3090"]\nshare = "yes"', "share = true"),
+        ('[pins."market:nvidia-3090"]\nshared = true', "share = true"),
+        ('[pins."mine"]\nshare = true', "pins of markets"),
+        ("pins = 3", "share = true"),
+    ],
+)
+def test_a_pin_that_can_not_be_shared_so_is_refused(text: str, word: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=word):
+        load(arguments={"cache_dir": str(tmp_path)}, environ={}, file=file)
