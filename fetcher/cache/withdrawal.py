@@ -1,7 +1,7 @@
 """What was public and is no longer: once its origin has said so, what it said before gives it to nobody.
 
-The directory stays for whoever leases it, and its bytes for whoever proves access and would fetch the same again. Its
-sidecar says it too, so that an index made anew does not make it public.
+The directory stays for whoever leases it. Its bytes are nobody's either, unless something else that is public has them:
+who names their digest has not got them. Its sidecar says it too, so that an index made anew does not make it public.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 
 from fetcher.cache import durable
-from fetcher.cache.index import Index
+from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import NOBODY
 from fetcher.cache.snapshots import SidecarError, read_sidecar
@@ -29,7 +29,24 @@ def withdraw(index: Index, layout: Layout, key: str, owner_id: str) -> tuple[str
             "UPDATE snapshots SET private = 1, principal = ?, fresh_until = 0 WHERE id = ?",
             [(NOBODY, wanted) for wanted in found],
         )
+        for wanted in found:
+            _close(rows, wanted)
     return tuple(found)
+
+
+def _close(rows: Rows, wanted: str) -> None:
+    """What no other Snapshot shows to everybody is no longer had by naming its digest either: whoever may have it still
+    asks his origin for the bytes. Under their content ids, too, everybody could ask for them."""
+    closing = (
+        "root IN (SELECT root FROM snapshot_blobs WHERE snapshot_id = ?) AND root NOT IN (SELECT root FROM"
+        " snapshot_blobs JOIN snapshots ON snapshots.id = snapshot_blobs.snapshot_id WHERE NOT private)"
+    )
+    rows.execute(
+        f"INSERT OR IGNORE INTO blob_access SELECT root, ? FROM blob_access WHERE principal = '' AND {closing}",
+        (NOBODY, wanted),
+    )
+    rows.execute(f"DELETE FROM contents WHERE {closing}", (wanted,))
+    rows.execute(f"DELETE FROM blob_access WHERE principal = '' AND {closing}", (wanted,))
 
 
 def _mark(layout: Layout, wanted: str, owner_id: str) -> None:

@@ -287,8 +287,12 @@ class World:
 
     # What tenants do
 
+    def settings(self, cache_dir: Path, **more: Any) -> dict[str, Any]:
+        """Settings of a hurried client of this origin."""
+        return {**HURRIED, **PATIENCE, "cache_dir": str(cache_dir), **self.options(), **more}
+
     def fetcher(self, cache_dir: Path, tenant: Tenant, *, on_event: Any = None, **more: Any) -> TenantFetcher:
-        settings = {**HURRIED, **PATIENCE, "cache_dir": str(cache_dir), **self.options(), **more}
+        settings = self.settings(cache_dir, **more)
         made = TenantFetcher(environ=self.environ(tenant), on_event=on_event, **settings)
         if self.kind == "ollama" and tenant.credential is not None and not tenant.in_environment:
             made.login = Login(tenant.credential, Secret(f"password-of-{tenant.credential}"))
