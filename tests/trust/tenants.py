@@ -25,6 +25,7 @@ from fetcher.model.secret import Login, Secret
 from fetcher.testing import S3, Hub, Quotas, Synthetic, hub_in_thread, s3_in_thread
 from fetcher.testing.faults import OnRequest, Status
 from fetcher.testing.hub import Token
+from fetcher.testing.messages import Reply
 from fetcher.testing.records import RequestRecord
 from fetcher.testing.registry import Registry, registry_in_thread
 from fetcher.testing.registry.access import User
@@ -103,7 +104,7 @@ class Law:
         return anybodys or credential in self.granted
 
     def makes_public(self, tenant: Tenant) -> bool:
-        """Whether what ``tenant`` is given now is everybody's: nobody's credential was needed, or the origin says so."""
+        """Whether what ``tenant`` is given now is everybody's: it took no credential, or the origin says so."""
         if self.kind == "s3":
             return tenant.credential is None
         return self.visibility == "public" or self.credential_of(tenant) is None
@@ -163,12 +164,16 @@ class EndHeld(Gate):
     def __init__(self) -> None:
         super().__init__()
         self.waiting = 0
+        self.answer: Reply | None = None
+        """What those who waited get in place of the bytes."""
         self._others = False
 
-    async def __call__(self, exchange: Any) -> None:
+    async def __call__(self, exchange: Any) -> Any:
         if not self._others and (exchange.record.range or "bytes=0-").startswith(f"bytes={2 * MIB}-"):
             self.waiting += 1
             await super().__call__(exchange)
+            return self.answer
+        return None
 
     def let_others(self) -> None:
         self._others = True
@@ -361,9 +366,9 @@ def events_of(told: list[Any]) -> list[Any]:
     for event in told:
         if isinstance(event, Notice):
             found.append(("notice", event.resource, event.message))
-        elif isinstance(event, Progress) and ("total", event.bytes_total, event.files_total) not in found:
-            if event.bytes_total is not None:
-                found.append(("total", event.bytes_total, event.files_total))
+        elif isinstance(event, Progress) and event.bytes_total is not None:
+            total = ("total", event.bytes_total, event.files_total)
+            found += [] if total in found else [total]
     return found
 
 

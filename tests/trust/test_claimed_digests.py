@@ -1,6 +1,6 @@
-"""A claimed digest is not possession: whoever states the sha256, MD5, ETag, CRC, git id or size of another tenant's private
-file, and has not got its bytes, ends with nothing, whatever state that file is in: whole, under way, left by a killed
-process, with its index lost, damaged, or as a private copy.
+"""A claimed digest is not possession: whoever states the sha256, MD5, ETag, CRC, git id or size of another tenant's
+private file, and has not got its bytes, ends with nothing, whatever state that file is in: whole, under way, left by a
+killed process, with its index lost, damaged, or as a private copy.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Scene:
         return world, name
 
     async def attacked(self, attack: Attack, tenant: Tenant) -> None:
-        """Plan and fetch; the plan has all to fetch, and the fetch all to ask for, and nothing of the owner's to give."""
+        """Plan and fetch; the plan has all to fetch, the fetch all to ask for, and nothing of the owner's to give."""
         world, name = self.attacker(attack)
         told: FetcherError | None = None
         world.origin.requests.clear()
@@ -338,7 +338,7 @@ def test_of_what_is_damaged_and_repaired(scene: Scene) -> None:
         fetcher.close()
     scene.everything()
     again = scene.owner()
-    assert BIG_BYTES <= again.downloaded, "what he had is gone, and nobody's is taken instead"
+    assert again.downloaded >= BIG_BYTES, "what he had is gone, and nobody's is taken instead"
     scene.everything()
 
 

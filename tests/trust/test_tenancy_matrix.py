@@ -133,8 +133,8 @@ def may_be_a_hit(entry: Entry, situation: Situation, law: Law, before: Law, tena
 
 
 class Stage:
-    """One kind of origin, and what its resource's entries are made of. Each situation starts from a new origin's rights;
-    its address, and with it the key of the resource, stays."""
+    """One kind of origin, and what its resource's entries are made of. Each situation starts from a new origin's
+    rights; its address, and with it the key of the resource, stays."""
 
     def __init__(self, world: World, place: Path) -> None:
         self.world = world
@@ -279,7 +279,7 @@ def judge(
     bare: Answer,
 ) -> None:
     allowed = law.allows(tenant) and not situation.offline
-    expected = allowed and "ok" or (situation.offline and {"offline"}) or law.kinds(tenant)
+    expected = {"offline"} if situation.offline else law.kinds(tenant)
     assert (bare.error is None) == allowed, f"with an empty cache he was told {bare.error}"
     if not allowed:
         assert bare.error is not None and bare.error[0] in expected, bare.error

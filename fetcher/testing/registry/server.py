@@ -33,8 +33,8 @@ class Registry(Origin):
             ...  # point a client at registry.endpoint
 
     Repositories may be added and changed before it starts and while it runs, from any thread. So may who gets what be
-    changed: ``repository.private``, ``rename`` and ``remove``; a login is revoked with ``del registry.users[name]``, and
-    gets other rights with another ``User`` in its place. A token that was issued opens no more than its user does.
+    changed: ``repository.private``, ``rename`` and ``remove``; a login is revoked with ``del registry.users[name]``,
+    and gets other rights with another ``User`` in its place. A token that was issued opens no more than its user does.
 
     ``users``: name → ``User``, or just the password of one who may pull everything. ``auth``: by default ``bearer``
     when there are users, else ``open``. ``redirect_blobs``: whether blobs are a 307 to the CDN, a second listener; by
