@@ -46,6 +46,7 @@ def entry_json(
         and other.validated_at >= snapshot.validated_at
         for other in present
     )
+    gone = replaced or snapshot.withdrawn
     return {
         "event": event,
         "id": snapshot.id,
@@ -57,6 +58,7 @@ def entry_json(
         "bytes": snapshot.bytes,
         "verified_by": snapshot.verified_by,
         "private": snapshot.private,
+        "withdrawn": snapshot.withdrawn,
         "damaged": snapshot.damaged,
         "downloaded_at": snapshot.downloaded_at,
         "validated_at": snapshot.validated_at,
@@ -68,5 +70,5 @@ def entry_json(
             for lease in leases
             if snapshot.id in lease.snapshot_ids
         ],
-        "pins": [pin.name for pin in pins if pin.resource_key == snapshot.key and not replaced],
+        "pins": [pin.name for pin in pins if pin.resource_key == snapshot.key and not gone],
     }

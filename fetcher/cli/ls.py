@@ -57,7 +57,7 @@ def state_words(entry: dict[str, object], now: float) -> str:
     fresh_until = entry["fresh_until"]
     fresh = fresh_until is None or (isinstance(fresh_until, float | int) and now < fresh_until)
     words = ["damaged" if entry["damaged"] else "fresh" if fresh else "stale"]
-    words += ["private"] if entry["private"] else []
+    words += ["withdrawn"] if entry["withdrawn"] else ["private"] if entry["private"] else []
     words += ["leased"] if entry["leases"] else []
     words += ["pinned"] if entry["pins"] else []
     return ", ".join(words)

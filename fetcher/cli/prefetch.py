@@ -127,6 +127,7 @@ async def _prefetch(
         return report
     pin = _pin_of(context, place, document=document is not None)
     report = await fetcher.prefetch(source, pin=pin, images=images, on_plan=lambda plan: _tell_plan(context, plan))
+    _mention_private(context, pin, sum(item.private for item in report.items))
     if pin is None:
         context.output.say("note: nothing is pinned; --pin NAME keeps the items beyond their time")
     elif report.holds_on is not None:
@@ -135,6 +136,16 @@ async def _prefetch(
         items = "1 item that is" if report.unpinned == 1 else f"{report.unpinned} items that are"
         context.output.say(f"note: {items} no longer on the list: no longer pinned as {pin}")
     return report
+
+
+def _mention_private(context: Context, pin: str | None, count: int) -> None:
+    """Whoever prefetches for jobs wants to know that jobs are not given it."""
+    if count and pin is not None and pin.startswith(market_pin("")) and pin not in context.settings.shared_pins:
+        items = "1 item is" if count == 1 else f"{count} items are"
+        context.output.say(
+            f"note: {items} private, and given to jobs that have access themselves; share = true below "
+            f'[pins."{pin}"] in the configuration file opens them to all jobs of the market'
+        )
 
 
 def _mention_age(context: Context, source: MarketSource) -> None:

@@ -48,6 +48,8 @@ class PrefetchItem:
     at: str
     """JSON path in the list."""
     error: FetcherError | None = None
+    private: bool = False
+    """It is here, and it took a credential: not every job is given it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +285,9 @@ def _told(at: str, ask: Ask, outcome: Outcome | FetcherError) -> PrefetchItem:
     uri, kind = ask.resource.uri(), type(ask.resource).__name__
     if isinstance(outcome, FetcherError):
         return _failed(uri, kind, at, outcome)
-    return PrefetchItem(uri, kind, "hit" if outcome.hit else "done", outcome.snapshot.bytes, None, at)
+    snapshot = outcome.snapshot
+    status: Status = "hit" if outcome.hit else "done"
+    return PrefetchItem(uri, kind, status, snapshot.bytes, None, at, private=snapshot.private)
 
 
 def _failed(resource: str, kind: str, at: str, error: FetcherError) -> PrefetchItem:

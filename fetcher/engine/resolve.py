@@ -38,7 +38,8 @@ class Prepared:
     ask: Ask
     key: str
     principal: str | None
-    """Whose the Manifest's bytes are, if it is private."""
+    """Whose the Manifest's bytes are, if it is private; else nobody's in particular, and none of his own are linked into
+    what everybody will see."""
     asked_at_s: float
     """When the origin was asked, by the boot's clock; what its answer proves begins then."""
     origin: Origin[Any] | None
@@ -143,7 +144,7 @@ class Resolver:
         key = self._cache.principal_key
         if ask.asker.role == "operator" and self._transport.inner(ask.asker.trusted_origins):
             return Scope(True, ask.asker.inner(key, own=private))
-        return Scope(private, own)
+        return Scope(private, own if private else None)
 
     def _current(self, hit: Prepared, scope: Scope) -> Prepared:
         """In a worker: the Snapshot is what its origin has, and this asker may have it."""
