@@ -1,7 +1,8 @@
 """What was public and is no longer: once its origin has said so, what it said before gives it to nobody.
 
-The directory stays for whoever leases it. Its bytes are nobody's either, unless something else that is public has them:
-who names their digest has not got them. Its sidecar says it too, so that an index made anew does not make it public.
+The directory stays for whoever leases it. Its bytes are his to whom the origin has just said so, and everybody's only
+if something else that is public has them: who merely names their digest has not got them. Its sidecar says it too, so
+that an index made anew does not make it public.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from fetcher.cache.records import NOBODY
 from fetcher.cache.snapshots import SidecarError, read_sidecar
 
 
-def withdraw(index: Index, layout: Layout, key: str, owner_id: str) -> tuple[str, ...]:
-    """Make nobody's what is public of this Resource; the ids. What is public of it later is another Snapshot."""
+def withdraw(index: Index, layout: Layout, key: str, owner_id: str, principal: str | None = None) -> tuple[str, ...]:
+    """Make nobody's what is public of this Resource; the ids. What is public of it later is another Snapshot.
+
+    ``principal``: whom the origin lets have it still, by the answer that says so; he need not fetch the bytes again.
+    """
     with index.read() as rows:
         if not rows.execute("SELECT 1 FROM snapshots WHERE key = ? AND NOT private LIMIT 1", (key,)).fetchone():
             return ()
@@ -30,11 +34,11 @@ def withdraw(index: Index, layout: Layout, key: str, owner_id: str) -> tuple[str
             [(NOBODY, wanted) for wanted in found],
         )
         for wanted in found:
-            _close(rows, wanted)
+            _close(rows, wanted, principal or NOBODY)
     return tuple(found)
 
 
-def _close(rows: Rows, wanted: str) -> None:
+def _close(rows: Rows, wanted: str, scope: str) -> None:
     """What no other Snapshot shows to everybody is no longer had by naming its digest either: whoever may have it still
     asks his origin for the bytes. Under their content ids, too, everybody could ask for them."""
     closing = (
@@ -43,7 +47,7 @@ def _close(rows: Rows, wanted: str) -> None:
     )
     rows.execute(
         f"INSERT OR IGNORE INTO blob_access SELECT root, ? FROM blob_access WHERE principal = '' AND {closing}",
-        (NOBODY, wanted),
+        (scope, wanted),
     )
     rows.execute(f"DELETE FROM contents WHERE {closing}", (wanted,))
     rows.execute(f"DELETE FROM blob_access WHERE principal = '' AND {closing}", (wanted,))

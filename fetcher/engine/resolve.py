@@ -121,7 +121,7 @@ class Resolver:
                 pinned = await origin.revision(ask.resource, ask.asker)
                 scope = self._scope(ask, own, pinned.private)
                 if pinned.closed and not looking:
-                    await slow(cache.withdraw, key)
+                    await slow(cache.withdraw, key, scope.principal)
                 if says(found.snapshot, pinned, scope):
                     return hit if looking else await slow(self._current, hit, scope)
             manifest = await origin.resolve(ask.resource, ask.asker)
@@ -134,9 +134,9 @@ class Resolver:
             if own is not None and not looking:
                 await slow(self._take_back, ask, key, own)
             raise
-        if manifest.closed and not looking:
-            await slow(cache.withdraw, key)
         scope = self._scope(ask, own, manifest.private)
+        if manifest.closed and not looking:
+            await slow(cache.withdraw, key, scope.principal)
         return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
 
     def _scope(self, ask: Ask, own: str | None, private: bool) -> Scope:

@@ -195,6 +195,7 @@ class World:
         self.laws: dict[str, Law] = {}
         self.contents: dict[str, dict[str, Any]] = {}
         self.credentials = set(VALID)
+        self.fetcher_class: type[TenantFetcher] = TenantFetcher
 
     # What the origin is told
 
@@ -298,7 +299,7 @@ class World:
 
     def fetcher(self, cache_dir: Path, tenant: Tenant, *, on_event: Any = None, **more: Any) -> TenantFetcher:
         settings = self.settings(cache_dir, **more)
-        made = TenantFetcher(environ=self.environ(tenant), on_event=on_event, **settings)
+        made = self.fetcher_class(environ=self.environ(tenant), on_event=on_event, **settings)
         if self.kind == "ollama" and tenant.credential is not None and not tenant.in_environment:
             made.login = Login(tenant.credential, Secret(f"password-of-{tenant.credential}"))
         return made
@@ -315,7 +316,7 @@ class World:
         answer = Answer()
         told: list[Any] = []
         before = list(self.origin.requests)
-        others = {connection_of(record) for record in before}
+        others = {connection_of(record) for record in before} if fetcher is None else set()
         one = fetcher or self.fetcher(cache_dir, tenant, on_event=told.append, **more)
         try:
             outcome = await one.fetch(self.item(name, tenant), tenant.role)
