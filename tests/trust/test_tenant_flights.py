@@ -267,6 +267,17 @@ def test_what_one_tenant_taught_a_running_client_is_nothing_to_others(world: Wor
     assert lines("one") == lines("two")
 
 
+def test_ones_own_entry_keeps_nobody_from_what_is_everybodys(cache_dir: Path) -> None:
+    """He has a private one, newer, whose proof is over; beside it is what anybody may have."""
+    with tenants_of("s3") as world:
+        world.add("one", "public")
+        public = world.ask(cache_dir, ANONYMOUS)
+        assert world.ask(cache_dir, OWNER, refresh=True, proof_for_s=0.0).private
+        for more in ({}, {"offline": True}):
+            answer = world.ask(cache_dir, OWNER, proof_for_s=0.0, **more)
+            assert answer.hit and answer.path == public.path and not answer.questions
+
+
 # --- markets ----------------------------------------------------------------------------------------------------------
 
 
