@@ -12,7 +12,7 @@ PLAIN_TESTS ?= $(addprefix tests/,cache cli e2e engine native real)
 PLAIN_CORE := $(addprefix tests/cache/test_,happy.py resume.py faults.py retention.py trust.py) \
   $(addprefix tests/e2e/test_,happy.py integrity.py checks.py stopped.py sharing.py validators.py \
     faults.py::test_healed_in_pairs kill.py::test_ctrl_c_at_the_command_line)
-TORTURE_TESTS ?= tests/torture $(addprefix tests/trust/test_tenancy_,model.py matrix.py)
+TORTURE_TESTS ?= $(addprefix tests/,torture fuzz e2e/test_bombs.py trust/test_tenancy_model.py trust/test_tenancy_matrix.py)
 BENCH_ARGS ?=
 
 NATIVE_SOURCES := $(shell find fetcher/_native -name '*.pyx' -o -name '*.pxd' -o -path '*/core/*.[ch]' 2>/dev/null)
@@ -27,7 +27,7 @@ help:
 	@echo "make demo        set up, then a market's list and a job from embedded origins, and again as a hit (450 MB in $(DEMO_DIR))"
 	@echo "make test        all tests this machine allows; lists by name what was not run (FETCHER_TEST_ALL=1: that fails)"
 	@echo "make test-plain  in plain mode, the tests for which the mode matters (of FETCHER_TEST_ALL=1 a part of them is part)"
-	@echo "make torture     what tortures at length: power cuts, kills, long random walks (needs root; docs/TORTURE.md)"
+	@echo "make torture     at length: power cuts, kills, random walks, fuzzing (needs root; docs/TORTURE.md)"
 	@echo "make check       formatting, ruff, mypy, import floors"
 	@echo "make bench       numbers against curl and huggingface_hub (BENCH_ARGS='--help' for choices)"
 	@echo "make sanitize    the native core under AddressSanitizer and UBSan"

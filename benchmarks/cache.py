@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.commits import large_commits, small_commits
 from benchmarks.compare import empty_directory, say
-from benchmarks.filling import Filling, fill, loose_blobs
+from benchmarks.filling import Filling, fill, loose_blobs, make_private
 from benchmarks.tables import layer_table
 from fetcher import Fetcher
 from fetcher.cache.store import Cache
@@ -115,6 +115,7 @@ class Hits:
             few = self._dice.sample(uris, min(WORKING_SET, len(uris)))
             self._hits(client, few * 10)  # warm: pages of the index, code, and their use is noted for a minute
             figures.percentiles(f"hit {self._name}", self._hits(client, self._dice.choices(few, k=HITS)))
+            figures.percentiles(f"private hit, proven, {self._name}", self._private_hits(client))
             snapshots = [client.hit(uri, "operator") for uri in few]
             ids = [snapshot.id for snapshot in snapshots if snapshot is not None]
             leases = [self._lease(client.cache, wanted) for wanted in self._dice.choices(ids, k=HITS)]
@@ -126,6 +127,19 @@ class Hits:
                 asked = self._dice.sample(uris[1:], min(HITS, len(uris) - 1))
                 first += self._hits(client, asked)
         figures.percentiles(f"hit {self._name}, first of a minute", first)
+
+    def _private_hits(self, client: Fetcher) -> list[float]:
+        """Of a job that brings its token, with a proof of a moment ago."""
+        item = {"type": "HF", "repo": "bench/private", "accessToken": "hf_benchmark"}
+        made = make_private(client, item, "hf_benchmark")
+        taken: list[float] = []
+        for _ in range(HITS):
+            start = time.perf_counter()
+            found = client.hit(item, "job")
+            taken.append(time.perf_counter() - start)
+            assert found is not None and found.private, "not a hit"
+        client.cache.remove([made])
+        return taken
 
     def _hits(self, client: Fetcher, uris: list[str]) -> list[float]:
         taken: list[float] = []

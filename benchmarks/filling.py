@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fetcher import Fetcher, hashing
 from fetcher.cache.blobs import insert_blob
@@ -26,6 +27,7 @@ from fetcher.cache.store import Cache
 from fetcher.config import resource_key
 from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry
+from fetcher.model.secret import Secret
 
 DAY_S = 86_400.0
 SNAPSHOTS_PER_TRANSACTION = 500
@@ -74,6 +76,31 @@ def loose_blobs(cache: Cache, name: str, count: int, *, age_s: float = DAY_S) ->
             root = hashing.root_of(data).hex()
             _body(cache, root, data)
             insert_blob(rows, root, len(data), [_digest(data)], "", time.time() - age_s)
+
+
+def make_private(client: Fetcher, item: Mapping[str, Any], token: str) -> str:
+    """One private Snapshot, of no files, and the proof that whoever has ``token`` may have it; its id."""
+    cache = client.cache
+    principal = Secret(token).fingerprint(cache.principal_key)
+    resource = client.resource(item)
+    key = resource_key(resource, client.settings)
+    new = NewSnapshot(
+        key=key,
+        uri=resource.uri(),
+        resource={},
+        endpoint="http://127.0.0.1:9",
+        manifest_digest=key,
+        revision=key[:40],
+        private=True,
+        principal=principal,
+        immutable=False,
+        downloaded_at=time.time(),
+        fresh_for_s=DAY_S,
+        keep_for_s=DAY_S,
+    )
+    snapshot = cache.publish(new, [])
+    cache.proofs.grant(snapshot.id, principal, asked_at_s=cache.proofs.now_s(), for_s=client.settings.proof_for_s)
+    return snapshot.id
 
 
 def _contents(filling: Filling, number: int) -> Iterator[bytes]:

@@ -14,12 +14,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fetcher.errors import UsageError
 from fetcher.model import setting_values as values
 from fetcher.model.resource import HF, S3, Resource
 from fetcher.model.text import nearest, shown
+
+if TYPE_CHECKING:
+    from fetcher.model.proxy import ProxySetting
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -54,6 +57,10 @@ class Settings:
     """Group id that may enter the cache root (mode 0750 then, else 0700)."""
     allow_net: tuple[str, ...] = ()
     """CIDRs that guarded requests may reach besides public addresses: any port, plain http too."""
+    proxy: ProxySetting = None
+    """What requests are handed to; ``none``: nobody; None: what HTTPS_PROXY and its like in the environment name."""
+    proxy_filters: bool = False
+    """The operator says that the proxy itself refuses the host's own network; else guarded requests go through none."""
     hf_endpoint: str = DEFAULT_HF_ENDPOINT
     """``scheme://host[:port]``, no trailing slash."""
     ollama_url: str = DEFAULT_OLLAMA_URL
@@ -164,7 +171,9 @@ def load(
         for place in variables(name):
             text = environ.get(place)
             if text or (text is not None and name == "allow_net"):
-                found[name] = _read(name, text, f"{place}={shown(text)}", environ)
+                # A proxy's address may hold a password in any of its parts.
+                told = place if name == "proxy" else f"{place}={shown(text)}"
+                found[name] = _read(name, text, told, environ)
                 break
     found |= _from_arguments(arguments or {}, environ)
     if "cache_dir" not in found:
@@ -286,7 +295,7 @@ def _user_directory(environ: Mapping[str, str], name: str, below_home: str) -> P
 def _expanded(text: str, environ: Mapping[str, str]) -> str:
     home = environ.get("HOME", "")
     if (text == "~" or text.startswith("~/")) and home.startswith("/"):
-        return home.rstrip("/") + text[1:]
+        return home.rstrip("/") + text[1:] or "/"  # users without a home of their own have the root
     expanded = os.path.expanduser(text)  # ~user, and our own home from the password database
     if expanded.startswith("~"):
         raise UsageError(f"no home directory is known for {shown(text)}", hint="set HOME or FETCHER_CACHE_DIR")
@@ -336,6 +345,8 @@ _READERS: dict[str, Callable[[object], object]] = {
     "engine_cache_dir": _foreign_path,
     "cache_group": _group_id,
     "allow_net": values.networks,
+    "proxy": values.proxy,
+    "proxy_filters": values.boolean,
     "hf_endpoint": values.endpoint,
     "ollama_url": values.endpoint,
     "s3_endpoint": values.endpoint,

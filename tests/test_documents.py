@@ -48,8 +48,9 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not [target for target in targets if not (document.parent / target).exists()]
 
 
-def test_files_named_in_the_architecture_exist() -> None:
-    named = re.findall(r"`([\w/]+(?:\.py|/))`", (CHECKOUT / "docs/ARCHITECTURE.md").read_text())
+@pytest.mark.parametrize("document", ["docs/ARCHITECTURE.md", "docs/SECURITY.md"])
+def test_files_that_a_document_names_exist(document: str) -> None:
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", (CHECKOUT / document).read_text())
     assert len(named) > 30
     assert not [name for name in named if not (CHECKOUT / name).exists() and not (CHECKOUT / "fetcher" / name).exists()]
 

@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fetcher.cache.index import Index
-from fetcher.cache.layout import HEX_32, Layout, disk_error, disk_errors, random_id
+from fetcher.cache.layout import HEX_32, Layout, disk_error, disk_errors, random_id, read_plain
 from fetcher.errors import CacheError
+
+CACHE_ID_BYTES_MAX = 64 << 10
+"""Of two ids and a path, which has 4 KiB at most, escaped."""
 
 _QUESTION = "SELECT value FROM meta WHERE name = 'index_id'"
 
@@ -120,7 +123,7 @@ def _place(layout: Layout) -> str:
 
 def _read(layout: Layout) -> Tie | None:
     try:
-        raw = layout.cache_id.read_bytes()
+        raw = read_plain(layout.cache_id, CACHE_ID_BYTES_MAX, own=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -131,7 +134,7 @@ def _read(layout: Layout) -> Tie | None:
         if not HEX_32.fullmatch(tie.index_id):
             raise ValueError("it has no id")
         return tie
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CacheError(
             f"{layout.cache_id} is damaged: {error}",
             hint=f"move it and the {layout.index.name}* files away: a new index is made from what is there",

@@ -133,6 +133,18 @@ def _head(raw: bytes) -> tuple[PartialHead, int] | None:
     if magic != MAGIC or length > _HEAD_BYTES_MAX or len(text) != length or zlib.crc32(text) != check:
         return None
     try:
-        return PartialHead(**json.loads(text)), _HEAD.size + length
-    except (ValueError, TypeError):
+        head = PartialHead(**json.loads(text))
+    except (ValueError, TypeError, RecursionError):
         return None
+    return (head, _HEAD.size + length) if _is_sound(head) else None
+
+
+def _is_sound(head: PartialHead) -> bool:
+    """Whether its fields are of their types: a checksum says nothing of who computed it."""
+    texts = (head.content_id, head.url, head.validator, head.manifest_digest, head.proof, head.principal or "")
+    return (
+        all(type(text) is str for text in texts)
+        and type(head.size) is int
+        and head.size >= 0
+        and type(head.private) is bool
+    )

@@ -117,12 +117,15 @@ def disk_error(error: OSError, action: str, place: Path | str) -> FetcherError:
     return CacheError(message, hint=hints.get(error.errno or 0))
 
 
-def read_plain(path: Path | str, bytes_max: int = -1) -> bytes:
-    """A small file that has to be one: not through a symlink, and never waiting for a FIFO's writer. Raises OSError."""
+def read_plain(path: Path | str, bytes_max: int = -1, *, own: bool = False) -> bytes:
+    """A small file that has to be one: not through a symlink, and never waiting for a FIFO's writer. Raises OSError;
+    with ``own`` also CacheError for one that other users made or may write to."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise IsADirectoryError(errno.EISDIR, "not a plain file", str(path))
+        if own:
+            refuse_foreign(path, os.fstat(descriptor))
         return file.read(bytes_max)
 
 
@@ -203,9 +206,14 @@ class Layout:
         # Closed to the group as well: a container's root may leave files there that run as root for who reaches them.
         make_directory(self.writable, 0o700)
         tag = self.cache_dir / "CACHEDIR.TAG"
-        if not tag.exists():
+        if not os.path.lexists(tag):
             with disk_errors("write", tag):
-                descriptor = os.open(tag, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+                try:
+                    descriptor = os.open(
+                        tag, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+                    )
+                except FileExistsError:
+                    return  # of two processes that make it, the first wins
                 try:
                     os.fchmod(descriptor, 0o644)
                     os.write(descriptor, CACHEDIR_TAG)
@@ -216,14 +224,19 @@ class Layout:
         if not directory.is_absolute():
             raise CacheError(f"the cache directory must be an absolute path: {directory}")
         with disk_errors("create", directory):
-            directory.parent.mkdir(parents=True, exist_ok=True)
+            make_parents(directory)
         if _make(directory, self.directory_mode, self.group):
             return
         with disk_errors("create", directory):
+            named = os.lstat(directory)
             status = os.stat(directory)  # a symlink will do: whoever could change it could name another directory
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
-        if os.geteuid() != 0:  # root may be told to use anybody's directory (a volume made by the host's user)
+        if stat.S_ISLNK(named.st_mode):
+            _refuse_other_users(directory, named)
+        # Root may be told to use anybody's directory (a volume made by the host's user), but not one that anybody may
+        # have put where he expected it to be used (in /tmp).
+        if os.geteuid() != 0 or _is_open_to_all(directory) or _is_open_to_all(os.path.realpath(directory)):
             _refuse_other_users(directory, status)
         with disk_errors("read", directory):
             with os.scandir(directory) as entries:
@@ -257,6 +270,29 @@ def make_directory(path: Path | str, mode: int, group: int | None = None) -> boo
     return False
 
 
+def make_parents(path: Path) -> None:
+    """Make what is missing above ``path``, never more open than 0755: who may write to a directory may replace all that
+    is below. Raises OSError."""
+    missing = []
+    parent = path.parent
+    while not os.path.lexists(parent):
+        missing.append(parent)
+        parent = parent.parent
+    for directory in reversed(missing):
+        try:
+            os.mkdir(directory, 0o755)
+        except FileExistsError:  # somebody was faster: a process of ours is welcome
+            status = os.lstat(directory)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()):
+                raise
+
+
+def _is_open_to_all(path: Path | str) -> bool:
+    """Whether anybody may have made what is there, because its directory is one like /tmp."""
+    mode = os.stat(Path(path).parent).st_mode
+    return bool(mode & stat.S_ISVTX and mode & stat.S_IWOTH)
+
+
 def refuse_foreign_file(path: Path | str) -> None:
     """Raise CacheError if there is something of this name that is no file, or that other users made or may write to."""
     with disk_errors("look at", path):
@@ -264,6 +300,11 @@ def refuse_foreign_file(path: Path | str) -> None:
             status = os.lstat(path)
         except FileNotFoundError:
             return
+    refuse_foreign(path, status)
+
+
+def refuse_foreign(path: Path | str, status: os.stat_result) -> None:
+    """The same for what was opened at that path: nobody can put something else there after this look."""
     if not stat.S_ISREG(status.st_mode):
         raise CacheError(f"{path} is not a plain file", hint="move it away, or use another FETCHER_STATE_DIR")
     _refuse_other_users(path, status)
@@ -292,12 +333,12 @@ def _make(path: Path | str, mode: int, group: int | None) -> bool:
             os.mkdir(path, 0o700)
         except FileExistsError:
             return False
-        _set_mode(path, mode, group)
+        _set_mode(path, mode, group, os.O_NOFOLLOW)
     return True
 
 
-def _set_mode(path: Path | str, mode: int, group: int | None) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _set_mode(path: Path | str, mode: int, group: int | None, flags: int = 0) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)
     try:
         if group is not None:
             os.fchown(descriptor, -1, group)

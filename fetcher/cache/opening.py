@@ -16,7 +16,7 @@ from fetcher.cache import identity, mounts, spare, timekeeping
 from fetcher.cache import index as index_room
 from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index
-from fetcher.cache.layout import Layout, disk_errors, refuse_foreign_file
+from fetcher.cache.layout import Layout, disk_errors, refuse_foreign, refuse_foreign_file
 from fetcher.cache.records import Recovery
 from fetcher.errors import CacheError
 
@@ -110,6 +110,7 @@ def _locks_of_making(layout: Layout) -> Iterator[None]:
             with disk_errors("lock", place):
                 guard = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, guard)
+                refuse_foreign(place, os.fstat(guard))  # made between that look and ours, in a directory like /tmp
                 os.fchmod(guard, 0o600)
                 fcntl.flock(guard, fcntl.LOCK_EX)
         yield

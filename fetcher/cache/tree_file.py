@@ -83,6 +83,8 @@ class TreeFile:
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"odd header: {error}") from error
+        if tree.size < 0 or tree.block_bytes < 0:
+            raise ValueError(f"odd header: {tree.size} bytes in blocks of {tree.block_bytes}")
         blocks = -(-tree.size // tree.block_bytes) if tree.block_bytes else 0
         if len(tree.chaining_values) != blocks * CV_BYTES:
             raise ValueError(f"{len(tree.chaining_values)} bytes of chaining values for {blocks} blocks")

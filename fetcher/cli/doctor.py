@@ -20,6 +20,7 @@ from typing import Literal
 
 from fetcher import config, hashing
 from fetcher.cli.context import Context
+from fetcher.cli.lax import NETWORK, Remark, Seen, credentials_of, lax
 from fetcher.config import GIB, Settings
 from fetcher.errors import CacheError, FetcherError
 from fetcher.model.quantities import format_size
@@ -41,6 +42,8 @@ class Check:
     status: Status
     message: str
     hint: str | None = None
+    lax: bool = False
+    """It works, and promises less than it could: see ``cli.lax``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,10 +83,12 @@ def _checks(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
         yield _space(settings)
     yield Check("endpoint", "ok", settings.hf_endpoint)
     yield _token(environ)
-    yield _allow_net(settings)
+    yield from _keys(environ)
+    yield _proxies(settings, environ)
     yield _open_files(settings)
     yield _umask()
     yield _clock()
+    yield from _lax(settings, environ)
 
 
 def _engine(context: Context, checks: list[Check]) -> Check:
@@ -159,7 +164,8 @@ def _modes(cache_dir: Path) -> Check:
     found = stat.S_IMODE(cache_dir.stat().st_mode)
     if found & 0o007:
         hint = f"chmod o= {cache_dir}"
-        return Check("cache mode", "warn", f"{found:04o}: other users of this host can read private files", hint)
+        message = f"{found:04o}: other users of this host can read private files"
+        return Check("cache mode", "warn", message, hint, lax=True)
     return Check("cache mode", "ok", f"{found:04o}")
 
 
@@ -168,7 +174,7 @@ def _links(cache_dir: Path) -> Check:
     try:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=cache_dir) as directory:
             first = Path(directory, "first")
-            first.write_bytes(b"")
+            first.touch(0o600, exist_ok=False)
             Path(directory, "second").hardlink_to(first)
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES, errno.ENOSPC):
@@ -202,14 +208,44 @@ def _token(environ: os._Environ[str]) -> Check:
     return Check("token", "ok", "a Hub token is there, for get; jobs use their own" if found else "no Hub token")
 
 
-def _allow_net(settings: Settings) -> Check:
+def _keys(environ: os._Environ[str]) -> Iterator[Check]:
+    """Said once, so that nobody wonders why a job is refused what a `get` is given."""
+    held = [name for name in credentials_of(environ) if name.startswith("AWS_")]
+    if held:
+        yield Check("keys", "ok", f"{', '.join(held)}: for get; jobs use their own IAM")
+
+
+def _allow_net(settings: Settings, remarks: list[Remark]) -> Check | None:
+    """A line of its own where there is nothing to remark."""
     if not settings.allow_net:
-        return Check("jobs' network", "ok", "public addresses only")
-    listed = ", ".join(settings.allow_net)
-    if any(network.endswith("/0") for network in settings.allow_net):
-        hint = "list the networks that a job needs in FETCHER_ALLOW_NET"
-        return Check("jobs' network", "warn", f"{listed}: a job reaches everything this host reaches", hint)
-    return Check("jobs' network", "ok", f"public addresses, and {listed}")
+        return Check(NETWORK, "ok", "public addresses only")
+    if any(remark.about == NETWORK for remark in remarks):
+        return None
+    return Check(NETWORK, "ok", f"public addresses, and {', '.join(settings.allow_net)}")
+
+
+def _lax(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
+    """What promises less than it could; nothing of it is a failure."""
+    remarks = lax(settings, environ, Seen.now(settings, environ))
+    if (network := _allow_net(settings, remarks)) is not None:
+        yield network
+    for remark in remarks:
+        yield Check(remark.about, "warn", remark.message, remark.hint, lax=True)
+
+
+def _proxies(settings: Settings, environ: os._Environ[str]) -> Check:
+    """Which proxies requests are handed to, and what that means for jobs. Never their logins."""
+    from fetcher.net.proxies import proxies_of
+
+    stated = proxies_of(settings.proxy, environ).stated()
+    if not stated:
+        word = "none" if settings.proxy is None else "none, whatever the environment says"
+        return Check("proxy", "ok", word)
+    listed = "; ".join(stated)
+    if settings.proxy_filters:
+        return Check("proxy", "ok", f"{listed}; said to keep jobs away from the host's own network")
+    hint = "FETCHER_PROXY=none goes directly; FETCHER_PROXY_FILTERS=true if the proxy itself judges addresses"
+    return Check("proxy", "warn", f"{listed}; jobs, and redirects of anybody, are refused there", hint)
 
 
 def _open_files(settings: Settings) -> Check:

@@ -131,7 +131,7 @@ class Fetcher:
         if self._engine is None:
             from fetcher.engine.fetch import Engine
 
-            self._engine = Engine(self.settings, self.cache, self._on_event)
+            self._engine = Engine(self.settings, self.cache, self._on_event, self._environ)
         return self._engine
 
     # -- asking ------------------------------------------------------------------------------------------------------

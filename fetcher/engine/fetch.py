@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -53,12 +53,19 @@ PlanShown = Callable[[FetchPlan], None]
 class Engine:
     """Fetches; make it inside a running loop, close it there."""
 
-    def __init__(self, settings: Settings, cache: Cache, on_event: Callable[[Event], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        cache: Cache,
+        on_event: Callable[[Event], None] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """``environ``: where proxies are read, unless the settings name one."""
         self._settings = settings
         self._cache = cache
         self._emit = on_event
         dice = Random()
-        self.transport = transport = AiohttpTransport(settings)
+        self.transport = transport = AiohttpTransport(settings, environ)
         workers = Workers()
         self._tools = Tools(
             settings=settings,

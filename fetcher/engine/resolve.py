@@ -38,8 +38,8 @@ class Prepared:
     ask: Ask
     key: str
     principal: str | None
-    """Whose the Manifest's bytes are, if it is private; else nobody's in particular, and none of his own are linked into
-    what everybody will see."""
+    """Whose the Manifest's bytes are, if it is private; else nobody's in particular, and none of his own are linked
+    into what everybody will see."""
     asked_at_s: float
     """When the origin was asked, by the boot's clock; what its answer proves begins then."""
     origin: Origin[Any] | None
@@ -135,8 +135,6 @@ class Resolver:
                 await slow(self._take_back, ask, key, own)
             raise
         scope = self._scope(ask, own, manifest.private)
-        if manifest.closed and not looking:
-            await slow(cache.withdraw, key, scope.principal)
         return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
 
     def _scope(self, ask: Ask, own: str | None, private: bool) -> Scope:

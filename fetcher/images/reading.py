@@ -91,14 +91,19 @@ async def _read(client: EngineClient, container: str, path: str) -> bytes:
         reason = "there is no such file" if refusal.status == 404 else quotable(refusal.said, None)
         raise Unseen(reason) from None
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as files:
             for member in files:
-                content = files.extractfile(member)
+                content = files.extractfile(member) if _is_plain(member) else None
                 if content is not None:
                     return content.read()
-    except tarfile.TarError:
+    except (tarfile.TarError, ValueError, OverflowError):
         pass
     raise ImageError(f"{client.title}: what it gives out of a container is no archive of a file")
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether it has its bytes in the archive, all of them: links lead elsewhere, holes are of any size."""
+    return member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
 
 
 async def _remove(client: EngineClient, container: str) -> None:

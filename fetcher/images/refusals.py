@@ -21,7 +21,7 @@ SAID_CHARACTERS_MAX: Final = 400
 TITLES: Final[dict[EngineKind, str]] = {"docker": "Docker", "podman": "Podman"}
 
 _RATE_LIMIT = re.compile(r"toomanyrequests|too many requests|rate limit", re.IGNORECASE)
-_RETRY_AFTER = re.compile(r"retry-after:?\s*([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h)?", re.IGNORECASE)
+_RETRY_AFTER = re.compile(r"retry-after:?\s*([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h)?", re.IGNORECASE | re.ASCII)
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 _HINTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(

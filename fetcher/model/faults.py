@@ -16,6 +16,8 @@ from fetcher.model.text import without_tokens
 
 SECRET_CHARACTERS_MIN: Final = 4
 """Shorter texts are hidden by nobody: they occur in any message by chance, and protect nothing."""
+NAMED_CHARACTERS_MIN: Final = 16
+"""Tokens and secret keys have 20 and more; a password of fewer may well be part of an honest name."""
 SECRETS_MAX: Final = 1000
 """With more of them nothing of the document is quoted at all: each fault is searched for each."""
 
@@ -52,6 +54,11 @@ class Faults:
             fault = "not right, and not quoted: the document uses it as a credential"
         self.add(at, fault, hint)
         return False
+
+    def names_secret(self, text: str) -> bool:
+        """Whether ``text``, which is about to be a name, holds a credential of the document: names are shown, kept and
+        asked for. Of short credentials nobody can tell."""
+        return any(len(secret) >= NAMED_CHARACTERS_MIN and secret in text for secret in self.secrets[:SECRETS_MAX])
 
     def hide(self, texts: Iterable[str]) -> None:
         """Quote none of ``texts`` from now on."""

@@ -40,6 +40,8 @@ def revision_fault(revision: str) -> str | None:
         return "revision is empty"
     if LIKE_A_TOKEN.search(revision):
         return "a token is no revision"
+    if not revision.isprintable():  # git would take them, and terminals would obey them
+        return f"revision has characters that can't be printed: {revision[:120]!r}"
     if len(revision.encode()) > REVISION_BYTES_MAX:
         return f"revision is longer than {REVISION_BYTES_MAX} bytes"
     if re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//", revision) or revision.startswith(("/", "-", ".")):

@@ -26,7 +26,7 @@ def path_fault(path: str) -> str | None:
         raw = path.encode()
     except UnicodeEncodeError:
         return "not encodable as UTF-8"
-    if any(character < " " or character == "\x7f" for character in path):
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in path):
         return "control character in name"
     if "\\" in path:
         return "backslash in name"
@@ -55,6 +55,14 @@ def safe_path(path: str) -> str:
     return path
 
 
+def _folded(path: str) -> str:
+    """The same for all spellings that a file system without case takes for one (Unicode 3.13, canonical caseless
+    matching: folding may leave what has to be decomposed once more)."""
+    if path.isascii():
+        return path.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
+
+
 def check_tree(paths: Iterable[str], folders_max: int = 1_000_000) -> None:
     """Refuse a list of safe paths that can't live in one directory: doubles, a file where a folder is, names that
     differ only in case or in Unicode form (they collide on some file systems, and invite confusion on all).
@@ -64,7 +72,7 @@ def check_tree(paths: Iterable[str], folders_max: int = 1_000_000) -> None:
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
     for path in paths:
-        folded = unicodedata.normalize("NFC", path).casefold()
+        folded = _folded(path)
         if folded in files:
             other = files[folded]
             word = "twice" if other == path else f"beside {other[:120]!r}, which differs only in case or Unicode form"
@@ -75,7 +83,7 @@ def check_tree(paths: Iterable[str], folders_max: int = 1_000_000) -> None:
             folder = path[:end]
             if len(folders) > folders_max:
                 raise ForbiddenError(f"the origin's files lie in more than {folders_max} folders")
-            folded_folder = unicodedata.normalize("NFC", folder).casefold()
+            folded_folder = _folded(folder)
             known = folders.setdefault(folded_folder, folder)
             if known != folder:
                 raise ForbiddenError(

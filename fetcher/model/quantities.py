@@ -16,8 +16,8 @@ DURATION_S_MAX = 100 * 366 * 86_400
 """A century; longer is a slip of the keyboard, and dates stay within what clocks can say."""
 
 _NUMBER = r"([0-9]{1,20})(?:\.([0-9]{1,9}))?"
-_SIZE = re.compile(_NUMBER + r" ?(?:([kmgtpe])(i)?)?b?", re.IGNORECASE)
-_DURATION_PART = re.compile(_NUMBER + r" ?(ms|s|m|h|d|w)", re.IGNORECASE)
+_SIZE = re.compile(_NUMBER + r" ?(?:([kmgtpe])(i)?)?b?", re.IGNORECASE | re.ASCII)
+_DURATION_PART = re.compile(_NUMBER + r" ?(ms|s|m|h|d|w)", re.IGNORECASE | re.ASCII)  # else "ſ" is an s
 _BARE_NUMBER = re.compile(_NUMBER)
 _POWERS = {letter: power for power, letter in enumerate("kmgtpe", start=1)}
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}

@@ -101,6 +101,11 @@ def read_resource(
         return Read(kind, None, target)
     if fields.waits:
         return Read(kind, None, target, read_only, fields.waits[0])
+    if faults.names_secret(f"{resource.uri() if resource else ''}\0{resource!r}\0{target}"):
+        faults.add(
+            item.at, "a name in it is a credential of the document", "paste the credential into its own field only"
+        )
+        return Read(kind)
     return Read(kind, resource, target, read_only)
 
 

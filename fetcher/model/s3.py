@@ -77,6 +77,8 @@ def location_fault(url: str) -> str | None:
         return f"url is longer than {URL_CHARACTERS_MAX} characters"
     if unencodable(url) or re.search(r"[\x00-\x1f\x7f\\]", url):
         return f"url has control characters or a backslash in it: {shown(url)}"
+    if len(_encoded(url).replace(",", "%2C")) > URL_CHARACTERS_MAX:  # as ``S3.uri()`` will write it
+        return f"url is longer than {URL_CHARACTERS_MAX} characters when it is percent-encoded"
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in _SCHEMES:
         return f"not a URL of S3 or HTTPS: {shown(url)}"

@@ -92,6 +92,13 @@ def _digits(text: str) -> int:
     return int(text)
 
 
+def proxy(value: object) -> object:
+    """A proxy, or ``none``: see ``model.proxy``."""
+    from fetcher.model.proxy import proxy_setting  # only where one is stated
+
+    return proxy_setting(value)
+
+
 def keep_from(value: object) -> str:
     if value not in ("download", "use"):
         raise ValueError("must be download or use")

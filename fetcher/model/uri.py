@@ -84,7 +84,7 @@ def _parse_hf(text: str, rest: str, files: tuple[str, ...]) -> HF:
         raise _fault(
             text,
             f"a file or folder is never part of the URI: {shown(extra)}",
-            f"write {_uri_text(kind, kept)}{at_sign}{written_revision} --file {shown(extra)}"
+            f"write {shown(f'{_uri_text(kind, kept)}{at_sign}{written_revision}')} --file {shown(extra)}"
             if extra
             else "leave out the slash at the end",
         )

@@ -7,29 +7,36 @@ cap connections by itself (the engine does).
 Connections are pooled per *lane*. Guarded and unguarded requests never share a connection, else a connection made for
 an operator would carry a job's request past the guard. Plain and TLS have lanes of their own because the guard's
 verdict depends on it, as do credentials in clear text; fresh connections have one because nothing is kept there.
+What a proxy carries has a lane per proxy: its connections lead to an address that nobody has judged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import functools
 import platform
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from fetcher.config import Settings
 from fetcher.errors import ForbiddenError, TransportError
+from fetcher.model.proxy import Proxy
 from fetcher.net.authorize import authorization
-from fetcher.net.foreign import map_exceptions
+from fetcher.net.foreign import PROXY_WANTS_LOGIN, map_exceptions, proxy_refusal
 from fetcher.net.guard import Barred, Guard, Lookup, canonical_literal, look_up
+from fetcher.net.proxies import proxies_of
 from fetcher.net.request import Address, Request, address_of, display_url
 from fetcher.net.response import AiohttpResponse
 
@@ -41,6 +48,9 @@ some 600 MiB/s, gains a tenth from 512 KiB."""
 HEADER_LINE_BYTES_MAX = 16 << 10
 """A Location with a signed policy takes 1 to 2 KiB; aiohttp's own 8190 is near what long policies need."""
 HEADERS_MAX = 128
+HEADS_MAX = 32
+"""Of one answer, those that only announce it (1xx) included; servers send one or two. aiohttp has no bound: it keeps
+all that come, also where nobody waits for any."""
 DNS_KEPT_S = 10
 """Addresses are used in turn meanwhile, so that many connections spread over all of them."""
 KEPT_ALIVE_S = 30.0
@@ -58,6 +68,7 @@ class _Lane:
     fresh: bool
     bare_credential: bool
     """Unguarded, but with a credential over plain http."""
+    proxy: Proxy | None
 
 
 class AiohttpTransport:
@@ -65,13 +76,21 @@ class AiohttpTransport:
 
     ``lookup`` and ``ssl_context`` are for tests and for origins with a private CA; by default the operating system
     resolves, and certificates are checked against its store (``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured).
+    ``environ``: where the variables of proxies are read, unless the settings name one.
     """
 
     def __init__(
-        self, settings: Settings, *, lookup: Lookup = look_up, ssl_context: ssl.SSLContext | None = None
+        self,
+        settings: Settings,
+        environ: Mapping[str, str] | None = None,
+        *,
+        lookup: Lookup = look_up,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._connect_timeout_s = settings.connect_timeout_s
         self._guard = Guard(settings.allow_net)
+        self._proxies = proxies_of(settings.proxy, environ or {})
+        self._proxy_filters = settings.proxy_filters
         self._lookup = lookup
         self._ssl: ssl.SSLContext | bool = ssl_context if ssl_context is not None else True
         self._sessions: dict[_Lane, aiohttp.ClientSession] = {}
@@ -88,8 +107,13 @@ class AiohttpTransport:
         address = address_of(request.url)
         guarded = request.guarded
         literal = canonical_literal(address.host)
-        if guarded and literal is not None:
+        proxy = self._proxies.for_address(address)
+        if guarded and proxy is not None:
+            self._judge_proxied(address, literal, proxy)
+        elif guarded and literal is not None:
             self._guard.check(address.host, [literal], address.port, address.scheme)
+        elif not guarded and proxy is not None:
+            self._see_proxied(address, literal)
         elif literal is not None:
             self._see(address.host, [literal], address.port, address.scheme)
         url = self._exact(request.url, address)
@@ -102,23 +126,36 @@ class AiohttpTransport:
         # FETCHER_ALLOW_NET holds, so only the others are judged once more.
         bare_credential = secret and not guarded and address.scheme == "http"
         headers |= authorization(request)
-        if bare_credential and literal is not None:
+        if bare_credential and proxy is not None:
+            self._guard.check_proxied_token(address.host, literal, str(proxy))
+        elif bare_credential and literal is not None:
             self._guard.check_token(address.host, [literal], address.port)
         fresh = fresh_connection or not self._may_keep(address.origin)
-        session = self._session(_Lane(guarded, address.scheme, fresh, bare_credential))
+        session = self._session(_Lane(guarded, address.scheme, fresh, bare_credential, proxy))
         timeout = aiohttp.ClientTimeout(
             total=None,
             connect=self._connect_timeout_s,
             sock_connect=self._connect_timeout_s,
             sock_read=idle_timeout_s,
         )
+        through: dict[str, Any] = {}
+        if proxy is not None:
+            own = _headers_for(proxy)
+            through = {"proxy": URL(str(proxy)), "proxy_headers": own}
+            if address.scheme == "http":  # there is no tunnel: what the proxy is told stands beside what the origin is
+                headers |= own
         where = display_url(request.url)
-        with map_exceptions(where, connect_timeout_s=self._connect_timeout_s, idle_timeout_s=idle_timeout_s):
+        with map_exceptions(
+            where, connect_timeout_s=self._connect_timeout_s, idle_timeout_s=idle_timeout_s, proxy=proxy
+        ):
             # The inner time-outs start again with every byte; a head that comes byte by byte meets this one.
             async with asyncio.timeout(self._connect_timeout_s + 2 * idle_timeout_s):
                 response = await session.request(
-                    request.method, url, headers=headers, allow_redirects=False, timeout=timeout
+                    request.method, url, headers=headers, allow_redirects=False, timeout=timeout, **through
                 )
+        if proxy is not None and address.scheme == "http" and response.status == PROXY_WANTS_LOGIN:
+            response.close()
+            raise proxy_refusal(where, proxy, response.status)
         return AiohttpResponse(response, request.url, idle_timeout_s)
 
     def inner(self, origins: Iterable[str]) -> bool:
@@ -135,6 +172,20 @@ class AiohttpTransport:
             )
         self._verdicts.setdefault(origin, False)
 
+    def _see_proxied(self, address: Address, literal: str | None) -> None:
+        """The same of a request through a proxy: of a name only the proxy knows where it leads, and whether a job could
+        have asked there is told by one that filters alone."""
+        if literal is not None:
+            self._see(address.host, [literal], address.port, address.scheme)
+            return
+        barred = not self._proxy_filters
+        if not barred:
+            try:
+                self._guard.check_unresolved(address.host, address.port, address.scheme)
+            except ForbiddenError:
+                barred = True
+        self._verdicts.setdefault(address.origin, barred)
+
     async def close(self) -> None:
         self._closed = True
         sessions, self._sessions = self._sessions, {}
@@ -142,14 +193,35 @@ class AiohttpTransport:
             await session.close()
 
     def _exact(self, text: str, address: Address) -> URL:
-        """``text`` as aiohttp's URL, unchanged; both parsers must agree about where it leads."""
+        """``text`` as aiohttp's URL, unchanged; both parsers must agree about where it leads.
+
+        A fragment is no part of a request. A proxy would be sent it in plain http, and might read an address into it.
+        """
         try:
-            url = URL(text, encoded=True)
+            url = URL(text.partition("#")[0], encoded=True)
             if (url.scheme, (url.raw_host or "").lower(), url.port) == (address.scheme, address.host, address.port):
                 return url
         except ValueError:
             pass
         raise ForbiddenError(f"not a usable URL: {display_url(text)}")
+
+    def _judge_proxied(self, address: Address, literal: str | None, proxy: Proxy) -> None:
+        """Whether a guarded request may be handed to ``proxy``; raises ForbiddenError else.
+
+        Where a proxy connects to can't be seen from here, so the operator has to say that it looks itself. Even then
+        what can be seen is judged.
+        """
+        if literal is not None:
+            self._guard.check(address.host, [literal], address.port, address.scheme)
+        elif self._proxy_filters:
+            self._guard.check_unresolved(address.host, address.port, address.scheme)
+        if not self._proxy_filters:
+            raise ForbiddenError(
+                f"a request to {address.origin} is refused: it would go through the proxy {proxy} ({proxy.place}), and "
+                "where that connects to can't be judged from here",
+                hint="FETCHER_PROXY=none goes directly, NO_PROXY exempts hosts; if the proxy itself keeps jobs away "
+                "from the host's own network, an operator can say so with FETCHER_PROXY_FILTERS=true",
+            )
 
     def _may_keep(self, origin: str) -> bool:
         """Whether a connection to ``origin`` may stay open after the answer."""
@@ -171,8 +243,9 @@ class AiohttpTransport:
         return session
 
     def _open(self, lane: _Lane) -> aiohttp.ClientSession:
-        judge = _Judge(self._guard, lane) if lane.guarded or lane.bare_credential else None
-        see = None if lane.guarded else partial(self._see, scheme=lane.scheme)
+        judged = lane.proxy is None and (lane.guarded or lane.bare_credential)
+        judge = _Judge(self._guard, lane) if judged else None
+        see = None if lane.guarded or lane.proxy is not None else partial(self._see, scheme=lane.scheme)
         keep: dict[str, Any] = {"force_close": True} if lane.fresh else {"keepalive_timeout": KEPT_ALIVE_S}
         connector = aiohttp.TCPConnector(
             limit=0,
@@ -182,6 +255,7 @@ class AiohttpTransport:
             socket_factory=judge.socket if judge else None,
             **keep,
         )
+        connector._factory = functools.partial(_Bounded, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         return aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -194,6 +268,35 @@ class AiohttpTransport:
             max_field_size=HEADER_LINE_BYTES_MAX,
             max_headers=HEADERS_MAX,
         )
+
+
+def _headers_for(proxy: Proxy) -> dict[str, str]:
+    """What the proxy itself is told."""
+    headers = {"User-Agent": user_agent()}
+    if proxy.login is not None:
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(proxy.login.reveal().encode()).decode()}"
+    return headers
+
+
+class _Bounded(ResponseHandler):
+    """aiohttp's side of a connection, less its patience with heads that follow each other for ever."""
+
+    _heads = 0
+
+    def set_response_params(self, **options: Any) -> None:
+        """A request goes out: from here heads are counted anew."""
+        self._heads = 0
+        super().set_response_params(**options)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A head has come."""
+        self._heads += 1
+        if self._heads <= HEADS_MAX:
+            super().feed_data(data, size)
+        elif self._heads == HEADS_MAX + 1:
+            self.set_exception(HttpProcessingError(message="heads without end"))
+            if self.transport is not None:
+                self.transport.abort()
 
 
 class _Judge:

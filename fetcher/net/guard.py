@@ -5,7 +5,7 @@ The rule, for requests that come out of a Job Definition and for redirects of an
 - A *public* address may be reached over https only, on port 443 or any port from 1024 on. (Mail, shells, directory
   services and the like live below 1024; plain http to strangers is neither private nor authentic.)
 - A *special* address (loopback, private, link-local, metadata services, and everything else that IANA's registries do
-  not call global unicast) may not be reached at all.
+  not call global unicast) may not be reached at all, nor may an address that is this machine's own.
 - An address inside ``FETCHER_ALLOW_NET`` may be reached on any port, over plain http too.
 
 Requests to an origin that an operator named are not judged, with one exception: a token goes over plain http only to
@@ -30,6 +30,7 @@ from functools import lru_cache
 from typing import Literal
 
 from fetcher.errors import ForbiddenError
+from fetcher.net.own_addresses import is_own
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -85,6 +86,7 @@ _SPECIAL_V6: tuple[tuple[ipaddress.IPv6Network, str], ...] = tuple(
         ("3fff::/20", "documentation"),
         ("2002::/16", "a 6to4 tunnel"),
         ("64:ff9b:1::/48", "a local NAT64 prefix"),
+        ("2620:4f:8000::/48", "reserved for protocols"),
     )
 )
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
@@ -92,6 +94,9 @@ _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """Well-known prefix (RFC 6052): on IPv6-only hosts every IPv4 address is seen through it, so what is inside is
 judged."""
+
+_ISATAP = 0x0000_5EFE
+"""Interface id 0000:5efe or 0200:5efe, then the IPv4 address; two of its bits say who gave it out."""
 
 _NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?", re.IGNORECASE)
@@ -165,13 +170,9 @@ class Guard:
         if self._allowed and self.allows(ip):
             return None
         reason = special(ip)
-        if reason is not None:
-            return reason
-        if scheme != "https":
-            return "public, and only https may be spoken there"
-        if port != HTTPS_PORT and port < PORT_UNPRIVILEGED_MIN:
-            return "public, and only ports 443 and 1024 and above may be used there"
-        return None
+        if reason is None and is_own(ip):
+            reason = "one of this machine's own"
+        return reason or _public_endpoint(port, scheme)
 
     def check(self, host: str, addresses: Iterable[str], port: int, scheme: Literal["http", "https"]) -> None:
         """Return if all ``addresses`` of ``host`` may be reached; raises ForbiddenError naming the first that may
@@ -180,6 +181,18 @@ class Guard:
             reason = self.judge_endpoint(ip, port, scheme)
             if reason is not None:
                 raise refusal(host, ip, port, reason)
+
+    def check_unresolved(self, host: str, port: int, scheme: Literal["http", "https"]) -> None:
+        """Return if a name may be handed to a proxy that judges addresses itself; raises ForbiddenError else.
+
+        What the name leads to only the proxy will know, so it is treated as a public address, unless it is a name of
+        the machine that resolves it (RFC 6761, 6.3).
+        """
+        name = host.lower().removesuffix(".")
+        is_local = name == "localhost" or name.endswith(".localhost")
+        if (reason := "loopback" if is_local else _public_endpoint(port, scheme)) is not None:
+            hint = "through a proxy that is for addresses inside FETCHER_ALLOW_NET, written as addresses"
+            raise ForbiddenError(f"a request to {host}, port {port}, is refused: it is {reason}", hint=hint)
 
     def check_token(self, host: str, addresses: Iterable[str], port: int) -> None:
         """Return if a token may go to all ``addresses`` of ``host`` in clear text; raises ForbiddenError else."""
@@ -190,6 +203,25 @@ class Guard:
                     f"the token is not sent to {where}, port {port}: over plain http others could read it on the way",
                     hint=f"use https, or allow it with FETCHER_ALLOW_NET={ip}",
                 )
+
+    def check_proxied_token(self, host: str, literal: str | None, proxy: str) -> None:
+        """Return if a token may be handed to a proxy in clear text: only where it ends at an allowed address, written
+        as one. Raises ForbiddenError else."""
+        if literal is None or not self.allows(literal):
+            raise ForbiddenError(
+                f"the token is not sent to {host} over plain http through the proxy {proxy}: others could read it "
+                "on the way",
+                hint="use https, or exempt the host with NO_PROXY",
+            )
+
+
+def _public_endpoint(port: int, scheme: Literal["http", "https"]) -> str | None:
+    """Why ``port`` of a public address may not be spoken to with ``scheme``, or None."""
+    if scheme != "https":
+        return "public, and only https may be spoken there"
+    if port != HTTPS_PORT and port < PORT_UNPRIVILEGED_MIN:
+        return "public, and only ports 443 and 1024 and above may be used there"
+    return None
 
 
 class Barred(OSError):
@@ -228,7 +260,13 @@ def special(ip: str) -> str | None:
         inner = special(str(embedded))
         return inner and f"{embedded} in disguise, {inner}"
     known = next((reason for network, reason in _SPECIAL_V6 if address in network), None)
-    return known or (None if address in _GLOBAL_V6 else "reserved")
+    if known or address not in _GLOBAL_V6:
+        return known or "reserved"
+    # ISATAP (RFC 5214): below any prefix, and a tunnel to the IPv4 address at the end, from a host that has one.
+    is_isatap = int(address) >> 32 & 0xFCFF_FFFF == _ISATAP
+    if is_isatap and (inner := special(str(ipaddress.IPv4Address(address.packed[-4:])))):
+        return f"an ISATAP tunnel to {inner}"
+    return None
 
 
 def embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

@@ -17,6 +17,9 @@ from fetcher.plan.pace import RateBudget, parse_rate_limit
 
 BUCKETS_MAX = 8
 """Of one origin and purpose; an origin that names ever new ones is not listened to."""
+BUDGETS_MAX = 4_096
+"""Origins, purposes and principals; jobs name them at will. The one that announced least lately goes first, and whoever
+is asked again announces again."""
 
 
 class Pacer:
@@ -59,7 +62,9 @@ class Pacer:
         announced = answer.headers.get("RateLimit")
         if announced is None:
             return
-        budgets = self._budgets.setdefault(key, {})
+        budgets = self._budgets[key] = self._budgets.pop(key, {})
+        if len(self._budgets) > BUDGETS_MAX:
+            del self._budgets[next(iter(self._budgets))]
         now = self._clock()
         for seen in parse_rate_limit(announced, answer.headers.get("RateLimit-Policy")):
             if seen.bucket not in budgets and len(budgets) >= BUCKETS_MAX:

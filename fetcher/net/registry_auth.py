@@ -168,7 +168,8 @@ class Authenticator:
         query = [("service", challenge.service)] if challenge.service else []
         query += [("scope", scope) for scope in scopes]
         joint = "&" if "?" in challenge.realm else "?"
-        url = f"{challenge.realm}{joint}{urlencode(query)}"
+        # Bytes that are no text go back as they came.
+        url = f"{challenge.realm}{joint}{urlencode(query, errors='surrogateescape')}"
         realm = origin_of(url)
         request = Request(
             "GET",

@@ -108,7 +108,7 @@ def address_of(url: str) -> Address:
         raise ForbiddenError(f"not a usable URL: {shown(display_url(url))}") from None
     if parts.username is not None or parts.password is not None:
         raise ForbiddenError(f"a URL with a user name or password is never used: {shown(display_url(url))}")
-    if not host or port == 0 or "%" in host:
+    if not host or port == 0 or "%" in host or ("[" in parts.netloc) != (":" in host):
         raise ForbiddenError(f"not a usable URL: {shown(display_url(url))}")
     if parts.scheme == "https":
         return Address("https", host, port or 443)

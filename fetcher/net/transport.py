@@ -9,7 +9,8 @@ from any task, also while another task waits in ``read_some()``, which then rais
 
 Errors: TransportError for everything that may be otherwise next time (refused, reset, closed early, silent, misframed);
 ForbiddenError for what must not be tried again (the guard's refusal, an untrusted certificate, an answer beyond
-bounds). Any other exception except CancelledError is a bug of the transport.
+bounds, a proxy that says no); UsageError for a proxy that the environment names and nobody can use. Any other exception
+except CancelledError is a bug of the transport.
 """
 
 from __future__ import annotations

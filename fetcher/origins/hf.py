@@ -26,7 +26,16 @@ from fetcher.model.hf import FULL_COMMIT, HF
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.net.api import ApiClient, Refused
 from fetcher.net.pacing import wait_asked_s
-from fetcher.net.request import Answer, Purpose, Request, display_url, origin_of, redirected, resolve_location
+from fetcher.net.request import (
+    Answer,
+    Purpose,
+    Request,
+    address_of,
+    display_url,
+    origin_of,
+    redirected,
+    resolve_location,
+)
 from fetcher.origins.base import Pinned, Refusal
 from fetcher.origins.hf_errors import hub_error
 from fetcher.origins.hf_tree import Listing, Row, select
@@ -100,7 +109,6 @@ class HfOrigin:
             repository=f"{resource.kind}/{resource.repo}",
             revision=info.sha,
             private=_private(info, asker),
-            closed=info.closed,
             files=files,
         )
 
@@ -229,7 +237,9 @@ class HfOrigin:
         )
 
     def _at_endpoint(self, url: str) -> str:
-        """``url`` of a next page with the scheme and host of our endpoint: behind a mirror it names the Hub itself."""
+        """``url`` of a next page with the scheme and host of our endpoint: behind a mirror it names the Hub itself.
+        Raises ForbiddenError for what is no URL at all."""
+        address_of(url)
         base, parts = urlsplit(self._endpoint), urlsplit(url)
         path = parts.path
         if base.path and not path.startswith(f"{base.path}/"):

@@ -93,7 +93,7 @@ class S3Origin:
         for found in files:
             if found.asked:  # does it state once more what an answer denied?
                 etag = found.facts.validator.etag
-                self._memory.settle(found.url, etag, etag, _origin(found))
+                self._memory.settle(found.url, etag, etag, found.bucket)
         unclear = [found for found in files if not found.asked and self._is_unclear(found)]
         for listed in of_each(trees, files):
             if not any(found.asked or self._is_unclear(found) for found in listed):
@@ -109,8 +109,8 @@ class S3Origin:
         return found.facts.archived or self._memory.doubts(found.url, found.facts.validator.etag)
 
     def _with_own_etags(self, files: Iterable[Found]) -> list[Found]:
-        """Files known by a listing, on hosts that state other ETags with their objects than in listings."""
-        return [found for found in files if not found.asked and self._memory.host(_origin(found)).own_etags]
+        """Files known by a listing, of buckets that state other ETags with their objects than in listings."""
+        return [found for found in files if not found.asked and self._memory.site(found.bucket).own_etags]
 
     async def _deepened(self, files: Sequence[Found], asker: Asker) -> Sequence[Found]:
         """``files``, with checksums and part sizes of the large ones; small ones learn theirs from their bodies."""
@@ -137,9 +137,9 @@ class S3Origin:
                     hint="file_bytes_max sets the bound",
                 )
             listed, stated = found.facts.validator.etag, facts.validator.etag
-            self._memory.settle(found.url, listed, stated, _origin(found))
+            self._memory.settle(found.url, listed, stated, found.bucket)
             # A CDN's ETag may have 32 digits too; who made it is not known.
-            is_md5 = facts.etag_is_md5 and not self._memory.host(_origin(found)).own_etags
+            is_md5 = facts.etag_is_md5 and not self._memory.site(found.bucket).own_etags
             return replace(found, facts=replace(facts, etag_is_md5=is_md5), asked=True)
 
         return _with(files, await each(some, ask))
@@ -195,9 +195,9 @@ class S3Origin:
         if not same_state(entry, response.headers):
             self._doubt(entry)
             return None
-        host = self._memory.host(origin_of(entry.url or response.url))
-        if host.blamed_for == entry.url:
-            host.blamed_for = ""  # rightly
+        site = self._memory.site(self._requests.bucket_of(entry.url or response.url))
+        if site.blamed_for == entry.url:
+            site.blamed_for = ""  # rightly
         whole = whole and response.status == 200
         if entry.digest is not None and origin_of(response.url) != origin_of(entry.url or response.url):
             return entry  # a stranger, where a redirect led, does not say what the bytes are compared with
@@ -211,17 +211,16 @@ class S3Origin:
     def _learned(self, response: Answer, entry: FileEntry, url: str) -> bool:
         """Whether a refusal taught something by which ``locate`` will differ; its text is not here to be read."""
         origin = origin_of(url)
-        host = self._memory.host(origin)
+        bucket = self._requests.bucket_of(url)
+        site = self._memory.site(bucket)
         if response.status == 403 and self._memory.learn_clock(origin, response.headers.get("Date"), self._clock()):
             return True
         if response.status not in (400, 403, 501) or entry.size > BLOCK_BYTES or _has_secret_query(response.url):
             return False  # it was not asked for a checksum
-        if host.blamed_for == url:
-            host.takes_checksum_mode, host.blamed_for = True, ""  # it was not that header
-        elif not host.blamed_for and self._requests.bears_checksum_mode(
-            self._requests.bucket_of(url), origin, Asker("job")
-        ):
-            host.takes_checksum_mode, host.blamed_for = False, url
+        if site.blamed_for == url:
+            site.takes_checksum_mode, site.blamed_for = True, ""  # it was not that header
+        elif not site.blamed_for and self._requests.bears_checksum_mode(bucket, origin, Asker("job")):
+            site.takes_checksum_mode, site.blamed_for = False, url
             return True
         return False
 
@@ -252,10 +251,6 @@ def _is_past(query: str, now: float) -> bool:
         return begun.timestamp() + int(words["X-Amz-Expires"][0]) <= now
     except (KeyError, ValueError, OverflowError):
         return False
-
-
-def _origin(found: Found) -> str:
-    return origin_of(found.bucket.host_url)
 
 
 def _with(files: Sequence[Found], changed: Sequence[Found]) -> Sequence[Found]:

@@ -75,15 +75,15 @@ class Questions:
         """
         query = "" if version is None else f"versionId={quote(version, safe='')}"
         placed = self._memory.placed(bucket)
-        host = self._memory.host(origin_of(placed.host_url))
-        if not query_of(asker, placed.url(key)) and host.takes_heads:  # a presigned URL is good for GET only
+        site = self._memory.site(bucket)
+        if not query_of(asker, placed.url(key)) and site.takes_heads:  # a presigned URL is good for GET only
             try:
                 head = await self._by_head(bucket, key, asker, query, version)
             except Told as told:
                 if told.fault.status in (404, 410):
                     raise
                 if told.fault.status in (405, 501) and "x-amz-delete-marker" not in told.fault.headers:
-                    host.takes_heads = False  # else it is that version that has nothing to say
+                    site.takes_heads = False  # else it is that version that has nothing to say
             else:
                 if head is not None:
                     return head
@@ -137,8 +137,8 @@ class Questions:
     async def part_bytes(self, bucket: Bucket, key: str, facts: Facts, asker: Asker) -> int:
         """How long the parts were in which an object was uploaded; 0 if the host does not say. Its ETag is not looked
         at: Ceph states that of the part."""
-        host = self._memory.host(origin_of(self._memory.placed(bucket).host_url))
-        if not host.takes_part_numbers or bucket.exact:
+        site = self._memory.site(bucket)
+        if not site.takes_part_numbers or bucket.exact:
             return 0
 
         async def part(number: int) -> tuple[int, int]:
@@ -159,7 +159,7 @@ class Questions:
 
         first_bytes, count = await part(1)
         if count == 0:
-            host.takes_part_numbers = False
+            site.takes_part_numbers = False
         grid = grid_of(facts, first_bytes, count)
         # Of three parts or more the sizes in between are not said: the last one tells of most that are not equal.
         if grid and count > 2 and (await part(count))[0] != facts.size - grid * (count - 1):
@@ -192,7 +192,7 @@ class Questions:
     async def _ask(self, bucket: Bucket, made: Made, read: Callable[[Response], Awaitable[Shape]]) -> Shape:
         """The answer to what ``made`` makes, made anew after each thing learned. Raises Told for a final refusal."""
         mends = again = 0
-        unborne: str | None = None
+        unborne = False
         while True:
             request = made()
             try:
@@ -204,11 +204,11 @@ class Questions:
                     continue
                 mends += 1
                 if mends > MENDS_MAX or not self._mended(bucket, request, fault):
-                    if unborne is not None:
-                        self._memory.host(unborne).takes_checksum_mode = True  # it was not that header
+                    if unborne:
+                        self._memory.site(bucket).takes_checksum_mode = True  # it was not that header
                     raise
-                if _has_checksum_mode(request) and not self._memory.host(request.origin).takes_checksum_mode:
-                    unborne = request.origin
+                if _has_checksum_mode(request) and not self._memory.site(bucket).takes_checksum_mode:
+                    unborne = True
             else:
                 return shape
 
@@ -224,7 +224,7 @@ class Questions:
         if keys is not None and (late or fault.code == "RequestTimeTooSkewed"):
             return self._memory.learn_clock(request.origin, fault.headers.get("Date"), self._clock())
         if _has_checksum_mode(request) and fault.status in (400, 403, 501):
-            self._memory.host(request.origin).takes_checksum_mode = False
+            self._memory.site(bucket).takes_checksum_mode = False
             return True
         return False
 

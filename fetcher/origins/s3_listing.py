@@ -28,7 +28,10 @@ DEPTH_MAX = 16
 HEAD_BYTES = 1024
 """Within these the root element must have begun."""
 
-_ROOT = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:[\w.-]+:)?(ListBucketResult|Error)[\s/>]", re.DOTALL)
+_ROOT = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?>.*?-->)\s*)*+<(?:[\w.-]+:)?(ListBucketResult|Error)[\s/>]", re.DOTALL
+)
+"""A comment ends at the first ``-->``, once and for all: with a choice, a head full of them would take for ever."""
 
 
 class NotAListing(Exception):
@@ -209,7 +212,9 @@ class _Reader:
         self._depth = 0
         self._text: list[str] = []
         self._row: dict[str, str] | None = None
-        self._parser = expat.ParserCreate()
+        # Stores write UTF-8. A declared encoding that expat does not know it hands to Python, whose codecs are many and
+        # raise what they like; one that is given here counts instead.
+        self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end

@@ -1,7 +1,8 @@
 """What the hosts and buckets of a run turned out to be like. No I/O, and nothing about askers.
 
-All of it is learned from answers and holds for whoever asks: a bucket's region, a host's clock, which headers a host
-does not bear, that a CDN's copies carry other ETags than the listing. Bounded, because jobs name hosts at will.
+All of it is learned from answers and holds for whoever asks: a bucket's region, a host's clock, which headers it does
+not bear, that a CDN's copies carry other ETags than the listing. Bounded, because jobs name hosts at will. What makes
+us compare less, or ask more, is learned of a bucket and not of its host: many strangers fill the buckets of one host.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fetcher.model.s3_address import Bucket, is_region
+from fetcher.net.request import origin_of
 from fetcher.origins.s3_errors import S3Fault
 
 REMEMBERED_MAX = 4096
@@ -56,6 +58,14 @@ class Host:
     """How far its clock is ahead of ours."""
     lists: bool = False
     """It has answered with a listing of S3: what it serves is S3's, ETags included."""
+    takes_if_match: bool = True
+    """False: it answers 412 to the very ETag that it states. Each answer is compared with that all the same."""
+
+
+@dataclass(slots=True)
+class Site:
+    """One bucket, as far as it behaves as its host does."""
+
     takes_checksum_mode: bool = True
     """False: it refuses requests with ``x-amz-checksum-mode``."""
     blamed_for: str = ""
@@ -64,8 +74,6 @@ class Host:
     """False: it does not know ``partNumber`` (Ceph, rclone)."""
     takes_heads: bool = True
     """False: it refuses HEAD as such."""
-    takes_if_match: bool = True
-    """False: it answers 412 to the very ETag that it states."""
     own_etags: bool = False
     """Its objects come with other ETags than its listing states (a CDN): those of the objects count."""
 
@@ -75,6 +83,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._hosts: Remembered[str, Host] = Remembered()
+        self._sites: Remembered[str, Site] = Remembered()
         self._regions: Remembered[str, str] = Remembered()
         self._doubts: Remembered[str, str] = Remembered()
 
@@ -84,6 +93,14 @@ class Memory:
         if found is None:
             found = Host()
             self._hosts.put(origin, found)
+        return found
+
+    def site(self, bucket: Bucket) -> Site:
+        """What is known of a bucket; to be changed in place."""
+        found = self._sites.get(bucket.identity)
+        if found is None:
+            found = Site()
+            self._sites.put(bucket.identity, found)
         return found
 
     def region(self, bucket: Bucket) -> str | None:
@@ -126,12 +143,12 @@ class Memory:
         """Whether ``etag`` is stated for ``url`` once more although an answer denied it."""
         return etag is not None and self._doubts.get(url) == etag
 
-    def settle(self, url: str, listed: str | None, stated: str | None, origin: str) -> None:
+    def settle(self, url: str, listed: str | None, stated: str | None, bucket: Bucket) -> None:
         """The object itself states ``stated`` where ``listed`` was listed: whose fault was it?"""
         if listed != stated:
-            self.host(origin).own_etags = True
+            self.site(bucket).own_etags = True
         elif self.doubts(url, listed):
-            self.host(origin).takes_if_match = False
+            self.host(origin_of(bucket.host_url)).takes_if_match = False
         self._doubts.drop(url)
 
 

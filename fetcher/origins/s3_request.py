@@ -61,7 +61,7 @@ class Requests:
         host = self._memory.host(origin)
         taken_for_s3 = host.lists or isinstance(asker.credential, AWSKeys)
         is_s3 = bucket.maker != "b2" if bucket.speaks_s3 else taken_for_s3  # B2 takes no header that it does not know
-        return is_s3 and host.takes_checksum_mode and not isinstance(asker.credential, Secret)
+        return is_s3 and self._memory.site(bucket).takes_checksum_mode and not isinstance(asker.credential, Secret)
 
     def follow(self, request: Request, response: Answer) -> Request | None:
         """Where a redirect leads; None if it is none, or does not say (then its body may: see ``_mended``).

@@ -227,7 +227,21 @@ def test_docker_arguments(program: Program, tiny: Snapshot, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "target", ["/x --privileged", "/x,readonly=false", "/x$(id)", "/x;id", "/x*", "/x'y", '/x"y', "/x\\y"]
+    "target",
+    [
+        "/x --privileged",
+        "/x,readonly=false",
+        "/x$(id)",
+        "/x;id",
+        "/x*",
+        "/x'y",
+        '/x"y',
+        "/x\\y",
+        "/x,source=/y",
+        "/x&y",
+        "/x|y",
+        "/x#y",
+    ],
 )
 def test_no_target_becomes_an_argument_of_its_own(
     program: Program, tiny: Snapshot, tmp_path: Path, target: str

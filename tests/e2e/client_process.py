@@ -143,7 +143,8 @@ def main() -> int:
     try:
         run(lambda: _work(order))
     except FetcherError as error:
-        say({"event": "error", "kind": error.kind, "message": error.message, "hint": error.hint})
+        fact = {"kind": error.kind, "message": error.message, "hint": error.hint, "peak_bytes": peak_bytes()}
+        say({"event": "error", **fact})
         return error.exit_code
     return 0
 

@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fetcher import HF, FetcherError, ForbiddenError, TransportError
-from fetcher.testing import Hub, Quotas
+from fetcher import HF, FetcherError, ForbiddenError, IntegrityError, TransportError
+from fetcher.testing import Hub, Quotas, Synthetic
+from fetcher.testing.faultplan import Exchange
 from fetcher.testing.hub.hostility import HOSTILE_ROWS, HostileTree
-from tests.e2e.support import REPO, Child, fetch, fetcher_of, mixed_files, nothing_visible, options
+from fetcher.testing.messages import Reply
+from tests.e2e.support import REPO, Child, fetch, fetcher_of, held_by, mixed_files, nothing_visible, options, tree_of
 
-MALFORMED = {"size-text", "size-float", "bad-oid", "bad-sha256", "no-path", "null-row", "surrogate", "two-sizes"}
+MALFORMED = {
+    "size-text",
+    "size-float",
+    "bad-oid",
+    "bad-sha256",
+    "no-path",
+    "null-row",
+    "surrogate",
+    "two-sizes",
+}
 """No listing of the Hub at all: what the origin says can't be read. The others can, and are refused by policy."""
 
 
@@ -51,11 +63,60 @@ def test_a_hostile_row_anywhere_refuses_the_repo(hub: Hub, cache_dir: Path, name
 
 
 @pytest.mark.parametrize(
-    "path", ["aux", "con.txt", " leading blank", "trailing.", "-rf", "~", "$HOME", "a b:c", "\u202egpj.exe", "naïve"]
+    "path",
+    [
+        *("aux", "con.txt", "NUL", "COM1.json", " leading blank", "trailing.", "trailing ", "...", "-rf", "~", "$HOME"),
+        *("a b:c", "\u202egpj.exe", "naïve", "zero\u200bwidth", "`id`", "'; rm -rf x", "%2e%2e%2fx", "\U0001f600"),
+    ],
 )
 def test_odd_names_are_just_names(hub: Hub, cache_dir: Path, path: str) -> None:
     hub.add_repo(REPO, files={path: "text"})
     assert (fetch(hub, cache_dir).snapshot.path / path).read_text() == "text"
+
+
+LINK = {"oid": "0" * 40, "size": 11, "target": "/etc/passwd"}
+
+
+@pytest.mark.parametrize("kind", ["symlink", "submodule", "commit", "", "FILE", "hardlink"])
+@pytest.mark.parametrize("path", ["link", "nested/link", "../escaped", "/etc/escaped", "small.bin"])
+def test_only_files_of_a_listing_are_made(hub: Hub, cache_dir: Path, kind: str, path: str) -> None:
+    """Rows of another type than file and directory name nothing that is fetched, and nothing is made of them."""
+    hub.add_repo(REPO, files=mixed_files())
+    hub.faults.add(HostileTree(({**LINK, "type": kind, "path": path},)).on())
+    snapshot = fetch(hub, cache_dir).snapshot
+    assert tree_of(snapshot.path) == held_by(hub), "plain files, those of the hub and no more"
+    assert not list(cache_dir.parent.rglob("escaped"))
+
+
+def test_a_file_whose_text_is_a_link_is_a_file(hub: Hub, cache_dir: Path) -> None:
+    """What git keeps of a symlink is its target, as text; the Hub serves it as that."""
+    hub.add_repo(REPO, files={"link": "../../../etc/passwd"})
+    made = fetch(hub, cache_dir).snapshot.path / "link"
+    assert not made.is_symlink() and made.read_text() == "../../../etc/passwd"
+
+
+@pytest.mark.parametrize("size", [130, 5 * (1 << 20) + 123])
+def test_a_pointer_that_lies_about_its_bytes(hub: Hub, cache_dir: Path, size: int) -> None:
+    """An LFS row with another file's digest: bytes come, and are not what was vouched for."""
+    repo = hub.add_repo(REPO, files={"weights.bin": Synthetic(size, 1), "other.txt": "other"})
+    assert repo.head is not None
+    lie = {"type": "file", "path": "weights.bin", "oid": "1" * 40, "size": size, "lfs": {"oid": "2" * 64, "size": size}}
+    hub.faults.add(Relisted((lie,)).on())
+    with pytest.raises(IntegrityError) as caught:
+        fetch(hub, cache_dir)
+    assert caught.value.exit_code == 40
+    nothing_visible(cache_dir)
+
+
+@dataclass(frozen=True)
+class Relisted(HostileTree):
+    """The rows instead of those of the same path."""
+
+    def after(self, exchange: Exchange, reply: Reply, memory: dict[Any, Any]) -> None:
+        paths = {row["path"] for row in self.rows}
+        assert isinstance(reply.rows, list)
+        reply.rows = [row for row in reply.rows if row["path"] not in paths]
+        super().after(exchange, reply, memory)
 
 
 def test_ten_thousand_empty_files_in_one_folder(hub: Hub, cache_dir: Path) -> None:

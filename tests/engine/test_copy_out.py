@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,24 @@ def test_a_large_file_is_given_up_in_its_middle(
     with pytest.raises(InterruptedByUser):
         copy_out(*source, place / "out", merge=False, stopped=lambda: next(looks))
     assert names_in(place) == []
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_folder_that_becomes_a_link_in_the_middle_leads_nowhere(source: Source, place: Path, merge: bool) -> None:
+    """Who else may write there swaps each folder for a symlink when the file in it is about to be made."""
+    elsewhere, target = place / "elsewhere", place / "out"
+    elsewhere.mkdir()
+    if merge:
+        target.mkdir()
+        (target / "mine").write_text("here first")
+
+    def swap() -> bool:
+        for folder in [*place.glob("out/sub/deep"), *place.glob(".out.*/sub/deep")]:
+            if not folder.is_symlink() and folder.is_dir():
+                folder.rename(folder.with_name(f"{folder.name}.aside"))
+                folder.symlink_to(elsewhere)
+        return False
+
+    with suppress(FetcherError):
+        copy_out(*source, target, merge=merge, stopped=swap)
+    assert names_in(elsewhere) == []

@@ -49,6 +49,7 @@ def test_every_field_can_be_read() -> None:
         "engine_cache_dir": "/e",
         "cache_group": "7",
         "allow_net": "10.0.0.0/8",
+        "proxy": "http://u:p@proxy:3128",
         "hf_endpoint": "http://h",
         "ollama_url": "http://o:1",
         "s3_endpoint": "http://s:2",

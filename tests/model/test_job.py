@@ -633,3 +633,32 @@ def test_a_document_with_a_thousand_and_one_resources_is_refused() -> None:
     with pytest.raises(ResourceError, match="more than 1000 resources"):
         parse_job({"ops": ops})
     assert len(parse_job({"ops": [{"id": "a", "args": {"resources": resources[:1000]}}]}).mounts) == 1000
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {
+            "type": "HF",
+            "repo": "acme/hf_aTokenOfSomebody0123",
+            "accessToken": "hf_aTokenOfSomebody0123",
+            "target": "/m",
+        },
+        {"type": "HF", "repo": "acme/x", "revision": "aTokenOfSomebody0123", "accessToken": "aTokenOfSomebody0123"},
+        {"type": "HF", "repo": "acme/x", "files": ["aTokenOfSomebody0123"], "accessToken": "aTokenOfSomebody0123"},
+        {
+            "type": "S3",
+            "url": "https://models.example.org/aSecretOfSomebody0123/",
+            "IAM": {"REGION": "auto", "ACCESS_KEY_ID": "AKIAX", "SECRET_ACCESS_KEY": "aSecretOfSomebody0123"},
+        },
+    ],
+)
+def test_a_credential_is_no_name(item: dict[str, Any]) -> None:
+    """It would be shown, kept beside the files, and asked for in an address."""
+    arguments = {"image": "x", "resources": [{"target": "/m", **item}]}
+    document = {"version": "0.1", "type": "container", "ops": [{"type": "container/run", "id": "a", "args": arguments}]}
+    with pytest.raises(ResourceError, match="is a credential of the document") as caught:
+        parse_job(document)
+    assert "OfSomebody" not in str(caught.value) + repr(caught.value.faults)
+    arguments["resources"][0].pop("accessToken" if item["type"] == "HF" else "IAM")
+    parse_job(document)

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fetcher.errors import ForbiddenError
+from fetcher.net import own_addresses
 from fetcher.net.guard import Guard, canonical_literal, special
+from tests.support.cli import CHECKOUT
 
 
 def words(text: str) -> list[str]:
@@ -24,6 +29,7 @@ PUBLIC = words("""
 198.17.255.255 198.20.0.1 198.51.99.255 203.0.112.255 203.0.114.1 223.255.255.255 9.255.255.255 11.0.0.0 168.63.129.17
 2606:4700::1111 2a00:1450:4001::1 2001:200::1 2001:4860:4860::8888 2003::1 3ffe:ffff::1 2620:1ec::1 ::ffff:8.8.8.8
 64:ff9b::8.8.8.8
+2001:470:1:2:0:5efe:8.8.8.8 2001:470:1:2:200:5efe:8.8.8.8 2001:470:1:2:0:5eff:10.0.0.1 2620:4f:8001::1
 """)
 
 SPECIAL = words("""
@@ -38,6 +44,7 @@ SPECIAL = words("""
 2002:7f00:1:: 2002:a00:1:: 2002:808:808::1 3fff::1 3fff:fff::1 4000::1 5f00::1 fc00::1 fd00::1 fd00:ec2::254
 fd20:ce::254 fdff:ffff::1 fe80::1 fe80::1%1 fe80::1%eth0 2606:4700::1111%1 febf::1 fec0::1 feff::1 ff00::1 ff02::1
 ff05::2 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 1::1 1000::1 8000::1 e000::1
+2001:470:1:2:0:5efe:10.0.0.1 2001:470:1:2:200:5efe:127.0.0.1 2001:470:1:2:0:5efe:a9fe:a9fe 2620:4f:8000::1
 """)
 
 NOT_ADDRESSES = [
@@ -142,6 +149,12 @@ def test_no_ipv6_address_python_calls_private_is_let_through(number: int) -> Non
         assert special(str(address))
 
 
+@pytest.mark.parametrize("text", ["localhost", "127.1", "", "rubbish", "::1%lo", "a\0b", "1.2.3.4.5", "[::1]"])
+def test_what_is_no_address_is_nobodys_own_and_is_not_looked_up(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_addresses, "_can_bind", lambda family, ip: pytest.fail("it would be looked up"))
+    assert not own_addresses.is_own(text)
+
+
 LITERALS = [
     ("127.0.0.1", "127.0.0.1"),
     ("8.8.8.8", "8.8.8.8"),
@@ -239,6 +252,37 @@ def test_the_odd_table_holds_what_the_system_would_have_read(host: str) -> None:
     except OSError:
         return
     assert socket.inet_ntoa(packed) != host
+
+
+@pytest.mark.needs("netns", "debian:ip")
+def test_an_address_of_this_machine_is_special_whatever_its_range(tmp_path: Path) -> None:
+    """A public address that the machine has is reached over its loopback, past what keeps strangers out."""
+    script = tmp_path / "judge.py"
+    script.write_text(
+        "from fetcher.net.guard import Guard\n"
+        "for guard in (Guard(), Guard(['5.6.7.8/32'])):\n"
+        "    for ip in ('5.6.7.8', '5.6.7.9', '2a00:1234::8', '2a00:1234::9', '::ffff:5.6.7.8'):\n"
+        "        print(guard.judge_endpoint(ip, 443, 'https'))\n"
+    )
+    steps = "ip link set lo up; ip addr add 5.6.7.8/32 dev lo; ip addr add 2a00:1234::8/128 dev lo nodad"
+    own = "one of this machine's own"
+    bound = "sysctl -qw net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1"
+    for setting, verdicts in (
+        ("true", [own, "None", own, "None", own, "None", "None", own, "None", "None"]),
+        (bound, ["None"] * 10),  # then binding tells nothing, and nothing may be refused for it
+    ):
+        done = subprocess.run(
+            ["unshare", "--net", "sh", "-c", f"{steps}; {setting} || exit 3; exec {sys.executable} {script}"],
+            cwd=CHECKOUT,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 3 and setting == bound:
+            continue  # /proc/sys can't be written here
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == verdicts
 
 
 def test_the_error_names_address_reason_and_cure() -> None:

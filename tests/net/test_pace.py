@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetcher.model.secret import Secret
-from fetcher.net.pacing import Pacer, wait_asked_s
+from fetcher.net.pacing import BUDGETS_MAX, Pacer, wait_asked_s
 from fetcher.net.request import Request
 from fetcher.plan.pace import Announcement, RateBudget, parse_rate_limit
 
@@ -245,6 +245,15 @@ def test_an_origin_can_not_fill_memory_with_buckets() -> None:
     for number in range(1000):
         pacer.observe(request, Answered(RateLimit=f'"{number}";r=5;t=10'))
     assert sum(map(len, pacer._budgets.values())) <= 8
+
+
+def test_many_origins_can_not_fill_memory_and_who_is_asked_again_stays() -> None:
+    pacer = Pacer(clock=lambda: 0.0)
+    for number in range(BUDGETS_MAX + 100):
+        pacer.observe(BODY, Answered(RateLimit='"resolvers";r=0;t=60'))
+        pacer.observe(Request("GET", f"https://{number}.example/"), Answered(RateLimit='"x";r=5;t=10'))
+    assert len(pacer._budgets) == BUDGETS_MAX
+    assert pacer.delay_s(BODY) == 61.0
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,9 @@ def test_origin(url: str, origin: str) -> None:
         "https://u@a/",
         "https://u:p@a/",
         "https://a:x/",
+        "https://[a]/",
+        "https://[v1.x]/",
+        "https://[127.0.0.1]/",
         "https://a:0",
     ],
 )

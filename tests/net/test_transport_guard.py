@@ -121,6 +121,42 @@ def test_an_address_that_changes_between_look_ups_is_judged_each_time() -> None:
     run(main)
 
 
+def test_a_kept_connection_leads_where_it_was_judged_to_lead() -> None:
+    """A name that has changed its mind does not change where a connection leads; the next one is judged anew."""
+    answers = ["127.0.0.1"]
+
+    async def lookup(host: str, port: int) -> list[str]:
+        return list(answers)
+
+    async def main() -> None:
+        async with serving(body_reply(b"ok")) as server, transport(allow_net=("127.0.0.1",), lookup=lookup) as made:
+            request = Request("GET", f"http://rebind.example:{server.port}/")
+            assert await body_of(made, request) == b"ok"
+            answers[:] = ["127.0.0.2"]
+            assert await body_of(made, request) == b"ok"
+            assert server.connections == 1
+            with pytest.raises(ForbiddenError, match=r"127\.0\.0\.2"):
+                await made.send(request, idle_timeout_s=IDLE_S, fresh_connection=True)
+
+    run(main)
+
+
+@pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+def test_a_job_gets_no_connection_that_was_made_for_an_operator(uv: bool) -> None:
+    async def lookup(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async def main() -> None:
+        async with serving(body_reply(b"ok")) as server, transport(allow_net=(), lookup=lookup) as made:
+            url = f"http://mirror.example:{server.port}/"
+            assert await body_of(made, Request("GET", url, trusted_origins=frozenset({origin_of(url)}))) == b"ok"
+            with pytest.raises(ForbiddenError):
+                await made.send(Request("GET", url), idle_timeout_s=IDLE_S)
+            assert len(server.heads) == server.connections == 1
+
+    run(main, uv=uv)
+
+
 @pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 def test_the_last_belt_judges_the_socket_address_itself(uv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the judgement of names were skipped altogether."""

@@ -151,6 +151,17 @@ def test_the_next_link(field: str, target: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    "link", ["https://[bad/x", "http://[::1", "//[", "https://[v1.x]/", "https://u@h/", "file:///x"]
+)
+def test_a_next_page_that_is_no_address_is_an_error_of_the_origin(link: str) -> None:
+    """Not of ours: reading an address in brackets that is none raises errors of other kinds."""
+    origin, transport = scripted(answer(200, INFO), answer(200, PAGE, Link=f'<{link}>; rel="next"'))
+    with pytest.raises(ForbiddenError):
+        asyncio.run(origin.resolve(HF("acme/tiny"), NOBODY))
+    assert len(transport.asked) == 2
+
+
+@pytest.mark.parametrize(
     ("endpoint", "link", "asked"),
     [
         (

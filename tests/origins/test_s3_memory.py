@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -63,9 +64,13 @@ def test_doubts_are_about_one_etag() -> None:
     assert memory.doubts("https://x/a", '"1"')
     assert not memory.doubts("https://x/a", '"2"')
     assert not memory.doubts("https://x/a", None) and not memory.doubts("https://x/b", '"1"')
-    memory.settle("https://x/a", '"1"', '"2"', "https://x:443")
-    assert memory.host("https://x:443").own_etags and memory.host("https://x:443").takes_if_match
+    memory.settle("https://x/a", '"1"', '"2"', BUCKET)
+    assert memory.site(BUCKET).own_etags and memory.host(HOST).takes_if_match
     assert not memory.doubts("https://x/a", '"1"')
+    assert not memory.site(replace(BUCKET, host_pattern=None, host_url="https://another")).own_etags
+    memory.doubt("https://x/a", '"1"')
+    memory.settle("https://x/a", '"1"', '"1"', BUCKET)
+    assert not memory.host(HOST).takes_if_match
 
 
 @pytest.mark.parametrize(
