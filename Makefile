@@ -12,7 +12,7 @@ PLAIN_TESTS ?= $(addprefix tests/,cache cli e2e engine native real)
 PLAIN_CORE := $(addprefix tests/cache/test_,happy.py resume.py faults.py retention.py trust.py) \
   $(addprefix tests/e2e/test_,happy.py integrity.py checks.py stopped.py sharing.py validators.py \
     faults.py::test_healed_in_pairs kill.py::test_ctrl_c_at_the_command_line)
-TORTURE_TESTS ?= $(addprefix tests/,torture fuzz e2e/test_bombs.py)
+TORTURE_TESTS ?= $(addprefix tests/,torture fuzz e2e/test_bombs.py trust/test_tenancy_model.py trust/test_tenancy_matrix.py)
 BENCH_ARGS ?=
 
 NATIVE_SOURCES := $(shell find fetcher/_native -name '*.pyx' -o -name '*.pxd' -o -path '*/core/*.[ch]' 2>/dev/null)

@@ -381,11 +381,11 @@ class Cache:
         self._settle()
         return self._snapshots.revalidate(snapshot_id, fresh_for_s, keep_for_s)
 
-    def withdraw(self, key: str) -> tuple[str, ...]:
+    def withdraw(self, key: str, principal: str | None = None) -> tuple[str, ...]:
         """The origin says that this Resource is not public, or no longer: what was is nobody's from now on."""
         from fetcher.cache.withdrawal import withdraw
 
-        return withdraw(self.index, self.layout, key, self.owner.id)
+        return withdraw(self.index, self.layout, key, self.owner.id, principal)
 
     # --- retention
 

@@ -1,7 +1,8 @@
 """What was public and is no longer: once its origin has said so, what it said before gives it to nobody.
 
-The directory stays for whoever leases it, and its bytes for whoever proves access and would fetch the same again. Its
-sidecar says it too, so that an index made anew does not make it public.
+The directory stays for whoever leases it. Its bytes are his to whom the origin has just said so, and everybody's only
+if something else that is public has them: who merely names their digest has not got them. Its sidecar says it too, so
+that an index made anew does not make it public.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import json
 import os
 
 from fetcher.cache import durable
-from fetcher.cache.index import Index
+from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import NOBODY
 from fetcher.cache.snapshots import SidecarError, read_sidecar
 
 
-def withdraw(index: Index, layout: Layout, key: str, owner_id: str) -> tuple[str, ...]:
-    """Make nobody's what is public of this Resource; the ids. What is public of it later is another Snapshot."""
+def withdraw(index: Index, layout: Layout, key: str, owner_id: str, principal: str | None = None) -> tuple[str, ...]:
+    """Make nobody's what is public of this Resource; the ids. What is public of it later is another Snapshot.
+
+    ``principal``: whom the origin lets have it still, by the answer that says so; he need not fetch the bytes again.
+    """
     with index.read() as rows:
         if not rows.execute("SELECT 1 FROM snapshots WHERE key = ? AND NOT private LIMIT 1", (key,)).fetchone():
             return ()
@@ -29,7 +33,24 @@ def withdraw(index: Index, layout: Layout, key: str, owner_id: str) -> tuple[str
             "UPDATE snapshots SET private = 1, principal = ?, fresh_until = 0 WHERE id = ?",
             [(NOBODY, wanted) for wanted in found],
         )
+        for wanted in found:
+            _close(rows, wanted, principal or NOBODY)
     return tuple(found)
+
+
+def _close(rows: Rows, wanted: str, scope: str) -> None:
+    """What no other Snapshot shows to everybody is no longer had by naming its digest either: whoever may have it still
+    asks his origin for the bytes. Under their content ids, too, everybody could ask for them."""
+    closing = (
+        "root IN (SELECT root FROM snapshot_blobs WHERE snapshot_id = ?) AND root NOT IN (SELECT root FROM"
+        " snapshot_blobs JOIN snapshots ON snapshots.id = snapshot_blobs.snapshot_id WHERE NOT private)"
+    )
+    rows.execute(
+        f"INSERT OR IGNORE INTO blob_access SELECT root, ? FROM blob_access WHERE principal = '' AND {closing}",
+        (scope, wanted),
+    )
+    rows.execute(f"DELETE FROM contents WHERE {closing}", (wanted,))
+    rows.execute(f"DELETE FROM blob_access WHERE principal = '' AND {closing}", (wanted,))
 
 
 def _mark(layout: Layout, wanted: str, owner_id: str) -> None:

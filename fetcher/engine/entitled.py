@@ -39,14 +39,21 @@ def known(cache: Cache, settings: Settings, ask: Ask, key: str, now: float) -> K
     """What this asker may have of what is in the cache. ``key``: of the Resource; ``now``: unix seconds."""
     asker = ask.asker
     secret = cache.principal_key
-    snapshot = cache.lookup(key, *asker.principals(secret))
-    found = NOTHING
-    if snapshot is not None:
+
+    def judged(snapshot: Snapshot | None) -> Known:
+        if snapshot is None:
+            return NOTHING
         entitled = (
             not snapshot.private or snapshot.principal == asker.inner(secret) or _proven(cache, settings, snapshot)
         )
         current = settings.offline or (snapshot.fresh(now) and not settings.refresh)
-        found = Known(snapshot, entitled, entitled and current)
+        return Known(snapshot, entitled, entitled and current)
+
+    found = judged(cache.lookup(key, *asker.principals(secret)))
+    if found.snapshot is not None and not found.entitled:
+        # One of his own whose proof is over keeps nobody from what is everybody's.
+        public = judged(cache.lookup(key))
+        found = public if public.usable else found
     if not found.usable and asker.role == "job" and settings.market is not None and not settings.refresh:
         pin = market_pin(settings.market)
         shared = cache.shared(key, pin) if pin in settings.shared_pins else None

@@ -121,7 +121,7 @@ class Resolver:
                 pinned = await origin.revision(ask.resource, ask.asker)
                 scope = self._scope(ask, own, pinned.private)
                 if pinned.closed and not looking:
-                    await slow(cache.withdraw, key)
+                    await slow(cache.withdraw, key, scope.principal)
                 if says(found.snapshot, pinned, scope):
                     return hit if looking else await slow(self._current, hit, scope)
             manifest = await origin.resolve(ask.resource, ask.asker)

@@ -33,7 +33,9 @@ class Hub(Origin):
             hub.add_repo("acme/tiny", files={"config.json": b"{}", "model.safetensors": Synthetic(50 << 20)})
             ...  # point a client at hub.endpoint
 
-    Repositories may be added and committed to before it starts and while it runs, from any thread.
+    Repositories may be added and committed to before it starts and while it runs, from any thread. So may who gets what
+    be changed: ``repo.private``, ``repo.gated`` and ``repo.disabled``, ``rename_repo`` and ``remove_repo``; a token is
+    revoked with ``del hub.tokens[text]``, and gets other rights with another ``Token`` in its place.
 
     ``tokens``: token → ``Token``, or just the user's name for one that opens everything. ``quotas``: instead of those
     of the anonymous and free plans, for everybody. ``url_lifetime_s``: how long a signed URL is good.
@@ -65,6 +67,8 @@ class Hub(Origin):
         self._addresses = (host, port), (cdn_host or host, 0)
         self._clock = clock
         self._repos: dict[tuple[Kind, str], Repo] = {}
+        self._former: dict[tuple[Kind, str], Repo] = {}
+        """Under the names that repositories had before."""
         self._storage = Storage(seed, clock)
         self._limiter = access.RateLimiter(clock)
 
@@ -112,11 +116,28 @@ class Hub(Origin):
         repo.lfs_threshold = lfs_threshold
         repo.commit(files or {})
         self._repos[kind, repo_id] = repo
+        self._former.pop((kind, repo_id), None)
         return repo
 
     def repo(self, repo_id: str, kind: Kind = "models") -> Repo:
         """Return a repository added before."""
         return self._repos[kind, repo_id]
+
+    def rename_repo(self, repo_id: str, new_id: str, *, kind: Kind = "models", forwards: bool = True) -> Repo:
+        """Give a repository another name. ``forwards``: who asks for the old one, and may see it, is sent to the new
+        one, as the Hub does until somebody takes the name."""
+        repo = self._repos.pop((kind, repo_id))
+        repo.id = new_id
+        self._repos[kind, new_id] = repo
+        self._former.pop((kind, new_id), None)
+        if forwards:
+            self._former[kind, repo_id] = repo
+        return repo
+
+    def remove_repo(self, repo_id: str, kind: Kind = "models") -> None:
+        """Forget a repository, and the names that it had before."""
+        gone = self._repos.pop((kind, repo_id))
+        self._former = {name: repo for name, repo in self._former.items() if repo is not gone}
 
     def commit(
         self,
@@ -140,7 +161,9 @@ class Hub(Origin):
     # Answering
 
     async def _answer_hub(self, request: Request) -> Reply:
-        route = parse(request.path, lambda kind, repo_id: (kind, repo_id) in self._repos)
+        route = parse(
+            request.path, lambda kind, repo_id: (kind, repo_id) in self._repos or (kind, repo_id) in self._former
+        )
         record = self._record(request, route.name, credentials="authorization" in request.headers)
         if route.repo_id:
             record.repo, record.revision, record.path = route.repo_id, route.revision, route.path
@@ -202,6 +225,11 @@ class Hub(Origin):
         if request.method not in (("POST",) if route.name == "paths-info" else ("GET", "HEAD")):
             return refusal(405, f"{request.method} is not allowed here")
         to_files = route.name in ("resolve", "resolve-cache", "raw")
+        former = None if (route.kind, route.repo_id) in self._repos else self._former.get((route.kind, route.repo_id))
+        if former is not None:
+            access.admit(former, token, to_files=False)
+            location = request.target.replace(quote(route.repo_id), quote(former.id), 1)
+            return Reply(307, {"Location": location, "Content-Type": "text/plain; charset=utf-8"}, BytesContent(b""))
         repo = access.admit(self._repos.get((route.kind, route.repo_id)), token, to_files=to_files)
         if route.name == "refs":
             return answers.refs(repo, parse_qs(request.query))

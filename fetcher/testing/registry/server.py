@@ -32,7 +32,9 @@ class Registry(Origin):
             registry.add_image("acme/app", platforms=("linux/amd64", "linux/arm64"))
             ...  # point a client at registry.endpoint
 
-    Repositories may be added and changed before it starts and while it runs, from any thread.
+    Repositories may be added and changed before it starts and while it runs, from any thread. So may who gets what be
+    changed: ``repository.private``, ``rename`` and ``remove``; a login is revoked with ``del registry.users[name]``,
+    and gets other rights with another ``User`` in its place. A token that was issued opens no more than its user does.
 
     ``users``: name → ``User``, or just the password of one who may pull everything. ``auth``: by default ``bearer``
     when there are users, else ``open``. ``redirect_blobs``: whether blobs are a 307 to the CDN, a second listener; by
@@ -161,6 +163,13 @@ class Registry(Origin):
         """All repositories, in the order in which they were added."""
         return list(self._repositories.values())
 
+    def rename(self, name: str, new_name: str) -> Repository:
+        """Give a repository another name. Nobody is told the new one: registries know no renaming."""
+        repository = self._repositories.pop(name)
+        repository.name = new_name
+        self._repositories[new_name] = repository
+        return repository
+
     def remove(self, name: str) -> None:
         """Forget a repository with all it holds."""
         del self._repositories[name]
@@ -243,7 +252,8 @@ class Registry(Origin):
 
     def _may_pull(self, user: str | None, name: str) -> bool:
         """Whether a user, or anybody at all, may pull a repository. What is missing is as closed as what is private."""
-        if user is not None and self.users[user].opens(name):
+        who = self.users.get(user) if user is not None else None
+        if who is not None and who.opens(name):
             return True
         repository = self._repositories.get(name)
         return repository is not None and not repository.private

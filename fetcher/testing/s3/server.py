@@ -40,7 +40,9 @@ class S3(Origin):
             bucket.put("tiny/model.bin", Synthetic(50 << 20), part_bytes=8 << 20, checksum="sha256")
             ...  # point a client at s3.endpoint
 
-    Buckets, objects and sites may be added and changed before it starts and while it runs, from any thread.
+    Buckets, objects and sites may be added and changed before it starts and while it runs, from any thread. So may who
+    gets what be changed: ``bucket.public`` and ``bucket.readers``, ``remove_bucket``; a key is revoked with
+    ``del s3.keys[id]``.
 
     ``keys``: key id → ``Key``, or just the secret of one that is good for everything; no two keys share a user then.
     ``region``: of the main endpoint; ``regions``: others with a listener of their own. ``any_region``: take signatures
