@@ -381,11 +381,14 @@ class Cache:
         self._settle()
         return self._snapshots.revalidate(snapshot_id, fresh_for_s, keep_for_s)
 
-    def withdraw(self, key: str, principal: str | None = None) -> tuple[str, ...]:
-        """The origin says that this Resource is not public, or no longer: what was is nobody's from now on."""
+    def withdraw(
+        self, key: str, principal: str | None = None, *, endpoint: str = "", stem: str = ""
+    ) -> tuple[str, ...]:
+        """The origin says that this Resource is not public, or no longer: what was is nobody's from now on. ``stem``:
+        so is all of ``endpoint`` whose URI begins with it."""
         from fetcher.cache.withdrawal import withdraw
 
-        return withdraw(self.index, self.layout, key, self.owner.id, principal)
+        return withdraw(self.index, self.layout, key, self.owner.id, principal, endpoint, stem)
 
     # --- retention
 

@@ -16,17 +16,32 @@ from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import NOBODY
 from fetcher.cache.snapshots import SidecarError, read_sidecar
 
+_PUBLIC = (
+    "SELECT id FROM snapshots WHERE NOT private"
+    " AND (key = ? OR (? != '' AND endpoint = ? AND substr(uri, 1, length(?)) = ?))"
+)
 
-def withdraw(index: Index, layout: Layout, key: str, owner_id: str, principal: str | None = None) -> tuple[str, ...]:
-    """Make nobody's what is public of this Resource; the ids. What is public of it later is another Snapshot.
+
+def withdraw(
+    index: Index,
+    layout: Layout,
+    key: str,
+    owner_id: str,
+    principal: str | None = None,
+    endpoint: str = "",
+    stem: str = "",
+) -> tuple[str, ...]:
+    """Make nobody's what is public of this Resource, and of all of ``endpoint`` whose URI begins with ``stem`` (other
+    revisions, and other choices of files); the ids. What is public of it later is another Snapshot.
 
     ``principal``: whom the origin lets have it still, by the answer that says so; he need not fetch the bytes again.
     """
+    which = (key, stem, endpoint, stem, stem)
     with index.read() as rows:
-        if not rows.execute("SELECT 1 FROM snapshots WHERE key = ? AND NOT private LIMIT 1", (key,)).fetchone():
+        if rows.execute(f"{_PUBLIC} LIMIT 1", which).fetchone() is None:
             return ()
     with index.write(durable=True) as rows:
-        found = [wanted for (wanted,) in rows.execute("SELECT id FROM snapshots WHERE key = ? AND NOT private", (key,))]
+        found = [wanted for (wanted,) in rows.execute(_PUBLIC, which)]
         for wanted in found:
             _mark(layout, wanted, owner_id)
         rows.executemany(

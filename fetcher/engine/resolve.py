@@ -121,7 +121,7 @@ class Resolver:
                 pinned = await origin.revision(ask.resource, ask.asker)
                 scope = self._scope(ask, own, pinned.private)
                 if pinned.closed and not looking:
-                    await slow(cache.withdraw, key, scope.principal)
+                    await slow(self._withdraw, ask.resource, key, found.snapshot.endpoint, scope.principal)
                 if says(found.snapshot, pinned, scope):
                     return hit if looking else await slow(self._current, hit, scope)
             manifest = await origin.resolve(ask.resource, ask.asker)
@@ -135,6 +135,8 @@ class Resolver:
                 await slow(self._take_back, ask, key, own)
             raise
         scope = self._scope(ask, own, manifest.private)
+        if manifest.closed and not looking:
+            await slow(self._withdraw, ask.resource, key, manifest.endpoint, scope.principal)
         return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
 
     def _scope(self, ask: Ask, own: str | None, private: bool) -> Scope:
@@ -152,6 +154,11 @@ class Resolver:
         if scope.private and scope.principal is not None:
             self._cache.proofs.grant(current.id, scope.principal, asked_at_s=hit.asked_at_s, for_s=settings.proof_for_s)
         return replace(hit, snapshot=current)
+
+    def _withdraw(self, resource: Resource, key: str, endpoint: str, principal: str | None) -> None:
+        """In a worker: the origin says that not everybody may read this, which at the Hub is said of all revisions."""
+        stem = resource.stem if isinstance(resource, HF) else ""
+        self._cache.withdraw(key, principal, endpoint=endpoint, stem=stem)
 
     def _take_back(self, ask: Ask, key: str, own: str) -> None:
         """In a worker: the origin has refused this asker's credential; what was proven before is so no more."""

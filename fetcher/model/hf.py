@@ -104,7 +104,12 @@ class HF:
         """Identity of this request at ``endpoint`` (``scheme://host:port``), 64 hex digits."""
         return canonical_key("hf", endpoint, self.kind, self.repo, self.reference, self.files)
 
+    @property
+    def stem(self) -> str:
+        """What the URIs of all its revisions begin with, and no other's does."""
+        prefix = "" if self.kind == "models" else f"{self.kind}/"
+        return f"hf://{prefix}{self.repo}@"
+
     def uri(self) -> str:
         """The URI a person would type, as ``hf://org/name@main``; files are not part of it."""
-        prefix = "" if self.kind == "models" else f"{self.kind}/"
-        return f"hf://{prefix}{self.repo}@{self.reference.replace('%', '%25').replace('/', '%2F')}"
+        return f"{self.stem}{self.reference.replace('%', '%25').replace('/', '%2F')}"

@@ -88,6 +88,8 @@ class Manifest:
     private: bool
     """False only if fetched without a credential, or the origin says that anyone may read it."""
     files: tuple[FileEntry, ...]
+    closed: bool = False
+    """The origin says, or has shown, that not everybody may read it; where False, that is not known."""
     bytes_total: int = field(init=False)
 
     def __post_init__(self) -> None:

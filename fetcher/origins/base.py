@@ -37,7 +37,7 @@ class Pinned:
     private: bool
     """As ``Manifest.private``."""
     closed: bool = False
-    """The origin says, or has shown, that not everybody may read it; where False, that is not known."""
+    """As ``Manifest.closed``."""
     manifest_digest: str | None = None
     """What ``Manifest.digest()`` would be; given where there is no revision to compare, and an equal one means that
     nothing has changed."""

@@ -109,6 +109,7 @@ class HfOrigin:
             repository=f"{resource.kind}/{resource.repo}",
             revision=info.sha,
             private=_private(info, asker),
+            closed=info.closed,
             files=files,
         )
 

@@ -83,6 +83,7 @@ class OllamaOrigin:
             repository=_repository(resource),
             revision=revision_of([(one.model, one.digest) for one in pulled]),
             private=private,
+            closed=private,
             files=store_files(pulled, self._settings),
         )
 

@@ -177,6 +177,22 @@ def test_what_was_public_is_nobodys_once_its_origin_says_so(node: Node, hub: Hub
     assert not node.fetch(URI).snapshot.private and node.fetch(URI, offline=True).hit
 
 
+def test_what_is_said_of_one_revision_is_said_of_the_repository(node: Node, hub: Hub) -> None:
+    hub.add_repo("acme/closed-not", files=dict(FILES))
+    hub.repo(REPO).private = False
+    commit = node.fetch(URI).snapshot.revision
+    some = {"type": "HF", "repo": REPO, "files": ["config.json"]}
+    for item in (f"{URI}@{commit}", some):
+        node.fetch(item)
+    node.fetch("hf://acme/closed-not")
+    hub.repo(REPO).private = True
+    node.fetch({**ALICE, "files": ["model.bin"]})
+    for item in (URI, f"{URI}@{commit}", some):
+        with pytest.raises((DeniedError, NotFoundError)):
+            node.fetch(item)
+    assert node.fetch("hf://acme/closed-not").hit, "another one, of a name that begins alike"
+
+
 def test_what_was_private_is_everybodys_once_its_origin_says_so(node: Node, hub: Hub) -> None:
     node.fetch(ALICE)
     hub.repo(REPO).private = False
