@@ -36,7 +36,7 @@ CREATE TABLE snapshots (
     keep_until REAL NOT NULL,
     keep_for_s REAL NOT NULL
 );
-CREATE INDEX snapshots_by_key ON snapshots (key, validated_at);
+CREATE INDEX snapshots_by_key ON snapshots (key, private, principal);
 CREATE INDEX snapshots_by_end ON snapshots (keep_until);
 
 CREATE TABLE snapshot_blobs (

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from fetcher.cache.snapshots import LOOKUP
 from fetcher.cache.store import Cache
 from tests.cache.world import Clock, key_of, paint, publish, tree_on_disk
 
@@ -171,3 +172,19 @@ def test_an_index_made_anew_knows_whose_pins_are(open_cache: Callable[..., Cache
         rows.execute("PRAGMA user_version=2")
     again = open_cache()
     assert again.recovery.outdated and again.shared(key_of("m"), "market:one") == mine
+
+
+def test_a_refusal_to_who_has_nothing_costs_no_write(cache: Cache) -> None:
+    """Else how long it takes would tell who has something, and strangers could keep the disk busy."""
+    publish(cache, "m", CONTENTS, private=True, principal=ALICE)
+    before = cache.layout.index.with_name("index-v1.sqlite-wal").stat().st_size
+    for key in (key_of("m"), key_of("other")):
+        cache.proofs.take_back(key, BOB)
+    assert cache.layout.index.with_name("index-v1.sqlite-wal").stat().st_size == before
+
+
+def test_a_lookup_does_not_touch_rows_of_others(cache: Cache) -> None:
+    """It searches by principal: what it takes does not depend on what others have."""
+    with cache.index.read() as rows:
+        plan = str(rows.execute(f"EXPLAIN QUERY PLAN {LOOKUP}", ("k", "k", BOB, None, None)).fetchall())
+    assert "(key=? AND private=? AND principal=?)" in plan
