@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from fetcher import config
-from fetcher.cli.lax import Place, Remark, Seen, lax
+from fetcher.cli.lax import Place, Remark, Seen, _is_own_group, lax
 from fetcher.config import Settings, load
 from tests.cli.support import Program, check
 from tests.support.cli import CommandLine
@@ -174,6 +176,34 @@ def test_directories_that_others_can_change(place: Place) -> None:
     assert remark.about == "directories"
     assert place.path in remark.message
     assert place.path in remark.hint
+
+
+def test_a_group_of_the_owner_alone_is_nobody_else() -> None:
+    """Where each user has a group, ``mkdir`` and editors leave 0775 and 0664."""
+    directory = Place("/srv/node/.config", DIRECTORY | 0o775, OWN_UID, own_group=True)
+    file = Place("/srv/node/.config/fetcher/config.toml", FILE | 0o664, OWN_UID, own_group=True)
+    assert remarks(seen=replace(SOUND, directories=(directory,), configuration=(file, directory))) == []
+    open_to_all = replace(directory, mode=DIRECTORY | 0o777)
+    assert one(seen=replace(SOUND, directories=(open_to_all,))).about == "directories"
+
+
+@pytest.mark.parametrize(
+    ("primary", "name", "members", "own"),
+    [
+        (1000, "node", [], True),
+        (1000, "node", ["node"], True),
+        (1000, "node", ["node", "mallory"], False),
+        (1000, "users", [], False),  # it may be the first group of many
+        (100, "node", [], False),
+    ],
+)
+def test_whose_group_it_is(
+    primary: int, name: str, members: list[str], own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = pwd.struct_passwd(("node", "x", 1000, primary, "", "/srv/node", "/bin/sh"))
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: user)
+    monkeypatch.setattr("grp.getgrgid", lambda gid: grp.struct_group((name, "x", 1000, members)))
+    assert _is_own_group(1000, 1000) is own
 
 
 @pytest.mark.parametrize(
