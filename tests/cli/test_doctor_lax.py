@@ -274,6 +274,23 @@ def test_the_machine_is_looked_at(
     assert "hf_secret" not in text.out
 
 
+def test_a_cache_in_a_directory_that_was_open_before(program: Program, cache_dir: Path) -> None:
+    """The directories in it are closed, so nothing of it can be read."""
+    cache_dir.mkdir(mode=0o755, parents=True)
+    (cache_dir / "notes.txt").touch()
+
+    def mode() -> tuple[str, str]:
+        (line,) = program("doctor", "--json").json
+        (found,) = [each for each in line["checks"] if each["name"] == "cache mode"]
+        assert found["lax"] is (found["status"] == "warn")
+        return found["status"], found["message"]
+
+    assert mode() == ("ok", "0755; the directories in it are closed to other users")
+    (cache_dir / "blobs-v1").chmod(0o755)
+    status, message = mode()
+    assert status == "warn" and "blobs-v1 open too" in message and "snapshots-v1" not in message
+
+
 def test_keys_that_jobs_do_not_get_are_said_once(program: Program, isolated_environment: pytest.MonkeyPatch) -> None:
     isolated_environment.setenv("AWS_ACCESS_KEY_ID", "AKIACANARY")
     isolated_environment.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
