@@ -92,6 +92,8 @@ class Seen:
     """The configuration file and all directories above it; none if there is no file."""
     secret_files: tuple[Place, ...] = ()
     """Files of credentials that an operator's requests use."""
+    is_mapped: bool = False
+    """Our user is another one outside of its user namespace, as in a container that an ordinary user runs."""
 
     @classmethod
     def now(cls, settings: Settings, environ: Mapping[str, str]) -> Seen:
@@ -103,6 +105,7 @@ class Seen:
             tuple(_places(above for path in named for above in _with_parents(path))),
             tuple(_places(_with_parents(file))) if file.exists() else (),
             tuple(_places(_secret_files(environ))),
+            _is_mapped(os.geteuid()),
         )
 
 
@@ -236,7 +239,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _user(seen: Seen) -> Iterator[Remark]:
-    if seen.user_id == 0:
+    if seen.user_id == 0 and not seen.is_mapped:
         yield Remark(
             "user",
             "fetcher runs as root: a fault in it would be a fault of the whole machine",
@@ -350,6 +353,14 @@ def _places(paths: Iterable[str]) -> Iterator[Place]:
         except OSError:
             continue
         yield Place(path, found.st_mode, found.st_uid, _is_own_group(found.st_uid, found.st_gid))
+
+
+def _is_mapped(user_id: int) -> bool:
+    try:
+        lines = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except (OSError, ValueError):
+        return False
+    return any(first <= user_id < first + count and first != outside for first, outside, count in lines)
 
 
 def _is_own_group(user_id: int, group_id: int) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fetcher import config
-from fetcher.cli.lax import Place, Remark, Seen, _is_own_group, lax
+from fetcher.cli.lax import Place, Remark, Seen, _is_mapped, _is_own_group, lax
 from fetcher.config import Settings, load
 from tests.cli.support import Program, check
 from tests.support.cli import CommandLine
@@ -158,7 +158,22 @@ def test_settings_that_weaken_a_promise(variable: str, value: str, about: str) -
 
 
 def test_root() -> None:
-    assert one(seen=replace(SOUND, user_id=0, directories=(), configuration=(), secret_files=())).about == "user"
+    root = replace(SOUND, user_id=0, directories=(), configuration=(), secret_files=())
+    assert one(seen=root).about == "user"
+    assert remarks(seen=replace(root, is_mapped=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "mapped"),
+    [
+        ("         0          0 4294967295\n", False),
+        ("         0       1000          1\n         1     100000      65536\n", True),
+        ("rubbish", False),
+    ],
+)
+def test_root_of_a_namespace_is_another_outside(table: str, mapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: table)
+    assert _is_mapped(0) is mapped
 
 
 @pytest.mark.parametrize(
