@@ -246,12 +246,13 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", hint="write it as described at https://toml.io") from None
     found: dict[str, Any] = {}
-    if "pins" in table:
-        table["shared_pins"] = [*table.get("shared_pins", ()), *_shared_pins(table.pop("pins"), path)]
+    shared = _shared_pins(table.pop("pins"), path) if "pins" in table else ()
     for name, value in table.items():
         if name not in _READERS:
             raise UsageError(f"unknown key {shown(name)} in {path}", hint=_nearest_hint(name))
         found[name] = _read(name, value, f"key {name} in {path}", environ)
+    if shared:
+        found["shared_pins"] = (*found.get("shared_pins", ()), *shared)
     return found
 
 
@@ -265,7 +266,10 @@ def _shared_pins(table: object, path: Path) -> list[str]:
                 f"{place}: may hold share = true or share = false", hint="docs/SECURITY.md says what it does"
             )
         if pin.get("share"):
-            shared.append(str(name))
+            try:
+                shared += values.market_pins([name])
+            except ValueError as error:
+                raise UsageError(f"{place}: {error}", hint="docs/SECURITY.md says what share = true does") from None
     return shared
 
 

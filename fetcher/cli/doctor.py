@@ -78,7 +78,7 @@ def _checks(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
     opened = list(_cache(settings))
     yield from opened
     if all(check.status != "fail" for check in opened):
-        yield _modes(settings.cache_dir)
+        yield _modes(settings)
         yield _links(settings.cache_dir)
         yield _space(settings)
     yield Check("endpoint", "ok", settings.hf_endpoint)
@@ -160,13 +160,20 @@ def _cache(settings: Settings) -> Iterator[Check]:
         yield Check("cache", "fail", error.message, error.hint)
 
 
-def _modes(cache_dir: Path) -> Check:
-    found = stat.S_IMODE(cache_dir.stat().st_mode)
-    if found & 0o007:
-        hint = f"chmod o= {cache_dir}"
-        message = f"{found:04o}: other users of this host can read private files"
-        return Check("cache mode", "warn", message, hint, lax=True)
-    return Check("cache mode", "ok", f"{found:04o}")
+def _modes(settings: Settings) -> Check:
+    """A directory that was there before may be open: then those in it that hold files have to be closed."""
+    from fetcher.cache.layout import Layout
+
+    layout = Layout(settings)
+    found = stat.S_IMODE(layout.cache_dir.stat().st_mode)
+    if not found & 0o007:
+        return Check("cache mode", "ok", f"{found:04o}")
+    walls = (layout.snapshots, layout.blobs, layout.partials, layout.writable)
+    open_walls = [str(wall) for wall in walls if wall.stat().st_mode & 0o007]
+    if open_walls:
+        message = f"{found:04o}, and {', '.join(open_walls)} open too: other users of this host can read private files"
+        return Check("cache mode", "warn", message, f"chmod o= {' '.join(open_walls)}", lax=True)
+    return Check("cache mode", "ok", f"{found:04o}; the directories in it are closed to other users")
 
 
 def _links(cache_dir: Path) -> Check:

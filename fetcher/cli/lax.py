@@ -76,6 +76,8 @@ class Place:
     mode: int
     """As ``st_mode``."""
     user_id: int
+    own_group: bool = False
+    """Its group has nobody in it but its owner, as many systems give each user one, and a umask of 002."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Seen:
     """The configuration file and all directories above it; none if there is no file."""
     secret_files: tuple[Place, ...] = ()
     """Files of credentials that an operator's requests use."""
+    is_mapped: bool = False
+    """Our user is another one outside of its user namespace, as in a container that an ordinary user runs."""
 
     @classmethod
     def now(cls, settings: Settings, environ: Mapping[str, str]) -> Seen:
@@ -101,6 +105,7 @@ class Seen:
             tuple(_places(above for path in named for above in _with_parents(path))),
             tuple(_places(_with_parents(file))) if file.exists() else (),
             tuple(_places(_secret_files(environ))),
+            _is_mapped(os.geteuid()),
         )
 
 
@@ -234,7 +239,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _user(seen: Seen) -> Iterator[Remark]:
-    if seen.user_id == 0:
+    if seen.user_id == 0 and not seen.is_mapped:
         yield Remark(
             "user",
             "fetcher runs as root: a fault in it would be a fault of the whole machine",
@@ -289,7 +294,7 @@ def _who_may_write(place: Place, user_id: int) -> str | None:
     if place.user_id not in (0, user_id):
         return f"belongs to another user (uid {place.user_id})"
     sticky = stat.S_ISDIR(place.mode) and place.mode & stat.S_ISVTX  # as /tmp: nobody moves what is not his own
-    if place.mode & 0o022 and not sticky:
+    if place.mode & (0o002 if place.own_group else 0o022) and not sticky:
         whom = "everybody" if place.mode & 0o002 else "its group"
         return f"can be written to by {whom} (mode {stat.S_IMODE(place.mode):04o})"
     return None
@@ -347,7 +352,27 @@ def _places(paths: Iterable[str]) -> Iterator[Place]:
             found = os.stat(path)
         except OSError:
             continue
-        yield Place(path, found.st_mode, found.st_uid)
+        yield Place(path, found.st_mode, found.st_uid, _is_own_group(found.st_uid, found.st_gid))
+
+
+def _is_mapped(user_id: int) -> bool:
+    try:
+        lines = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except (OSError, ValueError):
+        return False
+    return any(first <= user_id < first + count and first != outside for first, outside, count in lines)
+
+
+def _is_own_group(user_id: int, group_id: int) -> bool:
+    """Whether a group is the one that was made for this user alone, and has stayed so."""
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
+    except KeyError:
+        return False
+    return user.pw_gid == group_id and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def _secret_files(environ: Mapping[str, str]) -> Iterator[str]:

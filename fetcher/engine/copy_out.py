@@ -78,7 +78,8 @@ def _copy_out(
     parent = os.open(directory.parent, FOLDER)
     staging = f".{directory.name[:200]}.fetcher-{secrets.token_hex(4)}"
     try:
-        os.mkdir(staging, dir_fd=parent)
+        # Where it is to replace a directory that may be closed to others, it is closed until it takes after that.
+        os.mkdir(staging, 0o700 if directory.is_dir() else 0o777, dir_fd=parent)
         top = os.open(staging, FOLDER, dir_fd=parent)
         try:
             _fill(snapshot, files, top, directory, stopped)

@@ -28,6 +28,8 @@ class Faults:
 
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """Texts that no message may quote; the document may hold more of them in places that are not read."""
+    credentials: tuple[str, ...] = field(default=(), repr=False)
+    """Those of them that open something, and so can't be names."""
     found: list[Fault] = field(default_factory=list)
     """The first of them, as many as anybody may want to read."""
     count: int = 0
@@ -58,7 +60,7 @@ class Faults:
     def names_secret(self, text: str) -> bool:
         """Whether ``text``, which is about to be a name, holds a credential of the document: names are shown, kept and
         asked for. Of short credentials nobody can tell."""
-        return any(len(secret) >= NAMED_CHARACTERS_MIN and secret in text for secret in self.secrets[:SECRETS_MAX])
+        return any(len(secret) >= NAMED_CHARACTERS_MIN and secret in text for secret in self.credentials[:SECRETS_MAX])
 
     def hide(self, texts: Iterable[str]) -> None:
         """Quote none of ``texts`` from now on."""

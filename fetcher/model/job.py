@@ -53,7 +53,7 @@ def parse_resource(document: Mapping[str, object], *, at: str = "$") -> Resource
     Raises ResourceError with all faults, also for a literal: nobody is there to fill it in.
     """
     literals = Literals()
-    faults = Faults(literals.secrets(document))
+    faults = Faults(literals.secrets(document), literals.credentials(document))
     read = read_resource(Item(at, document), faults, literals, target_required=False)
     if read.wait:
         faults.add(read.wait.at, f"a literal that nobody fills in here: {read.wait.reason}")
@@ -74,7 +74,9 @@ class _Reader:
     def job(self, document: object) -> JobResources:
         left = RESOURCES_MAX
         ops = self._ops(document)
-        self.faults.hide(self.literals.secrets(*(op.get("args") for op in ops if isinstance(op, Mapping))))
+        arguments = [op.get("args") for op in ops if isinstance(op, Mapping)]
+        self.faults.hide(self.literals.secrets(*arguments))
+        self.faults.credentials = self.literals.credentials(*arguments)
         places: dict[str, str] = {}
         for index, op in enumerate(ops):
             at = f"$.ops[{index}]"

@@ -37,6 +37,9 @@ _VARIABLE = re.compile(r"%%global\.variables\.([^%]+)%%")
 _NODE = re.compile(r"%%globals?\.[^.%]+%%")
 _FORMS: Final = "literals are %%global.variables.<name>%%, %%ops.<id>.results.<key>%% and %%global.<key>%%"
 _SECRET_NAME = re.compile(r"token(?!iz|s\b)|secret|passw|api_?key|access_?key|credential", re.IGNORECASE)
+_CREDENTIAL_NAME = re.compile(r"(token|secret|passw(or)?d|api_?key|secret_?(access_?)?key)$", re.IGNORECASE)
+"""Of these, what opens something by itself. A key's id does not, and may be what a bucket is called; a variable
+``TOKEN_CLASSIFIER`` may name a model."""
 
 
 class LiteralWaits(Exception):
@@ -174,9 +177,16 @@ class Literals:
     # --- what must not be quoted
 
     def secrets(self, *places: object) -> tuple[str, ...]:
-        """Texts in ``places`` and in the variables that are credentials, by the name of their field or variable."""
+        """Texts in ``places`` and in the variables that may be secret, by the name of their field or variable."""
+        return self._named(_SECRET_NAME, places)
+
+    def credentials(self, *places: object) -> tuple[str, ...]:
+        """Those of them that are credentials for certain."""
+        return self._named(_CREDENTIAL_NAME, places)
+
+    def _named(self, pattern: re.Pattern[str], places: tuple[object, ...]) -> tuple[str, ...]:
         found: dict[str, None] = {}
-        waiting = [name for text in _named_secret((*places, self._variables)) for name in self._noted(text, found)]
+        waiting = [name for text in _under((*places, self._variables), pattern) for name in self._noted(text, found)]
         seen: set[str] = set()
         while waiting:
             name = waiting.pop()
@@ -242,10 +252,10 @@ def _tokens(value: object) -> Iterator[str]:
         yield str(value)
 
 
-def _named_secret(places: Sequence[object]) -> Iterator[str]:
-    """Texts under names that say that they are secret, wherever in ``places``."""
+def _under(places: Sequence[object], pattern: re.Pattern[str]) -> Iterator[str]:
+    """Texts under names that say what they are, wherever in ``places``."""
     for name, value in _members(places):
-        if _SECRET_NAME.search(name):
+        if pattern.search(name):
             yield from _texts(value)
 
 

@@ -109,8 +109,8 @@ def parse_market(document: Mapping[str, object] | str | bytes, *, saved: bool = 
     faults = Faults()
     found = _lists(value, faults)
     faults.raise_if_any(DOCUMENT)
-    secrets = Literals().secrets(value)
-    resources = [_resource(Item(at, item), secrets, saved=saved) for at, item in found[RESOURCES]]
+    secrets, credentials = Literals().secrets(value), Literals().credentials(value)
+    resources = [_resource(Item(at, item), secrets, credentials, saved=saved) for at, item in found[RESOURCES]]
     images = [_image(at, item, secrets, saved=saved) for at, item in found[IMAGES]]
     return MarketList(
         _without_doubles(resources, lambda item: item.resource),
@@ -176,8 +176,8 @@ def _without_doubles(items: list[ItemT], value: Callable[[ItemT], object]) -> tu
 # --- resources
 
 
-def _resource(item: Item, secrets: tuple[str, ...], *, saved: bool) -> MarketItem:
-    faults = Faults(secrets)
+def _resource(item: Item, secrets: tuple[str, ...], credentials: tuple[str, ...], *, saved: bool) -> MarketItem:
+    faults = Faults(secrets, credentials)
     given: Mapping[str, object] = item.value if isinstance(item.value, Mapping) else {}
     if saved:
         ours = (_HAD_CREDENTIAL, _SELECTIONS)

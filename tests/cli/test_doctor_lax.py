@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from fetcher import config
-from fetcher.cli.lax import Place, Remark, Seen, lax
+from fetcher.cli.lax import Place, Remark, Seen, _is_mapped, _is_own_group, lax
 from fetcher.config import Settings, load
 from tests.cli.support import Program, check
 from tests.support.cli import CommandLine
@@ -156,7 +158,22 @@ def test_settings_that_weaken_a_promise(variable: str, value: str, about: str) -
 
 
 def test_root() -> None:
-    assert one(seen=replace(SOUND, user_id=0, directories=(), configuration=(), secret_files=())).about == "user"
+    root = replace(SOUND, user_id=0, directories=(), configuration=(), secret_files=())
+    assert one(seen=root).about == "user"
+    assert remarks(seen=replace(root, is_mapped=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "mapped"),
+    [
+        ("         0          0 4294967295\n", False),
+        ("         0       1000          1\n         1     100000      65536\n", True),
+        ("rubbish", False),
+    ],
+)
+def test_root_of_a_namespace_is_another_outside(table: str, mapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: table)
+    assert _is_mapped(0) is mapped
 
 
 @pytest.mark.parametrize(
@@ -174,6 +191,34 @@ def test_directories_that_others_can_change(place: Place) -> None:
     assert remark.about == "directories"
     assert place.path in remark.message
     assert place.path in remark.hint
+
+
+def test_a_group_of_the_owner_alone_is_nobody_else() -> None:
+    """Where each user has a group, ``mkdir`` and editors leave 0775 and 0664."""
+    directory = Place("/srv/node/.config", DIRECTORY | 0o775, OWN_UID, own_group=True)
+    file = Place("/srv/node/.config/fetcher/config.toml", FILE | 0o664, OWN_UID, own_group=True)
+    assert remarks(seen=replace(SOUND, directories=(directory,), configuration=(file, directory))) == []
+    open_to_all = replace(directory, mode=DIRECTORY | 0o777)
+    assert one(seen=replace(SOUND, directories=(open_to_all,))).about == "directories"
+
+
+@pytest.mark.parametrize(
+    ("primary", "name", "members", "own"),
+    [
+        (1000, "node", [], True),
+        (1000, "node", ["node"], True),
+        (1000, "node", ["node", "mallory"], False),
+        (1000, "users", [], False),  # it may be the first group of many
+        (100, "node", [], False),
+    ],
+)
+def test_whose_group_it_is(
+    primary: int, name: str, members: list[str], own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = pwd.struct_passwd(("node", "x", 1000, primary, "", "/srv/node", "/bin/sh"))
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: user)
+    monkeypatch.setattr("grp.getgrgid", lambda gid: grp.struct_group((name, "x", 1000, members)))
+    assert _is_own_group(1000, 1000) is own
 
 
 @pytest.mark.parametrize(
@@ -242,6 +287,23 @@ def test_the_machine_is_looked_at(
     assert text.exit_code == 0
     assert f"hint: chmod go= {token}" in text.out
     assert "hf_secret" not in text.out
+
+
+def test_a_cache_in_a_directory_that_was_open_before(program: Program, cache_dir: Path) -> None:
+    """The directories in it are closed, so nothing of it can be read."""
+    cache_dir.mkdir(mode=0o755, parents=True)
+    (cache_dir / "notes.txt").touch()
+
+    def mode() -> tuple[str, str]:
+        (line,) = program("doctor", "--json").json
+        (found,) = [each for each in line["checks"] if each["name"] == "cache mode"]
+        assert found["lax"] is (found["status"] == "warn")
+        return found["status"], found["message"]
+
+    assert mode() == ("ok", "0755; the directories in it are closed to other users")
+    (cache_dir / "blobs-v1").chmod(0o755)
+    status, message = mode()
+    assert status == "warn" and "blobs-v1 open too" in message and "snapshots-v1" not in message
 
 
 def test_keys_that_jobs_do_not_get_are_said_once(program: Program, isolated_environment: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,20 @@ def test_what_is_found_damaged_meanwhile_is_not_handed_over(source: Source, plac
     assert (place / "mine").read_text() == "mine"
 
 
+def test_what_is_to_be_closed_is_so_from_the_first_byte(source: Source, place: Path) -> None:
+    target = place / "out"
+    target.mkdir(0o700)
+    modes: set[int] = set()
+
+    def stopped() -> bool:
+        modes.update(path.stat().st_mode & 0o777 for path in place.glob(".*.fetcher-*"))
+        return False
+
+    copy_out(*source, target, merge=False, stopped=stopped)
+    assert modes == {0o700}
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("looks", [0, 1, 2])
 def test_a_copy_that_is_given_up_leaves_nothing(
     source: tuple[Snapshot, list[SnapshotFile]], place: Path, looks: int

@@ -660,5 +660,20 @@ def test_a_credential_is_no_name(item: dict[str, Any]) -> None:
     with pytest.raises(ResourceError, match="is a credential of the document") as caught:
         parse_job(document)
     assert "OfSomebody" not in str(caught.value) + repr(caught.value.faults)
+    with pytest.raises(ResourceError, match="is a credential of the document"):
+        parse_resource({"target": "/m", **item})
     arguments["resources"][0].pop("accessToken" if item["type"] == "HF" else "IAM")
     parse_job(document)
+
+
+def test_what_opens_nothing_may_be_a_name() -> None:
+    """A key's id that is called as its bucket; a variable that names a model."""
+    keys = {"REGION": "auto", "ACCESS_KEY_ID": "models-of-somebody", "SECRET_ACCESS_KEY": "aSecretOfSomebody0123"}
+    resources = [
+        {"type": "S3", "url": "https://store.example.org/models-of-somebody/", "target": "/a", "IAM": keys},
+        {"type": "HF", "repo": "acme/bert-large-of-somebody", "target": "/b"},
+    ]
+    arguments = {"image": "x", "env": {"TOKEN_CLASSIFIER": "acme/bert-large-of-somebody"}, "resources": resources}
+    document = {"version": "0.1", "type": "container", "ops": [{"type": "container/run", "id": "a", "args": arguments}]}
+    assert len(parse_job(document).mounts) == 2
+    assert parse_resource({**resources[0], "target": "/m"})

@@ -267,10 +267,8 @@ def test_an_address_of_this_machine_is_special_whatever_its_range(tmp_path: Path
     steps = "ip link set lo up; ip addr add 5.6.7.8/32 dev lo; ip addr add 2a00:1234::8/128 dev lo nodad"
     own = "one of this machine's own"
     bound = "sysctl -qw net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1"
-    for setting, verdicts in (
-        ("true", [own, "None", own, "None", own, "None", "None", own, "None", "None"]),
-        (bound, ["None"] * 10),  # then binding tells nothing, and nothing may be refused for it
-    ):
+    verdicts = [own, "None", own, "None", own, "None", "None", own, "None", "None"]
+    for setting in ("true", bound):  # where sockets may be bound to anything, that tells nothing
         done = subprocess.run(
             ["unshare", "--net", "sh", "-c", f"{steps}; {setting} || exit 3; exec {sys.executable} {script}"],
             cwd=CHECKOUT,

@@ -323,7 +323,8 @@ def test_sharing_from_the_configuration_file_by_the_command(
     [
         ('[pins."market:nvidia-3090"]\nshare = "yes"', "share = true"),
         ('[pins."market:nvidia-3090"]\nshared = true', "share = true"),
-        ('[pins."mine"]\nshare = true', "pins of markets"),
+        ('[pins."mine"]\nshare = true', r'\[pins\."mine"\].*pins of markets'),
+        ('shared_pins = 3\n[pins."market:nvidia-3090"]\nshare = true', "key shared_pins"),
         ("pins = 3", "share = true"),
     ],
 )
@@ -332,6 +333,14 @@ def test_a_pin_that_can_not_be_shared_so_is_refused(text: str, word: str, tmp_pa
     file.write_text(text)
     with pytest.raises(UsageError, match=word):
         load(arguments={"cache_dir": str(tmp_path)}, environ={}, file=file)
+
+
+def test_pins_may_be_shared_in_both_ways_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    for stated in ('"market:nvidia-4090"', '["market:nvidia-4090"]'):
+        file.write_text(f'shared_pins = {stated}\n[pins."market:nvidia-3090"]\nshare = true\n')
+        found = load(arguments={"cache_dir": str(tmp_path)}, environ={}, file=file)
+        assert found.shared_pins == ("market:nvidia-4090", "market:nvidia-3090")
 
 
 def test_prefetch_says_that_jobs_are_not_given_what_is_private(
