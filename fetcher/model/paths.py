@@ -17,6 +17,13 @@ PATH_BYTES_MAX = 2048
 """Half of PATH_MAX: the other half belongs to the cache directory in front."""
 DEPTH_MAX = 64
 
+_DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+    | {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789\u00b9\u00b2\u00b3"}
+)
+"""Names that Windows keeps for devices, in any folder and whatever follows a dot (Microsoft: Naming Files, Paths, and
+Namespaces). A share or a disk of such a system can't hold them; as a drive or a backslash they are another's syntax."""
+
 
 def path_fault(path: str) -> str | None:
     """Why ``path`` is not a safe relative file path, or None."""
@@ -44,6 +51,8 @@ def path_fault(path: str) -> str | None:
             return f"path segment {part!r}"
         if len(part.encode()) > NAME_BYTES_MAX:
             return f"name longer than {NAME_BYTES_MAX} bytes"
+        if part.partition(".")[0].rstrip(" ").upper() in _DEVICES:
+            return f"reserved name {part!r}"
     return None
 
 

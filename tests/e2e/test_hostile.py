@@ -65,13 +65,32 @@ def test_a_hostile_row_anywhere_refuses_the_repo(hub: Hub, cache_dir: Path, name
 @pytest.mark.parametrize(
     "path",
     [
-        *("aux", "con.txt", "NUL", "COM1.json", " leading blank", "trailing.", "trailing ", "...", "-rf", "~", "$HOME"),
+        *(
+            "aux_loss.py",
+            "console",
+            "COM10.json",
+            " leading blank",
+            "trailing.",
+            "trailing ",
+            "...",
+            "-rf",
+            "~",
+            "$HOME",
+        ),
         *("a b:c", "\u202egpj.exe", "naïve", "zero\u200bwidth", "`id`", "'; rm -rf x", "%2e%2e%2fx", "\U0001f600"),
     ],
 )
 def test_odd_names_are_just_names(hub: Hub, cache_dir: Path, path: str) -> None:
     hub.add_repo(REPO, files={path: "text"})
     assert (fetch(hub, cache_dir).snapshot.path / path).read_text() == "text"
+
+
+@pytest.mark.parametrize("path", ["aux", "con.txt", "NUL", "COM1.json", "nested/lpt9/x"])
+def test_names_of_devices_are_refused(hub: Hub, cache_dir: Path, path: str) -> None:
+    hub.add_repo(REPO, files={path: "text", "config.json": "{}"})
+    with pytest.raises(ForbiddenError, match="reserved name"):
+        fetch(hub, cache_dir)
+    nothing_visible(cache_dir)
 
 
 LINK = {"oid": "0" * 40, "size": 11, "target": "/etc/passwd"}

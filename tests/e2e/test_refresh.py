@@ -41,7 +41,7 @@ from tests.e2e.worlds import LARGE, MODEL, World, WorldKind, world_of
 PAGED: Mapping[WorldKind, Mapping[str, Any]] = {"hub": {"page_entries": 2}, "s3": {"page_keys": 2}, "registry": {}}
 """So that listings have several pages."""
 HASTY: Mapping[str, Any] = {
-    "api_time_max_s": 0.6,
+    "api_time_max_s": 1.2,
     "api_timeout_s": 2.0,
     "api_tries_max": 3,
     "fresh_for_s": 0.0,

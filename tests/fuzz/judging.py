@@ -85,6 +85,7 @@ def assert_safe_paths(paths: Iterable[str]) -> None:
         parts = path.split("/")
         for part in parts:
             assert part not in ("", ".", "..") and len(part.encode()) <= 255, repr(path)
+            assert not re.match(r"(?i)(con|prn|aux|nul|(com|lpt)[0-9]) *(\.|$)", part), repr(path)
         folded = folded_name(path)
         assert folded not in seen, f"{path!r} collides with {seen[folded]!r}"
         seen[folded] = path

@@ -83,7 +83,22 @@ def test_an_empty_range_cannot_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["a", "a/b.bin", ".gitattributes", "a b", "ä/ö", "...", "a..b", "-rf", "/".join("a" * DEPTH_MAX)]
+    "path",
+    [
+        "a",
+        "a/b.bin",
+        ".gitattributes",
+        "a b",
+        "ä/ö",
+        "...",
+        "a..b",
+        "-rf",
+        "aux_loss.py",
+        "console",
+        "com10",
+        "my.con",
+        "/".join("a" * DEPTH_MAX),
+    ],
 )
 def test_safe_paths_pass(path: str) -> None:
     assert safe_path(path) == path
@@ -106,6 +121,11 @@ def test_safe_paths_pass(path: str) -> None:
         "a\x7f",
         "C:/a",
         "c:",
+        "CON",
+        "a/aux.txt",
+        "nul /b",
+        "com1.tar.gz",
+        "Lpt\u00b9",
         "\ud800",
         "x" * 256,
         "ä" * 128,
