@@ -16,7 +16,7 @@ from fetcher.config import load
 from fetcher.engine.asks import Outcome
 from fetcher.testing import Hub, Synthetic, hub_in_thread, s3_in_thread
 from fetcher.testing.faults import Status
-from fetcher.testing.hub import Token
+from fetcher.testing.hub import Token, access
 from tests.e2e.support import HURRIED, MIB, tree_of
 from tests.support.cli import CommandLine
 
@@ -212,6 +212,22 @@ def test_gated_later(node: Node, hub: Hub) -> None:
         with pytest.raises(DeniedError):
             node.fetch(item)
     assert node.fetch(ALICE).hit
+
+
+def test_a_mirror_that_calls_gated_what_it_lets_anybody_read(
+    node: Node, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks the Hub with a token of its own, and repeats what the Hub says. What came without a credential stays
+    everybody's and is fetched once, however often it is asked whether it is current."""
+    monkeypatch.setattr(access, "admit", lambda repo, token, *, to_files: repo)
+    hub.repo(REPO).private, hub.repo(REPO).gated = False, "auto"
+    first = node.fetch(URI)
+    for _ in range(2):
+        again = node.fetch(URI, refresh=True)
+        assert again.hit and again.snapshot.id == first.snapshot.id and not again.snapshot.private
+        assert node.fetch(URI, offline=True).hit
+    assert node.fetch({"type": "HF", "repo": REPO, "files": ["model.bin"]}).downloaded == 0
+    assert node.fetch(URI, offline=True).snapshot.id == first.snapshot.id
 
 
 def test_one_readable_place_does_not_open_another(cache_dir: Path) -> None:
