@@ -203,6 +203,58 @@ def test_what_was_private_is_everybodys_once_its_origin_says_so(node: Node, hub:
     assert node.fetch(URI).hit and node.fetch(EVE).hit and node.asks() == 0
 
 
+def test_what_something_public_has_too_stays_everybodys(node: Node, hub: Hub) -> None:
+    """Of what is withdrawn, the bytes are everybody's as long as another public repository has them."""
+    hub.add_repo("acme/twin", files=dict(FILES))
+    hub.repo(REPO).private = False
+    for uri in (URI, "hf://acme/twin"):
+        node.fetch(uri)
+    hub.repo(REPO).private = True
+    node.fetch(ALICE, refresh=True)
+    hub.add_repo("acme/third", files=dict(FILES))
+    assert node.fetch("hf://acme/third").downloaded < 1000
+    hub.repo("acme/twin").private = True
+    node.fetch({**ALICE, "repo": "acme/twin"}, refresh=True)
+    hub.repo("acme/third").private = True
+    node.fetch({**ALICE, "repo": "acme/third"}, refresh=True)
+    hub.add_repo("acme/fourth", files=dict(FILES))
+    assert node.fetch("hf://acme/fourth").downloaded > MIB, "and nobody's once none has"
+
+
+def test_looking_writes_nothing_down(node: Node, hub: Hub) -> None:
+    """A plan asks the origin, and neither grants, takes back, revalidates nor withdraws."""
+    hub.repo(REPO).private = False
+    node.fetch(URI)
+    hub.repo(REPO).private = True
+    hub.add_repo("acme/bobs", files=dict(FILES), private=True)
+    bobs = {**BOB, "repo": "acme/bobs"}
+    node.fetch(bobs)
+
+    def rows() -> list[Any]:
+        fetcher = node.fetcher(proof_for_s=300.0)
+        try:
+            with fetcher.cache.index.read() as index:
+                tables = ("snapshots", "proofs", "contents", "blob_access", "meta")
+                return [index.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+        finally:
+            fetcher.close()
+
+    async def look(item: Any, **more: Any) -> bool | str:
+        async with node.fetcher(**more) as fetcher:
+            try:
+                plan = await fetcher.plan(item)
+            except (DeniedError, NotFoundError) as error:
+                return error.kind
+            return plan.resources[0].hit
+
+    before = rows()
+    assert asyncio.run(look(ALICE, refresh=True)) is False, "what is public here would be withdrawn"
+    assert asyncio.run(look(bobs, proof_for_s=0.0)) is asyncio.run(look(bobs, refresh=True)) is True
+    del hub.tokens["hf_bob"]
+    assert asyncio.run(look(bobs, refresh=True)) == "denied"
+    assert rows() == before
+
+
 def test_gated_later(node: Node, hub: Hub) -> None:
     hub.repo(REPO).private = False
     node.fetch(URI)
@@ -273,6 +325,8 @@ def test_a_market_pin_that_is_shared_opens_its_private_items_to_the_markets_jobs
     node.asks()
     assert node.fetch(URI, **SHARED).hit and node.fetch(EVE, **SHARED).hit and node.asks() == 0
     assert node.fetch(URI, offline=True, **SHARED).hit
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(URI, refresh=True, **SHARED)
     for closed in ({}, {"market": MARKET}, {"shared_pins": SHARED["shared_pins"]}, {**SHARED, "market": "nvidia-3090"}):
         with pytest.raises((DeniedError, NotFoundError)):
             node.fetch(URI, **closed)
