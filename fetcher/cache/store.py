@@ -388,7 +388,13 @@ class Cache:
         so is all of ``endpoint`` whose URI begins with it."""
         from fetcher.cache.withdrawal import withdraw
 
-        return withdraw(self.index, self.layout, key, self.owner.id, principal, endpoint, stem)
+        return withdraw(self.index, self.layout, self._clock, key, self.owner.id, principal, endpoint, stem)
+
+    def closed_since(self, asked_at_s: float, key: str, *, endpoint: str = "", stem: str = "") -> bool:
+        """Whether its origin has said since then (of the boot's clock) what ``withdraw`` is told."""
+        from fetcher.cache.withdrawal import closed_since
+
+        return closed_since(self.index, self._clock, asked_at_s, key, endpoint, stem)
 
     # --- retention
 

@@ -3,6 +3,9 @@
 The directory stays for whoever leases it. Its bytes are his to whom the origin has just said so, and everybody's only
 if something else that is public has them: who merely names their digest has not got them. Its sidecar says it too, so
 that an index made anew does not make it public.
+
+Whoever began to fetch it before that, as somebody whom it was public to, ends his download after it. When it was said
+is remembered for him, so that what he makes visible then is everybody's no more either.
 """
 
 from __future__ import annotations
@@ -11,10 +14,16 @@ import json
 import os
 
 from fetcher.cache import durable
+from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index, Rows
-from fetcher.cache.layout import Layout, disk_errors
+from fetcher.cache.layout import Layout, disk_errors, fields_digest
 from fetcher.cache.records import NOBODY
 from fetcher.cache.snapshots import SidecarError, read_sidecar
+
+REMEMBERED_S = 7 * 86_400.0
+"""How long it is remembered when something was said to be closed: longer than any download takes."""
+_CLOSED = "closed:"
+"""What the names of those rows in ``meta`` start with; then boot and place."""
 
 _PUBLIC = (
     "SELECT id FROM snapshots WHERE NOT private"
@@ -25,6 +34,7 @@ _PUBLIC = (
 def withdraw(
     index: Index,
     layout: Layout,
+    clock: Clock,
     key: str,
     owner_id: str,
     principal: str | None = None,
@@ -37,6 +47,7 @@ def withdraw(
     ``principal``: whom the origin lets have it still, by the answer that says so; he need not fetch the bytes again.
     """
     which = (key, stem, endpoint, stem, stem)
+    _remember(index, clock, _place(key, endpoint, stem))
     with index.read() as rows:
         if rows.execute(f"{_PUBLIC} LIMIT 1", which).fetchone() is None:
             return ()
@@ -51,6 +62,34 @@ def withdraw(
         for wanted in found:
             _close(rows, wanted, principal or NOBODY)
     return tuple(found)
+
+
+def closed_since(index: Index, clock: Clock, asked_at_s: float, key: str, endpoint: str = "", stem: str = "") -> bool:
+    """Whether an origin has said since ``asked_at_s`` (of the boot's clock) that not everybody may have it."""
+    with index.read() as rows:
+        row = rows.execute(
+            "SELECT CAST(value AS REAL) FROM meta WHERE name = ?", (_name(clock, _place(key, endpoint, stem)),)
+        ).fetchone()
+    return row is not None and row[0] >= asked_at_s
+
+
+def _remember(index: Index, clock: Clock, place: str) -> None:
+    """Before anything is withdrawn: what is published after that look finds this."""
+    boot_s, boots = clock.boot_s(), _name(clock, "")
+    with index.write(durable=False) as rows:
+        rows.execute(
+            "DELETE FROM meta WHERE name >= ? AND name < ? AND (substr(name, 1, ?) != ? OR CAST(value AS REAL) < ?)",
+            (_CLOSED, f"{_CLOSED[:-1]};", len(boots), boots, boot_s - REMEMBERED_S),
+        )
+        rows.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_name(clock, place), repr(boot_s)))
+
+
+def _place(key: str, endpoint: str, stem: str) -> str:
+    return fields_digest(endpoint, stem) if stem else fields_digest(key)
+
+
+def _name(clock: Clock, place: str) -> str:
+    return f"{_CLOSED}{clock.boot_id}:{place}"
 
 
 def _close(rows: Rows, wanted: str, scope: str) -> None:

@@ -57,8 +57,9 @@ def for_s3(resource: S3, role: Role, settings: Settings, environ: Mapping[str, s
         _check(resource.keys)
     if role != "operator":
         return Asker("job", resource.keys or query)
-    trusted = {origin(settings.s3_endpoint)}
-    trusted |= {origin(location.url) for location in resource.locations if not location.url.startswith("s3:")}
+    # Those of this resource and no others: where one of them leads inside, all of it is the operator's alone.
+    named = [location.url for location in resource.locations]
+    trusted = {origin(settings.s3_endpoint if url.startswith("s3:") else url) for url in named}
     keys = resource.keys
     if keys is None and query is None and all(_takes_keys(location, settings) for location in resource.locations):
         keys = operator_keys(environ)

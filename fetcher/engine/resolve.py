@@ -18,7 +18,7 @@ from fetcher.engine.entitled import known
 from fetcher.engine.workers import Workers
 from fetcher.errors import DeniedError, FetcherError, NotFoundError, OfflineError, TransportError
 from fetcher.model.manifest import Manifest
-from fetcher.model.resource import HF, S3, Resource
+from fetcher.model.resource import HF, S3, Resource, stem_of
 from fetcher.net.api import ApiClient
 from fetcher.net.transport import Transport
 from fetcher.origins.base import Origin, Pinned
@@ -120,7 +120,7 @@ class Resolver:
             if found.snapshot is not None:
                 pinned = await origin.revision(ask.resource, ask.asker)
                 scope = self._scope(ask, own, pinned.private)
-                if pinned.closed and not looking:
+                if pinned.closed and own is not None and not looking:
                     await slow(self._withdraw, ask.resource, key, found.snapshot.endpoint, scope.principal)
                 if says(found.snapshot, pinned, scope):
                     return hit if looking else await slow(self._current, hit, scope)
@@ -135,7 +135,7 @@ class Resolver:
                 await slow(self._take_back, ask, key, own)
             raise
         scope = self._scope(ask, own, manifest.private)
-        if manifest.closed and not looking:
+        if manifest.closed and own is not None and not looking:
             await slow(self._withdraw, ask.resource, key, manifest.endpoint, scope.principal)
         return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
 
@@ -156,9 +156,11 @@ class Resolver:
         return replace(hit, snapshot=current)
 
     def _withdraw(self, resource: Resource, key: str, endpoint: str, principal: str | None) -> None:
-        """In a worker: the origin says that not everybody may read this, which at the Hub is said of all revisions."""
-        stem = resource.stem if isinstance(resource, HF) else ""
-        self._cache.withdraw(key, principal, endpoint=endpoint, stem=stem)
+        """In a worker: the origin says that not everybody may read this, which at the Hub is said of all revisions.
+
+        It counts if a credential was shown: a mirror may repeat what the Hub says and let anybody read all the same.
+        """
+        self._cache.withdraw(key, principal, endpoint=endpoint, stem=stem_of(resource))
 
     def _take_back(self, ask: Ask, key: str, own: str) -> None:
         """In a worker: the origin has refused this asker's credential; what was proven before is so no more."""

@@ -13,12 +13,17 @@ from fetcher.model.hf import HF
 from fetcher.model.ollama import Ollama
 from fetcher.model.s3 import S3
 
-__all__ = ["HF", "RESOURCE_TYPES", "S3", "Ollama", "Resource", "describe"]
+__all__ = ["HF", "RESOURCE_TYPES", "S3", "Ollama", "Resource", "describe", "stem_of"]
 
 Resource = HF | S3 | Ollama
 """Everything that can be asked for and is mounted."""
 
 RESOURCE_TYPES = (HF, S3, Ollama)
+
+
+def stem_of(resource: Resource) -> str:
+    """What the URIs of all that is open or closed together begin with, as a repository's revisions are; else empty."""
+    return resource.stem if isinstance(resource, HF) else ""
 
 
 def describe(resource: Resource) -> Mapping[str, Any]:

@@ -170,7 +170,7 @@ class S3Origin:
                 headers.append(("If-Match", validator.etag))
             if validator.version is not None:
                 query = f"versionId={quote(validator.version, safe='')}"
-        if entry.size <= BLOCK_BYTES and self._requests.bears_checksum_mode(bucket, origin, asker):
+        if entry.size <= BLOCK_BYTES and self._requests.bears_checksum_mode(bucket, url, asker):
             headers.append(CHECKSUM_MODE)  # a large one was asked before, and no range comes with a checksum
         return self._requests.request("GET", bucket, url, asker, query=query, headers=headers, purpose="body")
 
@@ -219,7 +219,7 @@ class S3Origin:
             return False  # it was not asked for a checksum
         if site.blamed_for == url:
             site.takes_checksum_mode, site.blamed_for = True, ""  # it was not that header
-        elif not site.blamed_for and self._requests.bears_checksum_mode(bucket, origin, Asker("job")):
+        elif not site.blamed_for and self._requests.bears_checksum_mode(bucket, url, Asker("job")):
             site.takes_checksum_mode, site.blamed_for = False, url
             return True
         return False

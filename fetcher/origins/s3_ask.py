@@ -18,7 +18,7 @@ from fetcher.model.ranges import ByteRange
 from fetcher.model.s3_address import Bucket
 from fetcher.model.secret import AWSKeys
 from fetcher.net.api import ApiClient, Refused
-from fetcher.net.request import Request, display_url, origin_of
+from fetcher.net.request import Request, display_url
 from fetcher.net.transport import Response
 from fetcher.origins.s3_checks import Facts, facts_of_headers, grid_of
 from fetcher.origins.s3_errors import S3Fault, Told
@@ -94,9 +94,9 @@ class Questions:
 
         def made() -> Request:
             placed = self._memory.placed(bucket)
-            wanted = self._requests.bears_checksum_mode(placed, origin_of(placed.host_url), asker)
-            headers = (CHECKSUM_MODE,) if wanted else ()
-            return self._requests.request("HEAD", placed, placed.url(key), asker, query=query, headers=headers)
+            url = placed.url(key)
+            headers = (CHECKSUM_MODE,) if self._requests.bears_checksum_mode(placed, url, asker) else ()
+            return self._requests.request("HEAD", placed, url, asker, query=query, headers=headers)
 
         async def read(response: Response) -> Head | None:
             size = response.content_length
@@ -184,7 +184,7 @@ class Questions:
 
         while not listing.ended:
             listing.add(await self._ask(bucket, made, read))
-        self._memory.host(origin_of(self._memory.placed(bucket).host_url)).lists = True
+        self._memory.site(bucket).lists = True
         return listing
 
     # -- asking ------------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Questions:
         return False
 
     def _facts(self, bucket: Bucket, response: Response, size: int, *, whole: bool, version: str | None) -> Facts:
-        of_an_s3 = bucket.speaks_s3 or self._memory.host(origin_of(response.url)).lists
+        of_an_s3 = bucket.speaks_s3 or self._requests.lists(response.url)
         return facts_of_headers(response.headers, size, whole=whole, of_an_s3=of_an_s3, version=version)
 
 

@@ -56,8 +56,6 @@ class Host:
 
     clock_skew_s: float = 0.0
     """How far its clock is ahead of ours."""
-    lists: bool = False
-    """It has answered with a listing of S3: what it serves is S3's, ETags included."""
     takes_if_match: bool = True
     """False: it answers 412 to the very ETag that it states. Each answer is compared with that all the same."""
 
@@ -74,6 +72,8 @@ class Site:
     """False: it does not know ``partNumber`` (Ceph, rclone)."""
     takes_heads: bool = True
     """False: it refuses HEAD as such."""
+    lists: bool = False
+    """It has answered with a listing of S3: what it serves is S3's, ETags included."""
     own_etags: bool = False
     """Its objects come with other ETags than its listing states (a CDN): those of the objects count."""
 

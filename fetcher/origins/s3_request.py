@@ -56,10 +56,15 @@ class Requests:
             secret_query=bool(own_query),
         )
 
-    def bears_checksum_mode(self, bucket: Bucket, origin: str, asker: Asker) -> bool:
+    def lists(self, url: str) -> bool:
+        """Whether the bucket of an object has shown that it is an S3's: that of its path, or the host as a whole."""
+        parts = urlsplit(url)
+        whole = Bucket("web", f"{parts.scheme}://{parts.netloc}", None, in_path=False)
+        return self._memory.site(whole).lists or self._memory.site(self.bucket_of(url)).lists
+
+    def bears_checksum_mode(self, bucket: Bucket, url: str, asker: Asker) -> bool:
         """Whether a request there may ask for checksums: of an S3, and not where a signature covers the URL only."""
-        host = self._memory.host(origin)
-        taken_for_s3 = host.lists or isinstance(asker.credential, AWSKeys)
+        taken_for_s3 = isinstance(asker.credential, AWSKeys) or (not bucket.speaks_s3 and self.lists(url))
         is_s3 = bucket.maker != "b2" if bucket.speaks_s3 else taken_for_s3  # B2 takes no header that it does not know
         return is_s3 and self._memory.site(bucket).takes_checksum_mode and not isinstance(asker.credential, Secret)
 

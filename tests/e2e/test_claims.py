@@ -210,3 +210,9 @@ def test_a_stranger_does_not_lead_to_the_operators_own_endpoint(cache_dir: Path)
         with pytest.raises(ForbiddenError, match=r"127\.0\.0\.1"):
             run_fetch(lambda: Fetcher(environ={}, **settings), f"{origin}/x/file", "operator")
         assert len(s3.requests) == 0
+        # Nor where the resource itself has a place there, which may be asked.
+        s3.bucket("open").put("own", b"own")
+        both = {"type": "S3", "buckets": [{"url": "s3://open/own"}, {"url": f"{origin}/x/file"}]}
+        with pytest.raises(ForbiddenError, match=r"127\.0\.0\.1"):
+            run_fetch(lambda: Fetcher(environ={}, **settings), both, "operator")
+        assert not any("sub/file" in record.target for record in s3.requests)

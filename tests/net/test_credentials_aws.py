@@ -83,11 +83,15 @@ def test_an_operators_region_is_used_where_none_is_given() -> None:
     assert isinstance(job.credential, AWSKeys) and job.credential.region is None
 
 
-def test_what_an_operator_typed_and_configured_is_trusted() -> None:
-    asker = credentials.for_s3(S3.at("https://models.example/k"), "operator", settings(OWN), {})
-    assert asker.trusted_origins == {"http://127.0.0.1:9000", "https://models.example:443"}
-    asker = credentials.for_s3(S3.at("s3://b-1/k"), "operator", settings(), {})
-    assert asker.trusted_origins == {"https://s3.amazonaws.com:443"}
+def test_what_an_operator_typed_or_configured_is_trusted_for_what_lies_there() -> None:
+    def trusted(*urls: str, endpoint: str = OWN) -> frozenset[str]:
+        places = tuple(S3Location.parse(url) for url in urls)
+        return credentials.for_s3(S3(places), "operator", settings(endpoint), {}).trusted_origins
+
+    assert trusted("s3://b-1/k", "https://models.example/k") == {OWN, "https://models.example:443"}
+    assert trusted("s3://b-1/k", endpoint="https://s3.amazonaws.com") == {"https://s3.amazonaws.com:443"}
+    # Else what lies in public would be the operator's alone as soon as his own endpoint, inside, had been asked.
+    assert trusted("https://models.example/k") == {"https://models.example:443"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from fetcher.config import load
 from fetcher.engine.asks import Outcome
 from fetcher.testing import Hub, Synthetic, hub_in_thread, s3_in_thread
 from fetcher.testing.faults import Status
-from fetcher.testing.hub import Token
+from fetcher.testing.hub import Token, access
 from tests.e2e.support import HURRIED, MIB, tree_of
 from tests.support.cli import CommandLine
 
@@ -203,6 +203,58 @@ def test_what_was_private_is_everybodys_once_its_origin_says_so(node: Node, hub:
     assert node.fetch(URI).hit and node.fetch(EVE).hit and node.asks() == 0
 
 
+def test_what_something_public_has_too_stays_everybodys(node: Node, hub: Hub) -> None:
+    """Of what is withdrawn, the bytes are everybody's as long as another public repository has them."""
+    hub.add_repo("acme/twin", files=dict(FILES))
+    hub.repo(REPO).private = False
+    for uri in (URI, "hf://acme/twin"):
+        node.fetch(uri)
+    hub.repo(REPO).private = True
+    node.fetch(ALICE, refresh=True)
+    hub.add_repo("acme/third", files=dict(FILES))
+    assert node.fetch("hf://acme/third").downloaded < 1000
+    hub.repo("acme/twin").private = True
+    node.fetch({**ALICE, "repo": "acme/twin"}, refresh=True)
+    hub.repo("acme/third").private = True
+    node.fetch({**ALICE, "repo": "acme/third"}, refresh=True)
+    hub.add_repo("acme/fourth", files=dict(FILES))
+    assert node.fetch("hf://acme/fourth").downloaded > MIB, "and nobody's once none has"
+
+
+def test_looking_writes_nothing_down(node: Node, hub: Hub) -> None:
+    """A plan asks the origin, and neither grants, takes back, revalidates nor withdraws."""
+    hub.repo(REPO).private = False
+    node.fetch(URI)
+    hub.repo(REPO).private = True
+    hub.add_repo("acme/bobs", files=dict(FILES), private=True)
+    bobs = {**BOB, "repo": "acme/bobs"}
+    node.fetch(bobs)
+
+    def rows() -> list[Any]:
+        fetcher = node.fetcher(proof_for_s=300.0)
+        try:
+            with fetcher.cache.index.read() as index:
+                tables = ("snapshots", "proofs", "contents", "blob_access", "meta")
+                return [index.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+        finally:
+            fetcher.close()
+
+    async def look(item: Any, **more: Any) -> bool | str:
+        async with node.fetcher(**more) as fetcher:
+            try:
+                plan = await fetcher.plan(item)
+            except (DeniedError, NotFoundError) as error:
+                return error.kind
+            return plan.resources[0].hit
+
+    before = rows()
+    assert asyncio.run(look(ALICE, refresh=True)) is False, "what is public here would be withdrawn"
+    assert asyncio.run(look(bobs, proof_for_s=0.0)) is asyncio.run(look(bobs, refresh=True)) is True
+    del hub.tokens["hf_bob"]
+    assert asyncio.run(look(bobs, refresh=True)) == "denied"
+    assert rows() == before
+
+
 def test_gated_later(node: Node, hub: Hub) -> None:
     hub.repo(REPO).private = False
     node.fetch(URI)
@@ -212,6 +264,22 @@ def test_gated_later(node: Node, hub: Hub) -> None:
         with pytest.raises(DeniedError):
             node.fetch(item)
     assert node.fetch(ALICE).hit
+
+
+def test_a_mirror_that_calls_gated_what_it_lets_anybody_read(
+    node: Node, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks the Hub with a token of its own, and repeats what the Hub says. What came without a credential stays
+    everybody's and is fetched once, however often it is asked whether it is current."""
+    monkeypatch.setattr(access, "admit", lambda repo, token, *, to_files: repo)
+    hub.repo(REPO).private, hub.repo(REPO).gated = False, "auto"
+    first = node.fetch(URI)
+    for _ in range(2):
+        again = node.fetch(URI, refresh=True)
+        assert again.hit and again.snapshot.id == first.snapshot.id and not again.snapshot.private
+        assert node.fetch(URI, offline=True).hit
+    assert node.fetch({"type": "HF", "repo": REPO, "files": ["model.bin"]}).downloaded == 0
+    assert node.fetch(URI, offline=True).snapshot.id == first.snapshot.id
 
 
 def test_one_readable_place_does_not_open_another(cache_dir: Path) -> None:
@@ -257,6 +325,8 @@ def test_a_market_pin_that_is_shared_opens_its_private_items_to_the_markets_jobs
     node.asks()
     assert node.fetch(URI, **SHARED).hit and node.fetch(EVE, **SHARED).hit and node.asks() == 0
     assert node.fetch(URI, offline=True, **SHARED).hit
+    with pytest.raises((DeniedError, NotFoundError)):
+        node.fetch(URI, refresh=True, **SHARED)
     for closed in ({}, {"market": MARKET}, {"shared_pins": SHARED["shared_pins"]}, {**SHARED, "market": "nvidia-3090"}):
         with pytest.raises((DeniedError, NotFoundError)):
             node.fetch(URI, **closed)

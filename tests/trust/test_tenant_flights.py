@@ -19,6 +19,7 @@ from tests.e2e.support import proven_blocks as blocks_proven
 from tests.trust.tenants import (
     ANONYMOUS,
     BAD,
+    BIG,
     BIG_BYTES,
     KINDS,
     NODE,
@@ -29,8 +30,10 @@ from tests.trust.tenants import (
     STRANGER,
     EndHeld,
     Kind,
+    Tenant,
     World,
     tenants_of,
+    token_of,
     told_by,
 )
 
@@ -276,6 +279,50 @@ def test_ones_own_entry_keeps_nobody_from_what_is_everybodys(cache_dir: Path) ->
         for more in ({}, {"offline": True}):
             answer = world.ask(cache_dir, OWNER, proof_for_s=0.0, **more)
             assert answer.hit and answer.path == public.path and not answer.questions
+
+
+@pytest.mark.parametrize("named", ["at-once", "by-its-commit"])
+def test_what_becomes_private_while_it_is_downloaded_is_not_everybodys(cache_dir: Path, named: str) -> None:
+    """He who was let in before is given what he fetched. What he makes visible after its origin has said that it is
+    private is nobody's, by name and by digest, as if it had been there then."""
+    with tenants_of("hf") as world:
+        world.add("one", "public")
+        item = world.item("one", ANONYMOUS)
+        if named == "by-its-commit":
+            item = {**item, "revision": world.origin.repo("acme/one").resolve("main").id}
+
+        async def main() -> None:
+            held = world.hold_end("one")
+            async with world.fetcher(cache_dir, ANONYMOUS, **EndHeld.HALVES) as fetcher:
+                fetching = asyncio.create_task(fetcher.fetch(item))
+                try:
+                    await held.reached(world, cache_dir)
+                    world.show("one", "private")
+                    assert (await world.asking(cache_dir, OWNER)).private
+                    held.open()
+                    outcome = await fetching
+                    assert (outcome.snapshot.path / BIG).stat().st_size == BIG_BYTES
+                finally:
+                    held.open()
+                    fetching.cancel()
+                    await asyncio.wait([fetching])
+
+        asyncio.run(main())
+
+        async def again(tenant: Tenant) -> None:
+            async with world.fetcher(cache_dir, tenant) as fetcher:
+                assert fetcher.hit(item) is None
+                await refusal(
+                    fetcher.fetch({**item, "accessToken": token_of("stranger")} if tenant is STRANGER else item)
+                )
+
+        for tenant in (ANONYMOUS, STRANGER):
+            asyncio.run(again(tenant))
+        assert world.ask(cache_dir, OWNER, offline=True).hit
+        world.show("one", "public")
+        for _ in range(2):
+            assert world.ask(cache_dir, ANONYMOUS).error is None
+        assert world.ask(cache_dir, ANONYMOUS, offline=True).hit, "said before it was asked for, it counts no more"
 
 
 # --- markets ----------------------------------------------------------------------------------------------------------

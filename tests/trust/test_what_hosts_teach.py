@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fetcher import Fetcher
+from fetcher.origins import s3_checks
 from fetcher.testing import S3, Synthetic, s3_in_thread
 from fetcher.testing.faults import OnRequest, Status
 from tests.e2e.support import HURRIED
@@ -70,4 +71,13 @@ def test_a_bucket_that_is_closed_to_who_asks_for_checksums(s3: S3, cache_dir: Pa
 def test_a_bucket_that_knows_no_head(s3: S3, cache_dir: Path) -> None:
     s3.faults.add(Status(405).on("object", method="HEAD", path="sub/file"))
     assert fetched(s3, cache_dir, "hostile/sub/file", "theirs/checked/")[1] == "crc64nvme"
+    assert s3.faults.fired
+
+
+def test_a_bucket_that_is_an_s3s(s3: S3, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lists. What the web server on the same host has for others may have ETags of 32 digits that are no MD5s."""
+    s3.bucket("theirs").put("page", b"a page" * 1000, checksum=None, etag="0123456789abcdef0123456789abcdef")
+    s3.faults.add(Status(404).on("list", skip=1))
+    monkeypatch.setattr(s3_checks, "is_s3_answer", lambda headers: False)
+    assert fetched(s3, cache_dir, "hostile/sub/", "theirs/page") == ["md5", "size"]
     assert s3.faults.fired
