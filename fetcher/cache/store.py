@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -389,6 +389,12 @@ class Cache:
         from fetcher.cache.withdrawal import withdraw
 
         return withdraw(self.index, self.layout, self._clock, key, self.owner.id, principal, endpoint, stem)
+
+    def close_digests(self, sha256: Iterable[str], principal: str | None) -> None:
+        """What has these digests is not public at an origin: nobody but this principal links what is left of it."""
+        from fetcher.cache.withdrawal import close_digests
+
+        close_digests(self.index, sha256, principal)
 
     def closed_since(self, asked_at_s: float, key: str, *, endpoint: str = "", stem: str = "") -> bool:
         """Whether its origin has said since then (of the boot's clock) what ``withdraw`` is told."""

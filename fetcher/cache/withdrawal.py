@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 
 from fetcher.cache import durable
 from fetcher.cache.clock import Clock
@@ -62,6 +63,26 @@ def withdraw(
         for wanted in found:
             _close(rows, wanted, principal or NOBODY)
     return tuple(found)
+
+
+def close_digests(index: Index, sha256: Iterable[str], principal: str | None) -> None:
+    """Let nobody but ``principal`` link what has one of these digests and came in public, unless something that is
+    public shows it: it is left of a Snapshot whose time is over, or of a download that was cut off."""
+    left = (
+        "SELECT root FROM blob_digests JOIN blob_access USING (root) WHERE algorithm = 'sha256' AND hex = ?"
+        " AND blob_access.principal = '' AND NOT EXISTS (SELECT 1 FROM snapshot_blobs JOIN snapshots"
+        " ON snapshots.id = snapshot_blobs.snapshot_id WHERE snapshot_blobs.root = blob_digests.root AND NOT private)"
+    )
+    with index.read() as rows:
+        hexes = [digits for digits in sha256 if rows.execute(left, (digits,)).fetchone()]
+    if not hexes:
+        return
+    with index.write(durable=True) as rows:
+        for digits in hexes:
+            for (root,) in rows.execute(left, (digits,)).fetchall():
+                rows.execute("INSERT OR IGNORE INTO blob_access VALUES (?, ?)", (root, principal or NOBODY))
+                rows.execute("DELETE FROM contents WHERE root = ?", (root,))
+                rows.execute("DELETE FROM blob_access WHERE root = ? AND principal = ''", (root,))
 
 
 def closed_since(index: Index, clock: Clock, asked_at_s: float, key: str, endpoint: str = "", stem: str = "") -> bool:

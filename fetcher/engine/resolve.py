@@ -137,6 +137,7 @@ class Resolver:
         scope = self._scope(ask, own, manifest.private)
         if manifest.closed and own is not None and not looking:
             await slow(self._withdraw, ask.resource, key, manifest.endpoint, scope.principal)
+            await slow(cache.close_digests, sha256_of(manifest), scope.principal)
         return Prepared(ask, key, scope.principal, asked_at_s, origin, None, replace(manifest, private=scope.private))
 
     def _scope(self, ask: Ask, own: str | None, private: bool) -> Scope:
@@ -172,6 +173,12 @@ class Resolver:
         """Whether ``stale_if_error_s`` lets this Snapshot serve although its origin can't say that it is current."""
         allowed_s = self._settings.stale_if_error_s
         return allowed_s > 0 and now < max(known.fresh_until or 0.0, known.validated_at) + allowed_s
+
+
+def sha256_of(manifest: Manifest) -> list[str]:
+    """What the origin states of its files."""
+    digests = (entry.digest for entry in manifest.files)
+    return [digest.hex for digest in digests if digest is not None and digest.name == "sha256"]
 
 
 @dataclass(frozen=True, slots=True)

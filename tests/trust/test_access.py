@@ -193,6 +193,20 @@ def test_what_is_said_of_one_revision_is_said_of_the_repository(node: Node, hub:
     assert node.fetch("hf://acme/closed-not").hit, "another one, of a name that begins alike"
 
 
+def test_what_is_left_of_what_was_public_is_closed_too(node: Node, hub: Hub) -> None:
+    """Its time is over, its bytes are still here, and a list of somebody's names their digest."""
+    hub.repo(REPO).private = False
+    hub.add_repo("eve/claims", files={"mine.bin": FILES["model.bin"]})
+    public = node.fetch(URI, keep_for_s=0.0)
+    fetcher = node.fetcher()
+    fetcher.cache.gc()
+    fetcher.close()
+    assert not public.snapshot.path.exists()
+    hub.repo(REPO).private = True
+    assert node.fetch(ALICE).downloaded < MIB, "she is let in, and the bytes are here"
+    assert node.fetch("hf://eve/claims").downloaded > MIB
+
+
 def test_what_was_private_is_everybodys_once_its_origin_says_so(node: Node, hub: Hub) -> None:
     node.fetch(ALICE)
     hub.repo(REPO).private = False
