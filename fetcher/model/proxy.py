@@ -14,7 +14,7 @@ from fetcher.model.secret import Secret
 
 DIRECTLY: Literal["none"] = "none"
 """Instead of a proxy: whatever the environment says, there is none."""
-_DIRECT_WORDS = ("none", "direct")
+_DIRECT_WORDS = ("none", "direct", "off", "no", "false", "0")
 
 _PORTS = {"http": 80, "https": 443}
 _ADDRESS = re.compile(r"([a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.IGNORECASE)
@@ -76,7 +76,7 @@ def parse_proxy(text: str, place: str = "FETCHER_PROXY") -> Proxy:
 
 
 def proxy_setting(value: object) -> Proxy | Literal["none"]:
-    """What the setting ``proxy`` may be: a proxy's URL, or ``none`` (also ``direct``)."""
+    """What the setting ``proxy`` may be: a proxy's URL, or ``none`` (also ``direct``, ``off`` and their like)."""
     if isinstance(value, Proxy):
         return value
     if not isinstance(value, str):

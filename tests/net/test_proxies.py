@@ -157,7 +157,7 @@ def test_socks_is_called_by_its_name() -> None:
         chosen(HTTPS, {"ALL_PROXY": "socks5://p:1080"})
 
 
-@pytest.mark.parametrize("word", ["none", "direct", "NONE", " Direct "])
+@pytest.mark.parametrize("word", ["none", "direct", "NONE", " Direct ", "off", "false", "0"])
 def test_no_proxy_at_all(word: str) -> None:
     settings = load(environ={"HOME": "/h", "FETCHER_PROXY": word})
     assert settings.proxy == "none"
