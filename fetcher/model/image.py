@@ -57,7 +57,7 @@ def image_fault(text: str) -> str | None:
         return f"not an image name: {shown(text)} (a tag is letters, digits, '_', '.' and '-', 128 at most)"
     if host is not None and not _is_host(host):
         return f"not an image name: {shown(text)} (its first part is no host)"
-    if len(path) + (len(host) + 1 if host else 0) > NAME_CHARACTERS_MAX:
+    if len(_normal(host, path)) > NAME_CHARACTERS_MAX:
         return f"image name is longer than {NAME_CHARACTERS_MAX} characters, tag and digest not counted"
     if path != path.lower():
         return f"not an image name: {shown(text)} (only a host and a tag may have upper-case letters)"
@@ -66,6 +66,13 @@ def image_fault(text: str) -> str | None:
     if host is None and _IMAGE_ID.fullmatch(path):
         return "64 hex digits are the id of an image, not a name: no registry can be asked for them"
     return None
+
+
+def _normal(host: str | None, path: str) -> str:
+    """Host and path as the engines complete them before they count."""
+    if host is not None and host not in _FOLDED_BY_ENGINES:
+        return f"{host}/{path}"
+    return f"{_FOLDED_BY_ENGINES[0]}/{path if '/' in path else _HUB_LIBRARY + path}"
 
 
 def server_fault(name: str, server: str) -> str | None:

@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Final, NoReturn
 
 from fetcher.errors import Fault
-from fetcher.model.text import shown
+from fetcher.model.text import SHOWN_CHARACTERS_MAX, shown
 
 TEXT_BYTES_MAX: Final = 16 << 20
 DEPTH_MAX: Final = 64
@@ -25,7 +25,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 def member(at: str, name: str) -> str:
     """JSON path of member ``name`` of the object at ``at``."""
-    return f"{at}.{name}" if _PLAIN_NAME.fullmatch(name) else f"{at}[{json.dumps(shown(name))}]"
+    plain = len(name) <= SHOWN_CHARACTERS_MAX and _PLAIN_NAME.fullmatch(name)
+    return f"{at}.{name}" if plain else f"{at}[{json.dumps(shown(name))}]"
 
 
 class JSONFaults(Exception):

@@ -131,6 +131,9 @@ class AiohttpTransport:
                 response = await session.request(
                     request.method, url, headers=headers, allow_redirects=False, timeout=timeout, **through
                 )
+        if not 100 <= response.status <= 999:
+            response.close()
+            raise TransportError(f"{where}: the answer is not proper HTTP")
         if proxy is not None and address.scheme == "http" and response.status == PROXY_WANTS_LOGIN:
             response.close()
             raise proxy_refusal(where, proxy, response.status)

@@ -31,6 +31,11 @@ FAULTS: dict[str, tuple[Reply, type[FetcherError], str]] = {
     "not HTTP": (bytes_reply(b"220 mail.example ESMTP\r\n\r\n", then="fin"), TransportError, "not proper HTTP"),
     "HTTP/0.9": (bytes_reply(b"<html>hello</html>\r\n\r\n", then="fin"), TransportError, "not proper HTTP"),
     "odd status": (bytes_reply(b"HTTP/1.1 two hundred\r\n\r\n", then="fin"), TransportError, "not proper HTTP"),
+    "status that is none": (
+        bytes_reply(b"HTTP/1.1 003 Early Hints\r\n\r\n", then="fin"),
+        TransportError,
+        "not proper HTTP",
+    ),
     "two lengths": (
         bytes_reply(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", then="fin"),
         TransportError,
