@@ -20,7 +20,7 @@ from tests.fuzz.mutating import CASE_BYTES_MAX, HOSTILE_NUMBERS, HOSTILE_TEXTS, 
 
 LONG = os.environ.get("FETCHER_TEST_LONG") == "1"
 CASES = 40_000 if LONG else 400
-PLANT_CASES = 5_000
+PLANT_CASES = 20_000
 PLANTS = [(family, plant) for family in FAMILIES for plant in family.plants]
 
 
