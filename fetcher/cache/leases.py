@@ -231,13 +231,15 @@ class Leases:
 def pinned(rows: sqlite3.Connection) -> dict[str, str]:
     """Snapshot id → name of a pin that keeps it: per scope, the newest Snapshot of each pinned Resource.
 
-    Older revisions of a pinned branch are not kept, or a pin would grow for ever. A damaged one, which nobody is given,
+    Older revisions of a pinned branch are not kept, or a pin would grow for ever. Nor is what strangers brought of the
+    same Resource, where it is known as whom the pin's prefetch asks. A damaged one, which nobody is given,
     is kept for the sound files that it refers to, until there is a sound one that is as new.
     """
     found = rows.execute(
         "SELECT snapshots.id, pins.name, snapshots.key, CASE WHEN snapshots.private THEN snapshots.principal END,"
         " snapshots.private FROM snapshots"
         f" JOIN pins ON pins.resource_key = {TRUE_KEY} WHERE NOT {SUPERSEDED} AND snapshots.principal IS NOT '{NOBODY}'"
+        " AND (NOT snapshots.private OR pins.principal IS NULL OR snapshots.principal = pins.principal)"
         # Of equally new ones that which a lookup gives.
         " ORDER BY snapshots.validated_at DESC, snapshots.id, pins.name"
     )

@@ -35,6 +35,12 @@ def snapshot_at(cache: Cache, path: Path) -> Snapshot:
     return snapshot
 
 
+def keeps(pin: Pin, snapshot: Snapshot) -> bool:
+    """Whether a pin is about a Snapshot, and not about what somebody else brought of the same Resource."""
+    own = not snapshot.private or pin.principal in (None, snapshot.principal)
+    return own and pin.resource_key == snapshot.key
+
+
 def entry_json(
     event: str, snapshot: Snapshot, leases: Iterable[Lease], pins: Iterable[Pin], present: Iterable[Snapshot]
 ) -> dict[str, Any]:
@@ -70,5 +76,5 @@ def entry_json(
             for lease in leases
             if snapshot.id in lease.snapshot_ids
         ],
-        "pins": [pin.name for pin in pins if pin.resource_key == snapshot.key and not gone],
+        "pins": [pin.name for pin in pins if not gone and keeps(pin, snapshot)],
     }

@@ -188,3 +188,17 @@ def test_a_lookup_does_not_touch_rows_of_others(cache: Cache) -> None:
     with cache.index.read() as rows:
         plan = str(rows.execute(f"EXPLAIN QUERY PLAN {LOOKUP}", ("k", "k", BOB, None, None)).fetchall())
     assert "(key=? AND private=? AND principal=?)" in plan
+
+
+def test_a_pin_keeps_what_its_prefetch_got_and_not_what_strangers_brought(cache: Cache, clock: Clock) -> None:
+    mine = publish(cache, "m", CONTENTS, private=True, principal=ALICE)
+    theirs = publish(cache, "m", CONTENTS, private=True, principal=BOB)
+    public = publish(cache, "m", {**CONTENTS, "more": b"x"})
+    cache.pin("market:one", key_of("m"), principals={key_of("m"): ALICE})
+    clock.turn(90_000.0)
+    assert cache.gc(at_once=True).snapshots == (theirs.id,)
+    assert {found.id for found in cache.snapshots()} == {mine.id, public.id}
+    cache.pin("by hand", key_of("m"))
+    again = publish(cache, "m", CONTENTS, private=True, principal=BOB)
+    clock.turn(90_000.0)
+    assert cache.gc(at_once=True).snapshots == () and cache.get_snapshot(again.id), "by hand: all that are here"
