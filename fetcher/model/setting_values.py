@@ -13,6 +13,8 @@ from fetcher.model.quantities import parse_duration_s, parse_rate, parse_size
 from fetcher.model.text import shown
 
 MIB = 1 << 20
+NUMBER_MAX = 1 << 62
+"""What SQLite holds; more than any size, time or count has."""
 CONNECTIONS_MAX = 1024
 """More open sockets than a default limit of open files leaves room for."""
 
@@ -32,7 +34,7 @@ def _number(value: object, parse: Callable[[str], float], least: float) -> float
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("must be a number, or a text with a unit")
     number = parse(value) if isinstance(value, str) else value
-    if not least <= number < float("inf"):
+    if not least <= number <= NUMBER_MAX:  # TOML's whole numbers have no bound, and no float holds the largest of them
         raise ValueError(f"must not be less than {least:g}" if number < least else "must be finite")
     return number
 
