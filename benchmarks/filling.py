@@ -27,6 +27,7 @@ from fetcher.cache.store import Cache
 from fetcher.config import resource_key
 from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry
+from fetcher.model.resource import Resource
 from fetcher.model.secret import Secret
 
 DAY_S = 86_400.0
@@ -82,22 +83,7 @@ def make_private(client: Fetcher, item: Mapping[str, Any], token: str) -> str:
     """One private Snapshot, of no files, and the proof that whoever has ``token`` may have it; its id."""
     cache = client.cache
     principal = Secret(token).fingerprint(cache.principal_key)
-    resource = client.resource(item)
-    key = resource_key(resource, client.settings)
-    new = NewSnapshot(
-        key=key,
-        uri=resource.uri(),
-        resource={},
-        endpoint="http://127.0.0.1:9",
-        manifest_digest=key,
-        revision=key[:40],
-        private=True,
-        principal=principal,
-        immutable=False,
-        downloaded_at=time.time(),
-        fresh_for_s=DAY_S,
-        keep_for_s=DAY_S,
-    )
+    new = _new(client, client.resource(item), time.time(), principal=principal)
     snapshot = cache.publish(new, [])
     cache.proofs.grant(snapshot.id, principal, asked_at_s=cache.proofs.now_s(), for_s=client.settings.proof_for_s)
     return snapshot.id
@@ -109,27 +95,29 @@ def _contents(filling: Filling, number: int) -> Iterator[bytes]:
 
 
 def _snapshot(client: Fetcher, filling: Filling, number: int, then: float) -> tuple[NewSnapshot, list[PublishedFile]]:
-    resource = client.resource(filling.uri(number))
     files: list[PublishedFile] = []
     for file, data in enumerate(_contents(filling, number)):
         entry = FileEntry(f"file-{file:03d}.json", len(data), _digest(data))
         files.append((entry, hashing.root_of(data).hex(), "sha256"))
+    return _new(client, client.resource(filling.uri(number)), then), files
+
+
+def _new(client: Fetcher, resource: Resource, then: float, *, principal: str | None = None) -> NewSnapshot:
     key = resource_key(resource, client.settings)
-    new = NewSnapshot(
+    return NewSnapshot(
         key=key,
         uri=resource.uri(),
         resource={},
         endpoint="http://127.0.0.1:9",
         manifest_digest=hashlib.sha256(key.encode()).hexdigest(),
         revision=key[:40],
-        private=False,
-        principal=None,
+        private=principal is not None,
+        principal=principal,
         immutable=False,
         downloaded_at=then,
         fresh_for_s=DAY_S,
         keep_for_s=DAY_S,
     )
-    return new, files
 
 
 def _identity(new: NewSnapshot) -> str:

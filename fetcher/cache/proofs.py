@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from hashlib import sha256
 
 from fetcher.cache.clock import Clock, another_boot
 from fetcher.cache.index import Index
@@ -76,4 +75,4 @@ class Proofs:
 
     def _mark(self, snapshot_id: str, principal: str) -> str:
         """Which of the two it is about, told to nobody who has not the cache's key."""
-        return hmac.new(self._key(), f"proof\0{principal}\0{snapshot_id}".encode(), sha256).hexdigest()
+        return hmac.digest(self._key(), f"proof\0{principal}\0{snapshot_id}".encode(), "sha256").hex()

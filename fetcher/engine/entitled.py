@@ -43,9 +43,8 @@ def known(cache: Cache, settings: Settings, ask: Ask, key: str, now: float) -> K
     def judged(snapshot: Snapshot | None) -> Known:
         if snapshot is None:
             return NOTHING
-        entitled = (
-            not snapshot.private or snapshot.principal == asker.inner(secret) or _proven(cache, settings, snapshot)
-        )
+        from_inside = asker.role == "operator" and snapshot.principal == asker.inner(secret)
+        entitled = not snapshot.private or from_inside or _proven(cache, settings, snapshot)
         current = settings.offline or (snapshot.fresh(now) and not settings.refresh)
         return Known(snapshot, entitled, entitled and current)
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import lru_cache
 from typing import Literal
 
 from fetcher.model.secret import Credential, Secret
 
 Role = Literal["operator", "job"]
+
+
+@lru_cache(maxsize=64)  # of a cache there is one for all who bring no credential, and a hit would make it each time
+def _inner(key: bytes, with_credential: str) -> str:
+    return hmac.digest(key, f"inner\0{with_credential}".encode(), "sha256").hex()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,7 @@ class Asker:
     def inner(self, key: bytes, *, own: bool = False) -> str:
         """The principal of what an operator got from where a job may not ask, as from this host's own network: being
         here is what opened it. ``own``: together with the credential."""
-        with_credential = (self.principal(key) or "") if own else ""
-        return hmac.new(key, f"inner\0{with_credential}".encode(), sha256).hexdigest()[:32]
+        return _inner(key, (self.principal(key) or "") if own else "")
 
     def principals(self, key: bytes) -> tuple[str, ...]:
         """All that this asker counts as in the cache, beside everybody."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass
 from typing import NoReturn
@@ -27,7 +26,7 @@ class Secret:
 
     def fingerprint(self, key: bytes) -> str:
         """Keyed hash (HMAC-SHA256, 32 hex digits): tells principals apart without telling what they know."""
-        return hmac.new(key, self._text.encode(), hashlib.sha256).hexdigest()[:32]
+        return hmac.digest(key, self._text.encode(), "sha256").hex()[:32]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and hmac.compare_digest(self._text.encode(), other._text.encode())
