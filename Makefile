@@ -21,7 +21,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-plain torture check bench sanitize clean
+.PHONY: help demo test test-plain torture check bench bench-hotpath sanitize clean
 
 help:
 	@echo "make demo        set up, then a market's list and a job from embedded origins, and again as a hit (450 MB in $(DEMO_DIR))"
@@ -30,6 +30,7 @@ help:
 	@echo "make torture     at length: power cuts, kills, random walks, fuzzing (needs root; docs/TORTURE.md)"
 	@echo "make check       formatting, ruff, mypy, import floors"
 	@echo "make bench       numbers against curl and huggingface_hub (BENCH_ARGS='--help' for choices)"
+	@echo "make bench-hotpath  the hot path against C and all rivals (BENCH_ARGS='--help'; what it needs: benchmarks/README.md)"
 	@echo "make sanitize    the native core under AddressSanitizer and UBSan"
 	@echo "make clean       remove what was built and the demo's files; keeps $(VENV)"
 
@@ -37,7 +38,7 @@ help:
 
 # An environment whose interpreter is gone (an upgrade of the system) is made anew.
 ifneq ($(shell $(PY) -c 'import pip; print("usable")' 2>/dev/null),usable)
-$(shell rm -f $(VENV)/.made $(VENV)/.dependencies $(VENV)/.installed $(VENV)/.test-dependencies)
+$(shell rm -f $(VENV)/.made $(VENV)/.dependencies $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies)
 endif
 
 # Any interpreter from 3.11 on that can make environments. As root the system's own come first: tests run the program as
@@ -83,6 +84,12 @@ $(VENV)/.test-dependencies: pyproject.toml $(VENV)/.made
 	@$(PIP) install -r $(VENV)/test-dependencies.txt
 	@touch $@
 
+$(VENV)/.bench-dependencies: pyproject.toml $(VENV)/.made
+	@echo "installing rivals"
+	@$(call requirements,p["project"]["optional-dependencies"]["bench"]) > $(VENV)/bench-dependencies.txt
+	@$(PIP) install -r $(VENV)/bench-dependencies.txt
+	@touch $@
+
 # --- actions ---------------------------------------------------------------------------------------------------------
 
 demo: $(VENV)/.installed
@@ -120,6 +127,9 @@ check: $(VENV)/.installed $(VENV)/.test-dependencies
 
 bench: $(VENV)/.installed $(VENV)/.test-dependencies
 	@$(PY) -m benchmarks.compare $(BENCH_ARGS)
+
+bench-hotpath: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
+	@$(PY) -m benchmarks.hotpath $(BENCH_ARGS)
 
 sanitize: $(VENV)/.installed $(VENV)/.test-dependencies
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash tests/native/sanitize.sh

@@ -24,6 +24,8 @@ NATIVE = Path("fetcher/_native")
 
 CORE_SOURCES = {
     "blake3": ("blake3_*.c", "block_*.c", "file_*.c"),
+    "files": ("files_*.c",),
+    "sink": ("blake3_*.c", "block_sink.c", "sink_*.c"),
     "sha256": ("sha256_*.c", "file_*.c"),
 }
 """Name of a .pyx → what of core/ is compiled into it. Each extension stands alone: what both use is compiled twice."""
@@ -31,7 +33,9 @@ CORE_SOURCES = {
 ABI3 = ("cp311", "0x030B0000")
 """The oldest interpreter whose ABI is kept to (`requires-python`): as a wheel's tag, and as Python.h wants it."""
 
-COMPILE = ["-std=gnu11", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+COMPILE = ["-std=gnu11", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread"]
+LINK = ["-pthread"]
+"""The sink has threads. The C library of older systems has them in a library of its own."""
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g"]
 
 
@@ -72,7 +76,7 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     compile_arguments = list(COMPILE)
-    link_arguments: list[str] = []
+    link_arguments = list(LINK)
     macros: list[tuple[str, str | None]] = [("_FILE_OFFSET_BITS", "64")]
     if stable_abi():
         macros.append(("Py_LIMITED_API", ABI3[1]))

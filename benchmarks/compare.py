@@ -181,7 +181,7 @@ def _small_files(count: int) -> tuple[str, ...]:
 
 
 def start(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Start-up: ``--help`` and a hit, against an interpreter that does nothing."""
+    """Start-up: what a person waits for before anything is fetched, against an interpreter that does nothing."""
     rows = []
     with origin(tiny=1) as hub, empty_directory(options.directory) as directory:
         environment = fetcher_environment(hub.endpoint, directory)
@@ -190,6 +190,9 @@ def start(options: argparse.Namespace) -> list[dict[str, Any]]:
         commands = {
             "python -c pass": (sys.executable, "-c", "pass"),
             "fetcher --help": (sys.executable, "-m", "fetcher", "--help"),
+            "fetcher --version": (sys.executable, "-m", "fetcher", "--version"),
+            "fetcher completion bash": (sys.executable, "-m", "fetcher", "completion", "bash"),
+            "fetcher ls": (sys.executable, "-m", "fetcher", "ls"),
             "fetcher get (hit)": get,
         }
         hub.count()

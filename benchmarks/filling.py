@@ -17,10 +17,10 @@ from typing import Any
 
 from fetcher import Fetcher, hashing
 from fetcher.cache.blobs import insert_blob
-from fetcher.cache.commit import BODY_MODE
 from fetcher.cache.layout import make_directory
 from fetcher.cache.publish import insert_snapshot, sidecar_of
 from fetcher.cache.records import NewSnapshot
+from fetcher.cache.small_files import BODY_MODE
 from fetcher.cache.snapshots import snapshot_id
 from fetcher.cache.staged import FOLDER_MODE, PublishedFile
 from fetcher.cache.store import Cache

@@ -27,11 +27,13 @@ from fetcher.errors import (
     TransportError,
     UsageError,
 )
+from fetcher.model.version import VERSION
 
 if TYPE_CHECKING:
     from fetcher.cache.damage import Damage, VerifyReport
     from fetcher.cache.records import Snapshot
-    from fetcher.client import Fetcher, Lease, Mount, MountSet, get
+    from fetcher.client import Fetcher, get
+    from fetcher.client.mounts import Lease, Mount, MountSet
     from fetcher.config import Settings
     from fetcher.engine.prefetch import PrefetchItem, PrefetchReport
     from fetcher.model.asker import Asker
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from fetcher.model.resource import HF, S3, Ollama
     from fetcher.model.uri import parse_uri
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "HF",
@@ -91,9 +93,9 @@ _HOMES = {
     "Event": "fetcher.model.events",
     "Fetcher": "fetcher.client",
     "HF": "fetcher.model.resource",
-    "Lease": "fetcher.client",
-    "Mount": "fetcher.client",
-    "MountSet": "fetcher.client",
+    "Lease": "fetcher.client.mounts",
+    "Mount": "fetcher.client.mounts",
+    "MountSet": "fetcher.client.mounts",
     "Notice": "fetcher.model.events",
     "Ollama": "fetcher.model.resource",
     "PrefetchItem": "fetcher.engine.prefetch",

@@ -87,8 +87,9 @@ class Settings:
 
     connections_max: int = 16
     connections_per_host_max: int = 16
-    part_bytes: int = 16 * MIB
-    """Whole blocks."""
+    part_bytes: int = 8 * MIB
+    """Whole blocks: of a part while nothing is known of a host's speed, and of the shortest; fast ones get longer
+    parts."""
     window_bytes: int = 1 * GIB
     """How far a part may end beyond the in-order digest's frontier."""
     sync_bytes: int = 256 * MIB
@@ -102,6 +103,8 @@ class Settings:
     part_slow_window_s: float = 10.0
     part_moves_max: int = 3
     """How often a *slow* part is moved (a stalled one is moved as often as it stalls)."""
+    hedges_max: int = 2
+    """Parts of one run that may be under way a second time, because they hold up the end; 0: none ever is."""
     no_progress_timeout_s: float = 120.0
     """No new proven block in the whole run for this long ends it."""
     api_timeout_s: float = 30.0
@@ -375,6 +378,7 @@ _READERS: dict[str, Callable[[object], object]] = {
     "part_slow_bytes_per_s": values.slow_rate_bytes_per_s,
     "part_slow_window_s": values.time_limit_s,
     "part_moves_max": values.count_or_zero,
+    "hedges_max": values.count_or_zero,
     "no_progress_timeout_s": values.time_limit_s,
     "api_timeout_s": values.time_limit_s,
     "api_tries_max": values.count,

@@ -34,7 +34,7 @@ def test_one_version() -> None:
 def test_debian_packages_are_named_once() -> None:
     script = (CHECKOUT / "tests/support/debian.sh").read_text()
     (listed,) = re.findall(r"^PACKAGES=\((.*)\)$", script, re.MULTILINE)
-    assert listed.split() == sorted(set(needs.DEBIAN_PACKAGES.values()))
+    assert listed.split() == sorted({*needs.DEBIAN_PACKAGES.values(), *needs.DEBIAN_HEADERS.values()})
 
 
 def test_make_help_names_every_target() -> None:

@@ -14,11 +14,13 @@ from fetcher._native import _check
 __all__ = [
     "ACTIVE",
     "SHA256_ACTIVE",
+    "BlockSink",
     "Sha256",
     "SubtreeHasher",
     "describe",
     "hash_blocks",
     "merge_root",
+    "preallocate",
     "root_of",
     "scan_file",
     "sha256_pair",
@@ -51,6 +53,18 @@ except ImportError as error:
 
     _remark = "the compiled core was not built" if error.name == f"{__name__}.blake3" else str(error)
     ACTIVE = "plain"
+
+try:
+    if ACTIVE == "plain":
+        raise ImportError
+    import fetcher._native.sink as _sink
+    from fetcher._native.blake3 import simd as _simd
+    from fetcher._native.sink import BlockSink, preallocate
+
+    # The same sources as above in an extension of their own: whatever works there and is asked for, here too.
+    _sink.set_simd(_simd())
+except ImportError:
+    from fetcher._native.plain_sink import BlockSink, preallocate  # type: ignore[assignment]  # the same shape
 
 _sha256_remark = None
 try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from itertools import groupby
 
 from fetcher import hashing
 from fetcher.cache.blobs import insert_blob
@@ -28,9 +29,7 @@ def adopt_blobs(index: Index, layout: Layout, now: float) -> int:
     """
     adopted = 0
     batch: list[TreeFile] = []
-    with index.read() as rows:
-        found = [root for root in bodies(layout) if not has_row(rows, root)]
-    for root in found:
+    for root in without_row(index, layout):
         tree = proven_tree(layout, root)
         if tree is not None:
             batch.append(tree)
@@ -66,6 +65,22 @@ def bodies(layout: Layout) -> Iterator[str]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         yield from (name for name in names if HEX_64.fullmatch(name) and name.startswith(folder))
+
+
+def without_row(index: Index, layout: Layout) -> list[str]:
+    """Names of bodies that no row speaks of."""
+    found = []
+    with index.read() as rows:
+        for digits, roots in groupby(bodies(layout), key=lambda root: root[:2]):
+            known = roots_in(rows, digits)
+            found += [root for root in roots if root not in known]
+    return found
+
+
+def roots_in(rows: Rows, digits: str) -> set[str]:
+    """Roots of all Blobs whose names begin with two digits."""
+    found = rows.execute("SELECT root FROM blobs WHERE root BETWEEN ? AND ?", (digits, f"{digits}g"))
+    return {root for (root,) in found}
 
 
 def has_row(rows: Rows, root: str) -> bool:

@@ -1,8 +1,8 @@
 """Blobs: immutable files under the names of their contents. Finding them, and their rows; how one is made is in
 ``commit.py``.
 
-A claimed digest is not possession: ``find`` answers only for a sha256 that we computed ourselves, over a public Blob or
-one that this principal has fetched.
+A claimed digest is not possession: a Blob is found by it only if it is a sha256 that we computed ourselves, over a
+public Blob or one that this principal has fetched.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from fetcher.cache.index import Index
+from fetcher.cache.index import Index, insert_many, select_many
 from fetcher.cache.layout import Layout
 from fetcher.cache.records import NOBODY, Blob
 from fetcher.model.digest import Digest
@@ -35,27 +35,53 @@ class Blobs:
         """A Blob that has this sha256 and that this principal may have."""
         if digest.algorithm != "sha256" or not digest.whole:
             return None
-        with self._index.read() as rows:
-            row = rows.execute(
-                "SELECT blobs.root FROM blob_digests JOIN blobs USING (root) JOIN blob_access USING (root)"
-                " WHERE algorithm = 'sha256' AND hex = ? AND size = ? AND blob_access.principal IN ('', ?) LIMIT 1",
-                (digest.hex, size, principal or ""),
-            ).fetchone()
-        return self.proven(row[0], size) if row else None
+        root = self._linkable([(digest.hex, size)], principal).get((digest.hex, size))
+        return self.proven(root, size) if root is not None else None
 
     def of_content(self, content: str, digest: Digest | None, size: int, *, principal: str | None) -> Blob | None:
         """The Blob that a flight of this content has published; else one with the stated sha256.
 
         A content id names its scope (everybody, or one principal), so a row under it is for whoever can form the id.
         """
+        return self.of_contents([(content, digest, size)], principal=principal)[0]
+
+    def of_contents(
+        self, wanted: Sequence[tuple[str, Digest | None, int]], *, principal: str | None
+    ) -> list[Blob | None]:
+        """The same for many ``(content id, stated digest, size)``, with few questions to the index."""
         with self._index.read() as rows:
-            row = rows.execute(
-                "SELECT root FROM contents JOIN blobs USING (root) WHERE content_id = ? AND size = ?", (content, size)
-            ).fetchone()
-        found = self.proven(row[0], size) if row else None
-        if found is None and digest is not None:
-            found = self.find(digest, size, principal=principal)
+            published = select_many(
+                rows,
+                "SELECT content_id, root, size FROM contents JOIN blobs USING (root) WHERE content_id IN",
+                [content for content, _, _ in wanted],
+            )
+        known = {content: (root, size) for content, root, size in published}
+        found: list[Blob | None] = []
+        for content, _, size in wanted:
+            root, of_size = known.get(content, ("", -1))
+            found.append(self.proven(root, size) if of_size == size else None)
+        missing = {
+            index: (digest.hex, size)
+            for index, (blob, (_, digest, size)) in enumerate(zip(found, wanted, strict=True))
+            if blob is None and digest is not None and digest.algorithm == "sha256" and digest.whole
+        }
+        roots = self._linkable(set(missing.values()), principal) if missing else {}
+        for index, asked in missing.items():
+            if asked in roots:
+                found[index] = self.proven(roots[asked], asked[1])
         return found
+
+    def _linkable(self, wanted: Collection[tuple[str, int]], principal: str | None) -> dict[tuple[str, int], str]:
+        """Of ``(sha256, size)`` those that are here and that this principal may have, and the roots of their Blobs."""
+        with self._index.read() as rows:
+            found = select_many(
+                rows,
+                "SELECT hex, size, root FROM blob_digests JOIN blobs USING (root) JOIN blob_access USING (root)"
+                " WHERE algorithm = 'sha256' AND blob_access.principal IN ('', ?) AND hex IN",
+                [digits for digits, _ in wanted],
+                principal or "",
+            )
+        return {(digits, size): root for digits, size, root in found}
 
     def digests(self, root: str) -> tuple[Digest, ...]:
         """What we computed over this Blob and found to be what an origin claimed."""
@@ -72,14 +98,14 @@ class Blobs:
 
     def proven(self, root: str, size: int) -> Blob | None:
         """A row's Blob if its body is there with the right size."""
-        path = self._layout.blob(root)
+        place = self._layout.blob_place(root)
         try:
-            status = os.lstat(path)
+            status = os.lstat(place)
         except OSError:
             return None
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             return None
-        return Blob(root, size, path)
+        return Blob(root, size, place)
 
 
 def taken_out(rows: sqlite3.Connection) -> None:
@@ -98,11 +124,19 @@ def insert_blob(
     rows: sqlite3.Connection, root: str, size: int, digests: Iterable[Digest], scope: str, now: float
 ) -> None:
     """Rows of one Blob; ``scope`` is who may have it: a principal, or ``""`` for everybody."""
-    rows.execute(
-        "INSERT INTO blobs (root, size, used_at) VALUES (?, ?, ?)"
-        " ON CONFLICT (root) DO UPDATE SET used_at = excluded.used_at, size = excluded.size",
-        (root, size, now),
+    insert_blobs(rows, [(root, size, tuple(digests))], scope, now)
+
+
+def insert_blobs(
+    rows: sqlite3.Connection, blobs: Sequence[tuple[str, int, Sequence[Digest]]], scope: str, now: float
+) -> None:
+    """The same for many ``(root, size, digests)``."""
+    insert_many(
+        rows,
+        "INSERT INTO blobs (root, size, used_at)",
+        [(root, size, now) for root, size, _ in blobs],
+        "ON CONFLICT (root) DO UPDATE SET used_at = excluded.used_at, size = excluded.size",
     )
-    for digest in digests:
-        rows.execute("INSERT OR IGNORE INTO blob_digests VALUES (?, ?, ?)", (digest.name, digest.hex, root))
-    rows.execute("INSERT OR IGNORE INTO blob_access VALUES (?, ?)", (root, scope))
+    digests = sorted((digest.name, digest.hex, root) for root, _, known in blobs for digest in known)
+    insert_many(rows, "INSERT OR IGNORE INTO blob_digests", digests)
+    insert_many(rows, "INSERT OR IGNORE INTO blob_access", [(root, scope) for root, _, _ in blobs])

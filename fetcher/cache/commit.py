@@ -13,18 +13,17 @@ from pathlib import Path
 
 from fetcher import hashing
 from fetcher.cache import durable
-from fetcher.cache.blobs import Blobs, insert_blob, scope_of, taken_out
-from fetcher.cache.clearing import remove_any, remove_tree
-from fetcher.cache.index import Index
+from fetcher.cache.blobs import Blobs, insert_blobs, scope_of, taken_out
+from fetcher.cache.clearing import remove_any
+from fetcher.cache.index import Index, insert_many
 from fetcher.cache.layout import MEDIA_ERRNOS, Layout, disk_errors, make_directory, read_plain
 from fetcher.cache.partials import DATA, Partial
 from fetcher.cache.records import Blob, SmallFile
+from fetcher.cache.small_files import BODY_MODE, SmallStaging
 from fetcher.cache.steps import taken as step_taken
 from fetcher.cache.tree_file import TreeFile, tree_of
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import Digest
-
-BODY_MODE = 0o444
 
 
 class Committer:
@@ -43,6 +42,8 @@ class Committer:
         self._clock = clock
         self._owner_id = owner_id
         self._blobs = blobs
+        self._prefixes: set[str] = set()
+        """Of Blobs' names: their directories were there once."""
 
     # --- one large content
 
@@ -76,7 +77,7 @@ class Committer:
                     partial.poison()
                     raise
                 step_taken("blob:durable")
-                body, place = partial.path / DATA, self._layout.blob(root)
+                body, place = str(partial.path / DATA), self._layout.blob_place(root)
                 staged = partial.path / "tree" if partial.size > hashing.BLOCK_BYTES else None
                 made = _Made(root, partial.size, partial.head.content_id, tuple(digests), body, place, staged)
                 if staged is not None:
@@ -99,10 +100,10 @@ class Committer:
                     step_taken("blob:tree-named")
                 self._name(made, b"".join(cvs))
                 step_taken("blob:named")
-                durable.sync_directory(place.parent)
+                durable.sync_directory(os.path.dirname(place))
                 durable.sync_directory(self._layout.blobs)
                 step_taken("blob:names-durable")
-                self._insert([made], private, principal)
+                self._insert([made], private, principal, lambda: self._keep_names([made]))
                 step_taken("blob:rows")
         except BaseException:
             partial.close()  # what is proven stays for a resume, unless it is poisoned
@@ -111,7 +112,7 @@ class Committer:
             os.close(reader)
         partial.discard()
         step_taken("blob:partial-removed")
-        return Blob(root, partial.size, self._layout.blob(root))
+        return Blob(root, partial.size, made.place)
 
     def _chaining_values(self, partial: Partial) -> list[bytes]:
         if not hashing.HAS_TREE:
@@ -143,7 +144,7 @@ class Committer:
             # they have; the name is for ours.
             self._out_of_the_way(made.place)
 
-    def _out_of_the_way(self, place: Path) -> Path:
+    def _out_of_the_way(self, place: Path | str) -> Path:
         """Take the name from what has it; returns the trash, which gc empties if nobody else does."""
         trash = self._layout.trash(self._layout.blobs)
         with self._index.write(durable=False) as rows:
@@ -154,7 +155,7 @@ class Committer:
             taken_out(rows)  # whoever has just linked it is to notice
         return trash
 
-    def _link(self, source: Path, target: Path) -> bool:
+    def _link(self, source: Path | str, target: Path | str) -> bool:
         """Give a file its final name; False if somebody else's copy has it. Never replaces anything."""
         for _ in range(2):
             try:
@@ -163,13 +164,13 @@ class Committer:
             except FileExistsError:
                 return False
             except FileNotFoundError:  # the first with these two digits
-                make_directory(target.parent, self._layout.directory_mode, self._layout.group)
+                make_directory(os.path.dirname(target), self._layout.directory_mode, self._layout.group)
             except OSError as error:
                 if error.errno not in durable.NOT_LINKABLE:
                     raise
                 break
         # No hard links here. The index's lock keeps others of us from naming the same file meanwhile.
-        make_directory(target.parent, self._layout.directory_mode, self._layout.group)
+        make_directory(os.path.dirname(target), self._layout.directory_mode, self._layout.group)
         with self._index.write(durable=False):
             if os.path.lexists(target):
                 return False
@@ -228,56 +229,89 @@ class Committer:
 
     # --- many small contents
 
-    def commit_small(self, items: Sequence[SmallFile], *, private: bool, principal: str | None) -> list[Blob]:
+    def small_staging(self) -> SmallStaging:
+        """For contents that are written before ``commit_small`` is called; close it after the last such call."""
+        with disk_errors("write in", self._layout.partials):
+            return SmallStaging(self._layout, self._owner_id())
+
+    def commit_small(
+        self, items: Sequence[SmallFile], *, private: bool, principal: str | None, staging: SmallStaging | None = None
+    ) -> list[Blob]:
         """Publish contents of at most one block with one write each and one durability barrier for all.
 
-        Their names are their whole trees, so they have no ``.tree``.
+        Their names are their whole trees, so they have no ``.tree``. ``staging``: where some are written already.
         """
-        made: list[_Made] = []
-        staging = self._layout.staging(self._layout.partials, "small", self._owner_id())
+        for item in items:
+            if not 0 < item.size <= hashing.BLOCK_BYTES:
+                raise InternalError(f"{item.size} bytes are not a small file")
         with disk_errors("publish in", self._layout.blobs):
-            os.mkdir(staging, 0o700)
-            try:
-                written: set[str] = set()
-                for item in items:
-                    if not 0 < len(item.data) <= hashing.BLOCK_BYTES:
-                        raise InternalError(f"{len(item.data)} bytes are not a small file")
-                    root = item.root or hashing.root_of(item.data).hex()
-                    body = staging / root
-                    place = self._layout.blob(root)
-                    made.append(_Made(root, len(item.data), item.content_id, item.digests, body, place))
-                    if root not in written:
-                        written.add(root)
-                        durable.write_file(body, [item.data], BODY_MODE, sync=False)
-                step_taken("small:written")
-                durable.barrier([staging / root for root in written], staging)
-                step_taken("small:durable")
-                for blob in made:
-                    # No barrier for the names: a row whose body a power cut took is recognised by `_proven`.
-                    self._name(blob, b"")
-                step_taken("small:named")
-                self._insert(made, private, principal)
-                step_taken("small:rows")
-            finally:
-                remove_tree(staging)
+            if staging is not None:
+                return self._commit_small(items, staging, private, principal)
+            with self.small_staging() as own:
+                return self._commit_small(items, own, private, principal)
+
+    def _commit_small(
+        self, items: Sequence[SmallFile], staging: SmallStaging, private: bool, principal: str | None
+    ) -> list[Blob]:
+        unwritten = [item for item in items if item.staged is None]
+        written = iter(staging.write([item.data for item in unwritten]))
+        step_taken("small:written")
+        made: list[_Made] = []
+        for item in items:
+            body = f"{staging.path}/{item.staged or next(written)}"
+            root = item.root or hashing.root_of(item.data).hex()
+            place = self._layout.blob_place(root)
+            made.append(_Made(root, item.size, item.content_id, item.digests, body, place))
+        names = [os.path.basename(blob.body) for blob in made]
+        staging.sync(names)
+        step_taken("small:durable")
+        with durable.directory(self._layout.blobs) as blobs:
+            self._name_small(staging.folder, blobs, made)
+            step_taken("small:named")
+            self._insert(made, private, principal, lambda: self._keep_small(blobs, made))
+            step_taken("small:rows")
+        staging.forget(names)
         return [Blob(blob.root, blob.size, blob.place) for blob in made]
+
+    def _name_small(self, folder: int, blobs: int, made: Sequence[_Made]) -> None:
+        """Give the bodies in ``folder`` their Blobs' names. No barrier for these: a row whose body a power cut took is
+        recognised by ``Blobs.proven``."""
+        for digits in {blob.root[:2] for blob in made} - self._prefixes:
+            make_directory(self._layout.blobs / digits, self._layout.directory_mode, self._layout.group)
+            self._prefixes.add(digits)
+        for blob, error in zip(made, _link_small(folder, blobs, made), strict=True):
+            if error:  # it is there already, or can't be linked; or somebody has removed what we have made above
+                self._name(blob, b"")
+
+    def _keep_small(self, blobs: int, made: Sequence[_Made]) -> None:
+        """See ``_keep_names``."""
+        errors = durable.look_for_files(blobs, [os.fsencode(self._layout.blob_name(blob.root)) for blob in made])
+        self._keep_names([blob for blob, error in zip(made, errors, strict=True) if error])
 
     # --- rows
 
-    def _insert(self, made: Sequence[_Made], private: bool, principal: str | None) -> None:
+    def _insert(
+        self, made: Sequence[_Made], private: bool, principal: str | None, keep_names: Callable[[], None]
+    ) -> None:
         """Rows of new Blobs, held for us until the Snapshot that wants them is published."""
         now = self._clock()
         owner_id = self._owner_id()
         scope = scope_of(private, principal)
+        # In the order of the tables, so that one page is not gone through many times.
+        by_root = sorted(made, key=lambda blob: blob.root)
+        by_content = sorted((blob.content_id, blob.root) for blob in made)
         with self._index.write(durable=True) as rows:
-            for blob in made:
-                for source, target in blob.names(self._layout):
-                    if not os.path.lexists(target):
-                        # Somebody's cleaning took the name after our link; inside this transaction nobody can.
-                        os.link(source, target, follow_symlinks=False)
-                insert_blob(rows, blob.root, blob.size, blob.digests, scope, now)
-                rows.execute("INSERT OR IGNORE INTO blob_holds VALUES (?, ?)", (blob.root, owner_id))
-                rows.execute("INSERT OR REPLACE INTO contents VALUES (?, ?)", (blob.content_id, blob.root))
+            keep_names()
+            insert_blobs(rows, [(blob.root, blob.size, blob.digests) for blob in by_root], scope, now)
+            insert_many(rows, "INSERT OR IGNORE INTO blob_holds", [(blob.root, owner_id) for blob in by_root])
+            insert_many(rows, "INSERT OR REPLACE INTO contents", by_content)
+
+    def _keep_names(self, made: Sequence[_Made]) -> None:
+        """Inside the transaction: give back names that somebody's cleaning took after our link. Now nobody can."""
+        for blob in made:
+            for source, target in blob.names(self._layout):
+                if not os.path.lexists(target):
+                    os.link(source, target, follow_symlinks=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,17 +322,23 @@ class _Made:
     size: int
     content_id: str
     digests: tuple[Digest, ...]
-    body: Path
+    body: str
     """The name that it was written under."""
-    place: Path
+    place: str
     """The name of the Blob."""
     tree: Path | None = None
     """The name that its tree was written under."""
 
-    def names(self, layout: Layout) -> tuple[tuple[Path, Path], ...]:
+    def names(self, layout: Layout) -> tuple[tuple[str, str], ...]:
         """Written name and final name of all that it consists of."""
         body = (self.body, self.place)
-        return (body,) if self.tree is None else ((self.tree, layout.tree(self.root)), body)
+        return (body,) if self.tree is None else ((str(self.tree), str(layout.tree(self.root))), body)
+
+
+def _link_small(folder: int, blobs: int, made: Sequence[_Made]) -> list[int]:
+    """Link staged bodies to their Blobs' names; the errno of each."""
+    names = [os.fsencode(os.path.basename(blob.body)) for blob in made]
+    return durable.link_files(folder, names, blobs, [os.fsencode(f"{blob.root[:2]}/{blob.root}") for blob in made])
 
 
 def _root_in_order(descriptor: int, size: int) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ BARRIER_FILES_MAX = 8
 """Up to here a file is made durable by its own fsync; beyond, one syncfs(2) costs less than the sum."""
 
 _syncfs: Any = None
+
+
+@contextmanager
+def directory(path: Path | str) -> Iterator[int]:
+    """A descriptor of a directory, for the length of a block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path | str) -> None:
@@ -85,6 +96,15 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_all_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """pwrite(2) until everything is written."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        offset += count
+        view = view[count:]
+
+
 def write_file(path: Path | str, pieces: Iterable[bytes | bytearray | memoryview], mode: int, *, sync: bool) -> None:
     """Create a file that must not exist yet; durable on return if ``sync``. On any error nothing stays behind."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -100,6 +120,38 @@ def write_file(path: Path | str, pieces: Iterable[bytes | bytearray | memoryview
     except BaseException:
         remove_file(path)
         raise
+
+
+def write_files(
+    folder: int, names: Sequence[bytes], contents: Sequence[bytes | bytearray | memoryview], mode: int
+) -> None:
+    """Create many files in an open directory, none of which may exist yet; nothing is durable by this. Raises OSError
+    for the first that can't be made; what was made before it stays."""
+    from fetcher._native import many_files
+
+    many_files.write_files(folder, names, contents, mode)
+
+
+def link_files(source: int, names: Sequence[bytes], target: int, targets: Sequence[bytes]) -> list[int]:
+    """Second names for many files, between open directories. The errno of each, 0 where it was made; never replaces
+    anything."""
+    from fetcher._native import many_files
+
+    return many_files.link_files(source, names, target, targets)
+
+
+def look_for_files(folder: int, names: Sequence[bytes]) -> list[int]:
+    """Whether names of an open directory are taken: the errno of lstat(2) of each, 0 where one is."""
+    from fetcher._native import many_files
+
+    return many_files.look_for_files(folder, names)
+
+
+def unlink_files(folder: int, names: Sequence[bytes]) -> list[int]:
+    """Unlink many files of an open directory; the errno of each."""
+    from fetcher._native import many_files
+
+    return many_files.unlink_files(folder, names)
 
 
 def clone_into(source: int, target: int, length: int, *, look: Callable[[], None] | None = None) -> None:
@@ -150,11 +202,9 @@ def copy_into(
 
 
 def _copy_step(source: int, target: int, offset: int, length: int) -> int:
-    data = memoryview(os.pread(source, length, offset))
-    done = 0
-    while done < len(data):
-        done += os.pwrite(target, data[done:], offset + done)
-    return done
+    data = os.pread(source, length, offset)
+    write_all_at(target, data, offset)
+    return len(data)
 
 
 def remove_file(path: Path | str) -> bool:

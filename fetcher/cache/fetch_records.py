@@ -40,12 +40,17 @@ class Blob:
 
     root: str
     size: int
-    path: Path
+    place: str
+    """Its path; as text, because thousands of them are made that nobody asks for theirs."""
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
 
 
 @dataclass(frozen=True, slots=True)
 class SmallFile:
-    """Content of at most one block, still in memory, already compared with what the origin claims."""
+    """Content of at most one block, in memory or written already, and compared with what the origin claims."""
 
     content_id: str
     data: bytes | bytearray | memoryview
@@ -54,6 +59,13 @@ class SmallFile:
     verified_by: str
     root: str | None = None
     """BLAKE3 root if the caller has it; computed otherwise."""
+    staged: str | None = None
+    """What was written already is no longer in ``data``: its name in the ``SmallStaging`` that is given with it."""
+    staged_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.data) if self.staged is None else self.staged_bytes
 
 
 @dataclass(frozen=True, slots=True)

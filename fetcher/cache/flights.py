@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from fetcher.cache.index import Index, Rows
+from fetcher.cache.index import Index, Rows, insert_many, select_many
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import FlightClaim, OwnerState
 
@@ -27,37 +27,36 @@ class Flights:
         states: dict[str, OwnerState] = {}
         claims: list[FlightClaim | None] = []
         with self._index.read() as rows:
+            known = _rows_of(rows, contents)
             for content, _ in contents:
-                row = rows.execute(
-                    "SELECT owner_id, bytes_proven FROM flights WHERE content_id = ?", (content,)
-                ).fetchone()
-                held = row is not None and row[0] != self._owner_id and self._state(row[0], states) == "alive"
-                claims.append(FlightClaim(content, False, row[0], row[1], "alive") if held else None)
+                row = known.get(content)
+                if row is not None and row[0] != self._owner_id and self._state(row[0], states) == "alive":
+                    claims.append(FlightClaim(content, False, row[0], row[1], "alive"))
+                else:
+                    claims.append(None)
         if all(claims):
             return [claim for claim in claims if claim]
         with self._index.write(durable=False) as rows:
             decided: list[FlightClaim] = []
+            taken: list[tuple[object, ...]] = []
+            known, now = _rows_of(rows, contents), self._clock()
             for (content, size), claim in zip(contents, claims, strict=True):
                 if claim is not None:
                     decided.append(claim)
                     continue
-                row = rows.execute(
-                    "SELECT owner_id, bytes_proven FROM flights WHERE content_id = ?", (content,)
-                ).fetchone()
+                row = known.get(content)
                 state = "alive" if row is None else self._state(row[0], states)
                 if row is not None and row[0] == self._owner_id:
                     decided.append(FlightClaim(content, True, self._owner_id, row[1], "alive"))
                 elif row is not None and state == "alive":
                     decided.append(FlightClaim(content, False, row[0], row[1], "alive"))
                 else:
-                    rows.execute(
-                        "INSERT OR REPLACE INTO flights VALUES (?, ?, ?, 0, ?)",
-                        (content, self._owner_id, size, self._clock()),
-                    )
+                    taken.append((content, self._owner_id, size, 0, now))
                     former = None if row is None else str(row[0])
                     decided.append(
                         FlightClaim(content, True, self._owner_id, 0 if row is None else row[1], state, former)
                     )
+            insert_many(rows, "INSERT OR REPLACE INTO flights", taken)
         return decided
 
     def _state(self, owner_id: str, known: dict[str, OwnerState]) -> OwnerState:
@@ -77,10 +76,17 @@ class Flights:
     def release(self, contents: Sequence[str]) -> None:
         """We no longer fetch these, whether they are published or given up. Others' rows are left alone."""
         with self._index.write(durable=False) as rows:
-            rows.executemany(
-                "DELETE FROM flights WHERE content_id = ? AND owner_id = ?",
-                [(content, self._owner_id) for content in contents],
-            )
+            select_many(rows, "DELETE FROM flights WHERE owner_id = ? AND content_id IN", contents, self._owner_id)
+
+
+def _rows_of(rows: Rows, contents: Sequence[tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """Content id → owner and bytes proven, of those that somebody fetches."""
+    found = select_many(
+        rows,
+        "SELECT content_id, owner_id, bytes_proven FROM flights WHERE content_id IN",
+        [content for content, _ in contents],
+    )
+    return {content: (owner, count) for content, owner, count in found}
 
 
 def living(rows: Rows, owners: Owners, contents: Collection[str]) -> set[str]:

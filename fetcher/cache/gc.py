@@ -16,22 +16,17 @@ from pathlib import Path
 
 from fetcher.cache import writable
 from fetcher.cache.clock import Clock
+from fetcher.cache.due import JUST_USED_S, long_ago, out_of_time
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.leases import Leases
 from fetcher.cache.owners import Owners
 from fetcher.cache.records import GcReport
 from fetcher.cache.removal import BATCH, Removal, Removed, roots_of
-from fetcher.cache.snapshots import HIDDEN_KEYS, SUPERSEDED
 from fetcher.cache.sweep import Stray, Sweeper
 from fetcher.cache.usage import allocated
 from fetcher.config import Settings
 from fetcher.plan import allocation
-
-JUST_USED_S = 60.0
-"""A command that prints a path and takes no lease must not be followed at once by its removal."""
-COLLECT_EVERY_S = 600.0
-"""Looking for what crashes left costs a walk through three directories; commands share the work."""
 
 
 class Collector:
@@ -90,8 +85,7 @@ class Collector:
         with self._index.read() as rows:
             if self._expired(rows, JUST_USED_S) or self._ending_copies(rows):
                 return True
-            row = rows.execute("SELECT value FROM meta WHERE name = 'collected_at'").fetchone()
-        return row is None or not 0 <= self._clock() - float(row[0]) < COLLECT_EVERY_S
+            return long_ago(rows, self._clock())
 
     def blob_bytes(self, *, at_once: bool) -> int:
         """Of the Blobs that nothing refers to and whose time is over."""
@@ -119,13 +113,7 @@ class Collector:
         return self._clock() - (0.0 if at_once else self._settings.gc_grace_s)
 
     def _expired(self, rows: Rows, spare_s: float = 0.0) -> list[str]:
-        now = self._clock()
-        over = rows.execute("SELECT id, last_used_at FROM snapshots WHERE keep_until <= ? ORDER BY keep_until", (now,))
-        found = dict(over.fetchall())
-        found |= rows.execute(
-            f"SELECT id, last_used_at FROM snapshots WHERE key >= ? AND key < ? AND {SUPERSEDED}", HIDDEN_KEYS
-        ).fetchall()
-        expired = [name for name, used_at in found.items() if spare_s <= 0 or used_at <= now - spare_s]
+        expired = out_of_time(rows, self._clock(), spare_s)
         protected = self._removal.protected(rows) if expired else ()
         return [snapshot_id for snapshot_id in expired if snapshot_id not in protected]
 

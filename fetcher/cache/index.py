@@ -15,9 +15,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fetcher.cache.layout import NO_SPACE_ERRNOS, disk_errors, newer_format
 from fetcher.cache.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
@@ -28,6 +29,11 @@ BUSY_TIMEOUT_S = 30.0
 
 NEEDED_BYTES = 64 << 10
 """With less free space SQLite can't grow the smallest of its files."""
+
+BULK_ROWS = 64
+"""Inserted with one statement. SQLite takes 999 placeholders at least; preparing it costs what some ten rows do."""
+BULK_VALUES = 512
+"""Looked for with one statement."""
 
 READY = ".ready"
 """After the name of a database: complete, and about to get that name."""
@@ -174,6 +180,32 @@ class Index:
         if is_damage(error) and self._path is not None and not self.read_only:
             suspect(self._path)
         return renamed(error, self._path or "the index in memory")
+
+
+def insert_many(
+    rows: Rows | sqlite3.Connection, into: str, values: Sequence[tuple[object, ...]], then: str = ""
+) -> None:
+    """``INSERT … INTO table (…) VALUES`` of many rows with few statements: sqlite3 gives the GIL away for each one, and
+    beside a busy event loop it is long in coming back. ``then``: what follows the rows, as ``ON CONFLICT …``."""
+    whole = len(values) - len(values) % BULK_ROWS
+    if values:
+        row = f"({', '.join('?' * len(values[0]))})"
+        many = f"{into} VALUES {', '.join([row] * BULK_ROWS)} {then}"
+        for start in range(0, whole, BULK_ROWS):
+            rows.execute(many, [value for row_values in values[start : start + BULK_ROWS] for value in row_values])
+        rows.executemany(f"{into} VALUES {row} {then}", values[whole:])
+
+
+def select_many(
+    rows: Rows | sqlite3.Connection, select: str, wanted: Sequence[str], *arguments: object
+) -> list[tuple[Any, ...]]:
+    """All rows of a SELECT, or of a DELETE, that ends with ``… IN``, for any number of values; ``arguments`` are those
+    of the placeholders before."""
+    found: list[tuple[Any, ...]] = []
+    for start in range(0, len(wanted), BULK_VALUES):
+        part = wanted[start : start + BULK_VALUES]
+        found += rows.execute(f"{select} ({', '.join('?' * len(part))})", (*arguments, *part)).fetchall()
+    return found
 
 
 def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:

@@ -11,9 +11,10 @@ See docs/FORMAT.md.
     48× records: u32 kind, u32 CRC-32 of the other 44 bytes, u64 index, 32 bytes value (little-endian)
 
 Kind 1 is a block: index and chaining value. Kind 2 is a midstate of the whole's SHA-256: bytes taken, a multiple of 64,
-and the eight words. Kinds 3 to 15 are kept for other digests. Unknown kinds are skipped. A record is one write(2); one
-that is torn or damaged fails its CRC and counts for nothing. A later record for a block replaces an earlier one, and
-every earlier midstate of bytes in that block. **A journal proves nothing by itself**: every block in it is hashed again
+and the eight words. Kinds 3 to 15 are kept for other digests. Unknown kinds are skipped. Each record has a slot, taken
+in order, and is one pwrite(2); a slot that was never written is a hole, and one that is torn or damaged fails its CRC:
+neither counts for anything. A later slot's record for a block replaces an earlier one, and every earlier midstate of
+bytes in that block. **A journal proves nothing by itself**: every block in it is hashed again
 before it is believed, and a midstate counts for what it says of blocks that were found right.
 """
 

@@ -142,6 +142,7 @@ class Layout:
         self.owners = self.cache_dir / "owners-v1"
         self.partials = self.cache_dir / "partials-v1"
         self.blobs = self.cache_dir / "blobs-v1"
+        self._blobs = str(self.blobs)
         self.snapshots = self.cache_dir / "snapshots-v1"
         self.writable = self.cache_dir / "writable-v1"
         self.index = self.state_dir / "index-v1.sqlite"
@@ -151,7 +152,15 @@ class Layout:
         self.markets = self.state_dir / "markets-v1"
 
     def blob(self, root: str) -> Path:
-        return self.blobs / _checked(root)[:2] / root
+        return Path(self.blob_place(root))
+
+    def blob_place(self, root: str) -> str:
+        """The same as text: a Path costs ten times as much, and of blobs there are many."""
+        return f"{self._blobs}/{self.blob_name(root)}"
+
+    def blob_name(self, root: str) -> str:
+        """The same below the directory of all Blobs."""
+        return f"{_checked(root)[:2]}/{root}"
 
     def tree(self, root: str) -> Path:
         return self.blobs / _checked(root)[:2] / f"{root}.tree"

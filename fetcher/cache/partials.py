@@ -15,6 +15,7 @@ from pathlib import Path
 from fetcher import hashing
 from fetcher.cache import durable, journal
 from fetcher.cache.clearing import remove_tree
+from fetcher.cache.direct import Direct
 from fetcher.cache.layout import disk_error, disk_errors
 from fetcher.cache.records import PartialHead
 from fetcher.errors import CacheError, FetcherError, InternalError
@@ -44,7 +45,10 @@ class Partial:
         """After ``open``: how far the SHA-256 of the whole came in earlier work, over blocks that are proven."""
         self.fd = -1
         """Of ``data``, for reading and writing; -1 once closed."""
+        self._direct = Direct(path / DATA, head.size)
         self._journal = -1
+        self._next_slot = 0
+        """Where the next record of the journal goes."""
         self._on_end = on_end
         self._lock = threading.Lock()
         self._calls = 0
@@ -65,10 +69,67 @@ class Partial:
         with self._call(), self._renamed("write to"):
             value = hashing.write_blocks(self.fd, block * hashing.BLOCK_BYTES, data, block=hashing.BLOCK_BYTES)
             if value:
+                self._record(self.next_slot(), journal.block_record(block, value))
                 with self._lock:
-                    self._append(journal.block_record(block, value))
                     self.proven[block] = value
         return value
+
+    def begin_block(self, block: int, *, direct: bool = False) -> tuple[int, int, int, int]:
+        """A block is about to be written by a sink (``hashing.BlockSink``), which is a call in flight from here on.
+
+        Returns what ``submit`` wants: the descriptor of the data; the one with O_DIRECT, -1 unless ``direct`` asks for
+        it and it can be had; that of the journal, and the place of the block's record there (-1 and 0 in plain mode).
+        Then exactly one of ``end_block`` and ``fail_block`` has to be called, when the sink is done with the block.
+        """
+        self._length(block)
+        with self._lock:
+            self._enter()
+            direct_fd = self._direct.open() if direct else -1
+            if hashing.HAS_TREE:
+                return self.fd, direct_fd, self._journal, self._take_slot()
+            return self.fd, direct_fd, -1, 0
+
+    def end_block(self, block: int, value: bytes) -> None:
+        """The block is written and its record with it; ``value`` is its chaining value (``b""`` in plain mode)."""
+        self._length(block)
+        with self._lock:
+            self._leave()
+            if value:
+                self.proven[block] = value
+
+    def fail_block(self, block: int) -> None:
+        """The block was not written, or its record was not: it is not proven, and others stay so."""
+        self._length(block)
+        with self._lock:
+            self._leave()
+
+    def block_error(self, number: int) -> FetcherError:
+        """The error to raise for an ``errno`` that a sink met, as ``write_block`` would: NoSpaceError or CacheError."""
+        return disk_error(OSError(number, os.strerror(number)), "write to", self.path)
+
+    def preallocate(self, start: int, stop: int) -> bool:
+        """Allocate the blocks from ``start`` up to ``stop``, which are about to be written with ``direct``, where that
+        makes it faster; whether it was done. A worker call.
+
+        They take their space at once: draw it before, and what is not written of it then is ``bytes_unproven``. Raises
+        NoSpaceError when it is not there.
+        """
+        offset = start * hashing.BLOCK_BYTES
+        length = (stop - 1 - start) * hashing.BLOCK_BYTES + self._length(stop - 1)
+        self._length(start)
+        with self._call(), self._renamed("write to"):
+            with self._lock:
+                if self._direct.open() < 0:
+                    return False
+            return self._direct.preallocate(offset, length)
+
+    def next_slot(self) -> int:
+        """A place in the journal for one record, which is nobody else's: one that fails or is torn harms no other.
+
+        Whoever takes a place for a midstate does so after the places of all the blocks that it speaks of.
+        """
+        with self._lock:
+            return self._take_slot()
 
     def read_into(self, offset: int, view: memoryview) -> int:
         """Fill ``view`` from ``offset``; the number of bytes read, less than asked only at the end of the file."""
@@ -89,8 +150,8 @@ class Partial:
 
     def save_midstate(self, midstate: bytes) -> None:
         """Journal how far the SHA-256 of the whole has come, over nothing but proven blocks."""
-        with self._call(), self._renamed("write to"), self._lock:
-            self._append(journal.sha256_record(midstate))
+        with self._call(), self._renamed("write to"):
+            self._record(self.next_slot(), journal.sha256_record(midstate))
 
     def sync(self) -> None:
         """Make data, then journal durable. An error is final: this Partial is discarded and never published."""
@@ -195,14 +256,13 @@ class Partial:
 
     # --- inside
 
-    def _append(self, record: bytes) -> None:
-        """Journal one record whole or not at all: a torn one would shift all that come after it."""
-        length = os.fstat(self._journal).st_size
-        try:
-            durable.write_all(self._journal, record)
-        except OSError:
-            os.ftruncate(self._journal, length)
-            raise
+    def _take_slot(self) -> int:
+        slot = self._next_slot
+        self._next_slot += journal.RECORD.size
+        return slot
+
+    def _record(self, slot: int, record: bytes) -> None:
+        durable.write_all_at(self._journal, record, slot)
 
     def _open_files(self, *, keep: bool, step: Callable[[], None] | None = None) -> None:
         """Open data and journal. With ``keep``, believe what the journal says and a rescan confirms; ``step`` is called
@@ -219,15 +279,15 @@ class Partial:
         try:
             os.fchmod(self.fd, 0o600)
             os.ftruncate(self.fd, self.size)
-            self._journal = os.open(
-                self.path / JOURNAL, flags | os.O_APPEND | (0 if found else os.O_TRUNC), 0o600
-            )  # fmt: skip
+            self._journal = os.open(self.path / JOURNAL, flags | (0 if found else os.O_TRUNC), 0o600)
             self.proven, self.midstate = {}, None
             if found is None:
                 os.fchmod(self._journal, 0o600)
-                durable.write_all(self._journal, journal.head_bytes(self.head))
+                head = journal.head_bytes(self.head)
+                durable.write_all_at(self._journal, head, 0)
+                self._next_slot = len(head)
             else:
-                os.ftruncate(self._journal, found.whole_bytes)  # a torn record at the end would shift all that follow
+                self._next_slot = found.whole_bytes  # what is less than a record at the end is written over
                 self.proven = self._confirmed(found.blocks, step)
                 self.midstate = found.midstate(self.proven)
         except BaseException:
@@ -313,6 +373,7 @@ class Partial:
     def _close_files(self) -> None:
         data, self.fd = self.fd, -1
         log, self._journal = self._journal, -1
+        self._direct.close()
         for descriptor in (data, log):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -322,19 +383,29 @@ class Partial:
             raise InternalError(f"{self.path.name} has {self.block_count} blocks, not a block {block}")
         return min(hashing.BLOCK_BYTES, self.size - block * hashing.BLOCK_BYTES)
 
+    def _enter(self) -> None:
+        """A call begins; the lock is held."""
+        if self.fd < 0:
+            raise InternalError(f"{self!r} is used after its end")
+        if self._poison:
+            raise self._poison
+        self._calls += 1
+
+    def _leave(self) -> None:
+        """A call has ended; the lock is held."""
+        if not self._calls:
+            raise InternalError(f"{self!r} has no call in flight that could end")
+        self._calls -= 1
+
     @contextmanager
     def _call(self) -> Iterator[None]:
         with self._lock:
-            if self.fd < 0:
-                raise InternalError(f"{self!r} is used after its end")
-            if self._poison:
-                raise self._poison
-            self._calls += 1
+            self._enter()
         try:
             yield
         finally:
             with self._lock:
-                self._calls -= 1
+                self._leave()
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

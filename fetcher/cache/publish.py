@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fetcher.cache import durable
 from fetcher.cache.clearing import remove_any
-from fetcher.cache.index import Index, Rows
+from fetcher.cache.index import Index, Rows, insert_many, select_many
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
 from fetcher.cache.snapshots import COLUMNS, FORMAT, IS_HIDDEN, discard_names, record, refresh, snapshot_id
@@ -142,11 +142,8 @@ class Publisher:
 
     def _let_go(self, rows: Rows, files: Sequence[PublishedFile]) -> None:
         """The Snapshot refers to the Blobs now; our holds on them are no longer needed."""
-        owner_id = self._owner_id()
-        rows.executemany(
-            "DELETE FROM blob_holds WHERE root = ? AND owner_id = ?",
-            [(root, owner_id) for _, root, _ in files if root is not None],
-        )
+        roots = [root for _, root, _ in files if root is not None]
+        select_many(rows, "DELETE FROM blob_holds WHERE owner_id = ? AND root IN", roots, self._owner_id())
 
     def _is_there(self, wanted: str) -> bool:
         try:
@@ -266,7 +263,5 @@ def insert_snapshot(
             new.keep_for_s,
         ),
     )
-    rows.executemany(
-        "INSERT OR IGNORE INTO snapshot_blobs VALUES (?, ?)",
-        [(wanted, root) for _, root, _ in files if root is not None],
-    )
+    roots = sorted({root for _, root, _ in files if root is not None})
+    insert_many(rows, "INSERT OR IGNORE INTO snapshot_blobs", [(wanted, root) for root in roots])

@@ -37,7 +37,10 @@ class Reservation:
         self._looked_at = 0
         """How much was drawn when we last looked at the floor."""
         self._released = False
+        self._turn = threading.Lock()
+        """Of whoever asks the index; that may take as long as another process holds it."""
         self._lock = threading.Lock()
+        """Of the numbers; taken after ``_turn``, and for no longer than it takes to count. The event loop takes it."""
 
     @property
     def bytes(self) -> int:
@@ -67,6 +70,12 @@ class Reservation:
         with self._lock:
             self._in_flight -= byte_count
 
+    def undraw(self, byte_count: int) -> None:
+        """So much of what was drawn is not written after all, and may be drawn again."""
+        with self._lock:
+            self._in_flight -= byte_count
+            self._ahead += byte_count
+
     def draw(self, byte_count: int) -> None:
         """``byte_count`` bytes are about to be written; ``wrote`` says when they are.
 
@@ -74,16 +83,34 @@ class Reservation:
         second copy of a file whose first was wrong. Raises NoSpaceError if that does not fit, or if something else has
         filled the disk down to the floor; nothing is written then.
         """
-        with self._lock:
-            if self._released:
-                raise InternalError("bytes are drawn from a reservation that was given back")
-            over = min(byte_count, self._present)
-            self._present -= over
-            new = byte_count - over
-            if self._ahead < new:
-                self._draw_step(new - self._ahead)
-            self._ahead -= new
-            self._in_flight += byte_count
+        with self._turn:
+            with self._lock:
+                self._refuse_released()
+                over = min(byte_count, self._present)
+                self._present -= over
+                new = byte_count - over
+                missing = new - self._ahead
+            if missing > 0:
+                self._draw_step(missing)
+            with self._lock:  # meanwhile there can only be more ahead
+                self._ahead -= new
+                self._in_flight += byte_count
+
+    def draw_beside(self, byte_count: int) -> None:
+        """As ``draw``, for bytes that were reserved for another writer, who may write them as well: nothing is taken of
+        what was promised to anybody. Raises NoSpaceError if there is no other room."""
+        with self._turn:
+            with self._lock:
+                self._refuse_released()
+                promised = self._ahead + self._in_flight
+            self._room.grow(self.id, byte_count, promised)
+            with self._lock:
+                self._undrawn += byte_count
+        self.draw(byte_count)
+
+    def _refuse_released(self) -> None:
+        if self._released:
+            raise InternalError("bytes are drawn from a reservation that was given back")
 
     def _draw_step(self, missing: int) -> None:
         if self._drawn - self._looked_at >= FLOOR_EVERY_BYTES:
@@ -92,27 +119,33 @@ class Reservation:
         if self._undrawn < missing:
             self._grow(missing - self._undrawn)
         step = max(missing, min(STEP_BYTES, self._undrawn))
-        drawn = self._drawn + step
-        self._room.draw(self.id, step, self._ahead + step + self._in_flight)
-        self._undrawn -= step
-        self._drawn = drawn
-        self._ahead += step
+        self._room.draw(self.id, step, self._unwritten(step))
+        with self._lock:
+            self._undrawn -= step
+            self._drawn += step
+            self._ahead += step
 
     def _grow(self, missing: int) -> None:
         try:
             more = missing + STEP_BYTES
-            self._room.grow(self.id, more, self._ahead + self._in_flight)
+            self._room.grow(self.id, more, self._unwritten())
         except NoSpaceError:
             more = missing
-            self._room.grow(self.id, more, self._ahead + self._in_flight)
-        self._undrawn += more
+            self._room.grow(self.id, more, self._unwritten())
+        with self._lock:
+            self._undrawn += more
+
+    def _unwritten(self, step: int = 0) -> int:
+        """Of all that was drawn, ``step`` among it, what is not written yet."""
+        with self._lock:
+            return self._ahead + step + self._in_flight
 
     def release(self) -> None:
         """Give the rest back, when all is published or given up. May be called again.
 
         With an owner's last reservation its holds on Blobs go: what is unreferenced then has the grace of gc.
         """
-        with self._lock:
+        with self._turn, self._lock:
             self._released = True
             self._undrawn = self._ahead = 0
         self._room.drop_reservation(self.id, self._owner_id)

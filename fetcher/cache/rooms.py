@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fetcher.cache.condemn import Condemning
     from fetcher.cache.flights import Flights
     from fetcher.cache.gc import Collector
+    from fetcher.cache.hosts import Hosts
     from fetcher.cache.markets import Markets
     from fetcher.cache.prune import Pruner
     from fetcher.cache.publish import Publisher
@@ -145,6 +146,12 @@ class Rooms:
         from fetcher.cache.markets import Markets
 
         return Markets(self._layout)
+
+    @property
+    def hosts(self) -> Hosts:
+        from fetcher.cache.hosts import Hosts
+
+        return Hosts(self._index, self._clock)
 
     def surveyor(self, leased: Collection[str], look: Callable[[], None]) -> Surveyor:
         from fetcher.cache.survey import Surveyor

@@ -4,9 +4,11 @@ can't be had. Knows no rows; when it becomes visible is decided in ``publish.py`
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from fetcher.cache import durable
@@ -56,9 +58,12 @@ class StagedDirectory:
     def fill(self, files: Sequence[PublishedFile]) -> None:
         """Make all files."""
         os.mkdir(self._path, 0o700)
+        gone: list[str] = []
         try:
             self._enter("", None)
-            gone = [root for entry, root, _ in files if not self._make(entry, root) and root is not None]
+            with durable.directory(self._layout.blobs) as blobs:
+                for folder, members in groupby(files, key=lambda file: file[0].path.rpartition("/")[0]):
+                    gone += self._fill_folder(self._folder(folder.split("/") if folder else ()), blobs, list(members))
         finally:
             while self._open:
                 os.close(self._open.pop()[1])
@@ -68,21 +73,31 @@ class StagedDirectory:
                 ids=tuple(gone),
             )
 
-    def _make(self, entry: FileEntry, root: str | None) -> bool:
-        *folders, name = entry.path.split("/")
-        folder = self._folder(folders)
-        if root is None:
-            os.close(self._create(name, folder))
-            return True
-        blob = self._layout.blob(root)
+    def _fill_folder(self, folder: int, blobs: int, files: Sequence[PublishedFile]) -> list[str]:
+        """Make files of one folder; returns the roots of Blobs that are gone."""
+        gone: list[str] = []
+        linked: list[tuple[FileEntry, str]] = []
+        for entry, root, _ in files:
+            if root is None:
+                os.close(self._create(_name_of(entry), folder))
+            else:
+                linked.append((entry, root))
+        sources = [os.fsencode(self._layout.blob_name(root)) for _, root in linked]
+        errors = durable.link_files(blobs, sources, folder, [os.fsencode(_name_of(entry)) for entry, _ in linked])
+        for (entry, root), error in zip(linked, errors, strict=True):
+            if not self._check(entry, root, folder, error):
+                gone.append(root)
+        return gone
+
+    def _check(self, entry: FileEntry, root: str, folder: int, error: int) -> bool:
+        """Whether a file that was linked, or could not be (``error``), is there in the end; False: its Blob is gone."""
+        name, blob = _name_of(entry), self._layout.blob_place(root)
         copied: Identity | None = None
-        try:
-            os.link(blob, name, dst_dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
+        if error == errno.ENOENT:
             return False
-        except OSError as error:
-            if error.errno not in durable.NOT_LINKABLE:
-                raise
+        if error:
+            if error not in durable.NOT_LINKABLE:
+                raise OSError(error, os.strerror(error), blob)
             copied = self._copy(blob, name, folder, entry)
             if copied is None:
                 return False
@@ -95,7 +110,7 @@ class StagedDirectory:
             )
         return True
 
-    def _copy(self, blob: Path, name: str, folder: int, entry: FileEntry) -> Identity | None:
+    def _copy(self, blob: str, name: str, folder: int, entry: FileEntry) -> Identity | None:
         """A second body, where the first takes no more links or the file system has none. Says of which body; None: it
         is gone."""
         try:
@@ -146,3 +161,8 @@ class StagedDirectory:
         if made:
             os.fchmod(descriptor, FOLDER_MODE)
             self.to_sync.append("/".join((str(self._path), *(folder for folder, _ in self._open[1:]))))
+
+
+def _name_of(entry: FileEntry) -> str:
+    """Its name in its folder."""
+    return entry.path.rpartition("/")[2]

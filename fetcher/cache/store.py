@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fetcher.cache import clock as clock_room
-from fetcher.cache import identity, opening, timekeeping
+from fetcher.cache import due, identity, opening, timekeeping
 from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout
@@ -29,11 +29,13 @@ from fetcher.errors import InternalError
 
 if TYPE_CHECKING:
     from fetcher.cache.condemn import Condemning
+    from fetcher.cache.hosts import Hosts
     from fetcher.cache.markets import Markets
     from fetcher.cache.partials import Partial
     from fetcher.cache.prune import PrunePlan
     from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
     from fetcher.cache.reservation import Reservation
+    from fetcher.cache.small_files import SmallStaging
     from fetcher.cache.staged import PublishedFile
     from fetcher.cache.survey import Survey
     from fetcher.model.digest import Digest
@@ -275,6 +277,12 @@ class Cache:
         """The Blob that a flight of this content has published, or one with the stated sha256 (as ``find_blob``)."""
         return self._rooms.blobs.of_content(content_id, digest, size, principal=principal)
 
+    def content_blobs(
+        self, wanted: Sequence[tuple[str, Digest | None, int]], *, principal: str | None
+    ) -> list[Blob | None]:
+        """The same for many ``(content id, stated digest, size)``, in their order."""
+        return self._rooms.blobs.of_contents(wanted, principal=principal)
+
     def blob_digests(self, root: str) -> tuple[Digest, ...]:
         """What we computed over a Blob and found to be what an origin claimed."""
         return self._rooms.blobs.digests(root)
@@ -363,10 +371,17 @@ class Cache:
             partial, digests=digests, verified_by=verified_by, private=private, principal=principal, root=root
         )
 
-    def commit_small(self, items: Sequence[SmallFile], *, private: bool, principal: str | None) -> list[Blob]:
-        """Publish contents of at most one block each, with one durability barrier."""
+    def commit_small(
+        self, items: Sequence[SmallFile], *, private: bool, principal: str | None, staging: SmallStaging | None = None
+    ) -> list[Blob]:
+        """Publish contents of at most one block each, with one durability barrier. ``staging``: where some of them are
+        written already."""
         self._settle()
-        return self._rooms.committer.commit_small(items, private=private, principal=principal)
+        return self._rooms.committer.commit_small(items, private=private, principal=principal, staging=staging)
+
+    def small_staging(self) -> SmallStaging:
+        """For contents of at most one block that are written before they are committed; to be closed."""
+        return self._rooms.committer.small_staging()
 
     def publish(
         self, record: NewSnapshot, files: Sequence[PublishedFile], *, draw: Callable[[int], None] = lambda _: None
@@ -413,6 +428,8 @@ class Cache:
     def tidy(self) -> GcReport | None:
         """``gc`` if it is due: for the end of a command that did something else. None: it was not."""
         self._settle()
+        if not due.may_be_due(self.index, self.layout, self._clock()):
+            return None
         return self._rooms.collector.tidy()
 
     def remove(self, snapshot_ids: Sequence[str], *, force: bool = False, dry_run: bool = False) -> GcReport:
@@ -445,3 +462,8 @@ class Cache:
     def markets(self) -> Markets:
         """The lists of markets that were good when they came."""
         return self._rooms.markets
+
+    @property
+    def hosts(self) -> Hosts:
+        """What runs found out about the hosts they fetched from."""
+        return self._rooms.hosts

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from fetcher.cache import durable, timekeeping, writable
-from fetcher.cache.adoption import adopt_blobs, has_row
+from fetcher.cache.adoption import adopt_blobs, has_row, roots_in
 from fetcher.cache.clearing import remove_any
 from fetcher.cache.clock import Clock
-from fetcher.cache.index import Index, Rows
+from fetcher.cache.index import Index
 from fetcher.cache.journal import belongs_to_one_run
 from fetcher.cache.layout import CONDEMNED, HEX_64, STAGING, TRASH, Layout, disk_errors
 from fetcher.cache.owners import UNBORN, Owners
@@ -184,11 +184,12 @@ class Sweeper:
             if len(folder.name) != 2 or not folder.is_dir(follow_symlinks=False):
                 continue
             with self._index.read() as rows:
-                known = _roots_in(rows, folder.name)
+                known = roots_in(rows, folder.name)
             for entry in _entries(Path(folder.path)):
                 root = entry.name.removesuffix(".tree")
-                ours = HEX_64.fullmatch(root) and root.startswith(folder.name)
-                if ours and root not in known and self._is_old(entry):
+                if root in known or not root.startswith(folder.name) or not HEX_64.fullmatch(root):
+                    continue
+                if self._is_old(entry):
                     yield Stray("blob", Path(entry.path))
 
     def _remove_blob(self, path: Path) -> int | None:
@@ -274,9 +275,3 @@ def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
             yield from list(entries)
     except (FileNotFoundError, NotADirectoryError):
         return
-
-
-def _roots_in(rows: Rows, folder: str) -> set[str]:
-    """Roots of all Blobs whose names begin with two digits."""
-    found = rows.execute("SELECT root FROM blobs WHERE root BETWEEN ? AND ?", (folder, f"{folder}g"))
-    return {root for (root,) in found}

@@ -33,8 +33,11 @@ COMMANDS: dict[str, str] = {
     "renew": "prolong a lease",
     "doctor": "look for what will go wrong, and say the cure",
     "cache": "show where the cache is",
+    "completion": "print a script that completes commands in a shell",
 }
 """Command → its line in ``--help``. Each has a module of its name in this room, imported when it is called."""
+
+HELP = frozenset({"-h", "--help"})
 
 CLOSED_STDOUT_EXIT_CODE = 128 + signal.SIGPIPE
 """As a shell reports a program that SIGPIPE ended: the reader had enough."""
@@ -63,7 +66,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser(arguments: Sequence[str]) -> Parser:
-    """The parser for a call with ``arguments``: only a command that is named there gets its own arguments read in."""
+    """The parser for a call with ``arguments``: only a command that is named there gets its own arguments read in, and
+    only where help may list them all are the others made at all."""
     parser = Parser(
         prog="fetcher",
         description="Resources of a job on the disk of a GPU host: verified, cached, leased.",
@@ -74,7 +78,10 @@ def build_parser(arguments: Sequence[str]) -> Parser:
     parser.add_argument("--version", action="store_true", help="show version and native core")
     add_shared_options(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, title="commands")
+    named = [name for name in COMMANDS if name in arguments]
     for name, summary in COMMANDS.items():
+        if named and name not in named and not HELP.intersection(arguments):
+            continue
         sentence = f"{summary[0].upper()}{summary[1:]}."
         command = commands.add_parser(
             name, help=summary, description=sentence, allow_abbrev=False, formatter_class=Formatter

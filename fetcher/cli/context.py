@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from fetcher import config
 from fetcher.cli.output import Output
-from fetcher.config import Settings
 from fetcher.errors import UsageError
 from fetcher.model.quantities import parse_duration_s, parse_rate, parse_size
 from fetcher.model.setting_values import connections, endpoint
@@ -19,6 +17,7 @@ from fetcher.model.setting_values import connections, endpoint
 if TYPE_CHECKING:
     from fetcher.cache.store import Cache
     from fetcher.client import Fetcher
+    from fetcher.config import Settings
     from fetcher.model.events import Event
 
 
@@ -75,6 +74,8 @@ class Context:
     @cached_property
     def settings(self) -> Settings:
         """Arguments over environment over file. Raises UsageError."""
+        from fetcher import config  # and with it all kinds of resources, of which --help says nothing
+
         if self.flag("offline") and self.flag("refresh"):
             raise UsageError("--offline and --refresh exclude each other", hint="--refresh asks the origin")
         given = self.options

@@ -23,7 +23,8 @@ from fetcher.model.setting_values import market
 from fetcher.model.text import shown
 
 if TYPE_CHECKING:
-    from fetcher.client import Fetcher, MountSet
+    from fetcher.client import Fetcher
+    from fetcher.client.mounts import MountSet
     from fetcher.model.mount import JobResources
 
 LEASE_DEFAULT_S = 86_400.0

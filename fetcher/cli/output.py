@@ -5,7 +5,6 @@ A closed stdout is not handled here: ``BrokenPipeError`` passes through to ``app
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -45,6 +44,8 @@ class Output:
 
     def event(self, value: Mapping[str, Any]) -> None:
         """One JSON object for stdout. ASCII only: no character of a name can then look like the end of a line."""
+        import json
+
         self.data(json.dumps(value, separators=(",", ":")))
 
     def say(self, line: str) -> None:

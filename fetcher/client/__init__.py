@@ -6,7 +6,8 @@
         async with f.lease("hf://org/name", asker="job") as lease:
             use(lease.path)
 
-Importing this module loads neither asyncio nor aiohttp; the engine is imported when something has to be fetched.
+Importing this module loads neither asyncio nor aiohttp; the engine is imported when something has to be fetched, what
+belongs to jobs when there is one.
 """
 
 from __future__ import annotations
@@ -23,16 +24,12 @@ from fetcher.cache.records import GcReport, GoneError, Snapshot
 from fetcher.cache.records import Lease as LeaseRecord
 from fetcher.cache.store import Cache
 from fetcher.client.blocking import get, run
-from fetcher.client.mounts import Lease, Mount, MountSet, discard, mount_set, places_of, with_copies
 from fetcher.config import Settings, resource_key
 from fetcher.credentials import for_resource
 from fetcher.engine.asks import Ask, Outcome
 from fetcher.engine.entitled import known
 from fetcher.errors import FetcherError, LeaseError, UsageError
 from fetcher.model.asker import Role
-from fetcher.model.events import Event
-from fetcher.model.job import parse_job, parse_resource
-from fetcher.model.mount import JobResources
 from fetcher.model.resource import RESOURCE_TYPES, Resource
 from fetcher.model.uri import parse_uri
 
@@ -40,10 +37,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from fetcher.cache.damage import Damage, VerifyReport
+    from fetcher.client.mounts import Lease, MountSet
     from fetcher.client.prefetching import Market
     from fetcher.engine.fetch import Engine
     from fetcher.engine.market_lists import MarketSource
     from fetcher.engine.prefetch import Prefetch, PrefetchReport
+    from fetcher.model.events import Event
+    from fetcher.model.mount import JobResources
     from fetcher.plan.fetch_plan import FetchPlan
 
 LEASE_TRIES = 3
@@ -143,6 +143,8 @@ class Fetcher:
         if isinstance(item, str):
             return parse_uri(item)
         if isinstance(item, Mapping):
+            from fetcher.model.job import parse_resource
+
             return parse_resource(item)
         raise UsageError(f"a resource is a URI, an HF, S3 or Ollama value or a mapping, not {type(item).__name__}")
 
@@ -175,9 +177,7 @@ class Fetcher:
 
     async def plan_job(self, job: JobResources | Mapping[str, Any] | str, *, asker: Role = "job") -> FetchPlan:
         """All that ``mount_all`` would do, the private copies of writable mounts included."""
-        if not isinstance(job, JobResources):
-            job = parse_job(job)
-        return await self._start_engine().plan(list(dict.fromkeys(self._asks_of(job, asker))))
+        return await self._start_engine().plan(list(dict.fromkeys(self._asks_of(self._job(job), asker))))
 
     async def fetch(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> Outcome:
         """The Snapshot of a resource, fetched if need be. It takes no lease."""
@@ -204,6 +204,8 @@ class Fetcher:
     @asynccontextmanager
     async def lease(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> AsyncIterator[Lease]:
         """The Snapshot of a resource with the right to use it, until the block ends or this process is gone."""
+        from fetcher.client.mounts import Lease
+
         ask = self._ask(resource, asker)
         record, outcomes = await self._fetch_and_lease([ask], self.cache.lease_process)
         try:
@@ -221,6 +223,8 @@ class Fetcher:
             try:
                 return take(list(dict.fromkeys(outcome.snapshot.id for outcome in outcomes))), outcomes
             except BaseException as error:
+                from fetcher.client.mounts import discard
+
                 discard(self.cache, (path for outcome in outcomes for path in outcome.copies))
                 if not isinstance(error, GoneError | LeaseError) or attempt == LEASE_TRIES - 1:
                     raise
@@ -238,8 +242,9 @@ class Fetcher:
 
         ``lease_s``: a timed lease of so many seconds, that also ends with process ``owner_pid``; None: a process lease.
         """
-        if not isinstance(job, JobResources):
-            job = parse_job(job)
+        from fetcher.client.mounts import MountSet, mount_set, places_of
+
+        job = self._job(job)
         if not job.mounts:
             return MountSet(None, (), job.deferred)
         asks = self._asks_of(job, asker)
@@ -247,7 +252,15 @@ class Fetcher:
         places = places_of(self.cache, job, asks, record, outcomes)
         return mount_set(job, record, [outcome.snapshot for outcome in outcomes], places, self.engine_path)
 
+    def _job(self, job: JobResources | Mapping[str, Any] | str | bytes) -> JobResources:
+        from fetcher.model.job import parse_job
+        from fetcher.model.mount import JobResources
+
+        return job if isinstance(job, JobResources) else parse_job(job)
+
     def _asks_of(self, job: JobResources, asker: Role) -> list[Ask]:
+        from fetcher.client.mounts import with_copies
+
         return with_copies(job, [self._ask(request.resource, asker, request.at) for request in job.mounts])
 
     def mount_hits(
@@ -259,6 +272,8 @@ class Fetcher:
         asker: Role = "job",
     ) -> MountSet | None:
         """As ``mount_all``, if every resource is a hit, else None. No network, no event loop."""
+        from fetcher.client.mounts import MountSet, mount_set
+
         if not job.mounts:
             return MountSet(None, (), job.deferred)
         hits = [self._hit(ask) for ask in self._asks_of(job, asker)]
@@ -369,4 +384,4 @@ class Fetcher:
         )
 
 
-__all__ = ["Fetcher", "Lease", "Mount", "MountSet", "get", "run"]
+__all__ = ["Fetcher", "get", "run"]

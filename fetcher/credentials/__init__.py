@@ -7,13 +7,16 @@ what its own definition carries, or nothing: the node's credentials are not the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from fetcher.config import Settings
-from fetcher.credentials.aws import for_s3, operator_keys
 from fetcher.credentials.hub import for_hf, job_ignores_token, operator_token, token_file
 from fetcher.credentials.places import origin
 from fetcher.model.asker import Asker, Role
 from fetcher.model.resource import HF, S3, Resource
+
+if TYPE_CHECKING:
+    from fetcher.credentials.aws import for_s3, operator_keys
 
 __all__ = [
     "for_hf",
@@ -33,6 +36,8 @@ def for_resource(resource: Resource, role: Role, settings: Settings, environ: Ma
     if isinstance(resource, HF):
         return for_hf(resource, role, settings, environ)
     if isinstance(resource, S3):
+        from fetcher.credentials.aws import for_s3
+
         return for_s3(resource, role, settings, environ)
     return for_ollama(role, settings)
 
@@ -48,3 +53,11 @@ def for_market(resource: Resource, settings: Settings, environ: Mapping[str, str
 def for_ollama(role: Role, settings: Settings) -> Asker:
     """The Asker for Ollama models, which everybody asks for without a credential."""
     return Asker(role, None, frozenset({origin(settings.ollama_url)}) if role == "operator" else frozenset())
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fetcher.credentials import aws  # the rules of S3's host names cost a hit at the Hub two milliseconds
+
+    return getattr(aws, name)

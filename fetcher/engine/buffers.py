@@ -31,7 +31,7 @@ class Slab:
 
 
 class SlabPool:
-    """Slabs by pairs: a connection fills one while a worker writes the other."""
+    """Slabs by pairs: a connection fills one while the disk has the other. A small file needs one, or none."""
 
     def __init__(self) -> None:
         self._free: list[Slab] = []
@@ -39,17 +39,18 @@ class SlabPool:
 
     def take_pair(self) -> tuple[Slab, Slab]:
         """Two slabs, from the pool or new. The caller was admitted, which bounds how many there can be."""
-        return self._take(), self._take()
+        return self.take(), self.take()
 
-    def _take(self) -> Slab:
+    def take(self) -> Slab:
+        """One slab, for what is not larger."""
         if self._free:
             return self._free.pop()
         self.made_count += 1
         return Slab()
 
-    def give_back(self, pair: tuple[Slab, Slab]) -> None:
+    def give_back(self, slabs: tuple[Slab, ...]) -> None:
         """Only when no worker call reads them any more."""
-        self._free.extend(pair)
+        self._free.extend(slabs)
 
     def close(self) -> None:
         while self._free:

@@ -20,6 +20,7 @@ from fetcher.engine.admission import Admission
 from fetcher.engine.asks import Ask, Outcome
 from fetcher.engine.buffers import SlabPool
 from fetcher.engine.copy_out import copy_out
+from fetcher.engine.disk import Disk
 from fetcher.engine.flights import Flights
 from fetcher.engine.jobs import OriginChangedError
 from fetcher.engine.limit import RateLimit
@@ -27,6 +28,7 @@ from fetcher.engine.observe import Observer
 from fetcher.engine.planner import plan_hit, plan_manifest, plan_space, without_room
 from fetcher.engine.publish import Publishing
 from fetcher.engine.readback import ReadBack
+from fetcher.engine.remembering import Remembering
 from fetcher.engine.resolve import Prepared, Resolver
 from fetcher.engine.room import Room, out_of_space
 from fetcher.engine.rounds import CHANGED_TRIES, Round
@@ -36,8 +38,8 @@ from fetcher.engine.unsynced import Unsynced
 from fetcher.engine.workers import Workers, first_error
 from fetcher.errors import CacheError, FetcherError, NoSpaceError
 from fetcher.model.events import Event
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
+from fetcher.net.roads import Roads
 from fetcher.plan.fetch_plan import FetchPlan, PlannedResource
 
 if TYPE_CHECKING:
@@ -65,13 +67,14 @@ class Engine:
         self._cache = cache
         self._emit = on_event
         dice = Random()
-        self.transport = transport = AiohttpTransport(settings, environ)
+        self.transport = transport = Roads(settings, environ)
         workers = Workers()
         self._tools = Tools(
             settings=settings,
             cache=cache,
             transport=transport,
             workers=workers,
+            disk=Disk(),
             readback=ReadBack(workers),
             slabs=SlabPool(),
             admission=Admission(settings, time.monotonic, dice),
@@ -82,6 +85,7 @@ class Engine:
             clock=time.monotonic,
             dice=dice,
         )
+        self._remembering = Remembering(cache, workers, self._tools.admission)
         self._flights = Flights(cache, workers)
         self.api = ApiClient(transport, settings)
         """For questions beside the resources: lists of markets, sizes of images."""
@@ -92,6 +96,7 @@ class Engine:
     async def close(self) -> None:
         """Close connections, then threads, then buffers. No call may be under way."""
         await self._tools.transport.close()
+        self._tools.disk.close()
         self._tools.workers.close()
         self._tools.slabs.close()
 
@@ -252,6 +257,8 @@ class Engine:
             if made.plan.bytes_to_reserve:  # small directories of links alone are always had
                 made.draw = reservation.in_turn()
             observer.enter("fetch")
+            if jobs:
+                await self._remembering.recall()
             failed = None if results is None else made.failing()
             run = Run(self._tools, self._flights, observer, jobs, reservation, failed=failed)
             try:
@@ -267,6 +274,8 @@ class Engine:
                 for job in jobs:
                     if not job.ended:
                         observer.without(job.size, job.transfer.bytes_written + job.bytes_counted)
+            if self._tools.limit is None:  # else it is the limit that was found out, not the host
+                await self._remembering.keep()
             observer.enter("publish")
             yield
 

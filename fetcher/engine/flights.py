@@ -7,6 +7,7 @@ taken over, with what its Partial has proven.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -47,14 +48,19 @@ class Flights:
 
     def _claim_rows(self, jobs: Sequence[FileJob]) -> None:
         claims = self._cache.flight_claim_many([(job.content_id, job.size) for job in jobs])
+        ours: defaultdict[str | None, list[FileJob]] = defaultdict(list)
         for job, claim in zip(jobs, claims, strict=True):
             job.mine = claim.mine
             job.previous_owner = claim.previous_owner
             job.others_bytes = claim.bytes_proven
             if claim.mine:
-                job.blob = self._cache.content_blob(job.content_id, job.entry.digest, job.size, principal=job.principal)
-                if job.blob is not None:
-                    found = compared(self._cache, job.entry, job.blob.root)
+                ours[job.principal].append(job)
+        for principal, members in ours.items():
+            wanted = [(job.content_id, job.entry.digest, job.size) for job in members]
+            for job, blob in zip(members, self._cache.content_blobs(wanted, principal=principal), strict=True):
+                job.blob = blob
+                if blob is not None:
+                    found = compared(self._cache, job.entry, blob.root)
                     job.verified = (found,) if found else ()
 
     async def release(self, jobs: Sequence[FileJob]) -> None:

@@ -2,7 +2,7 @@
 
 A SHA-256 of the whole trails the first missing block and reads back what was just written from the page cache, as it
 can't be computed out of order; digests of an upload's parts trail the blocks of each part. CRCs came with the blocks
-(``FileJob.write_block``); only those of blocks that an earlier run left are read back. The follower never stops a part
+(``engine.disk``); only those of blocks that an earlier run left are read back. The follower never stops a part
 that has started: how far it trails decides which part may start (``plan.transfer``). In plain mode (no native core) our
 own BLAKE3 root rides with it.
 """

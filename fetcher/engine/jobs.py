@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fetcher import hashing
-from fetcher.errors import FetcherError, InternalError, TransportError
+from fetcher.errors import FetcherError, TransportError
 from fetcher.model.asker import Asker
 from fetcher.model.digest import STRENGTH, Digest
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.plan.transfer import Outcome, Part, State, Transfer
-from fetcher.plan.tree import BLOCK_BYTES
+from fetcher.plan.tree import BLOCK_BYTES, block_count
 from fetcher.plan.watch import Pulse
 
 if TYPE_CHECKING:
     from fetcher.cache.partials import Partial
     from fetcher.cache.records import Blob, PartialHead
     from fetcher.cache.store import Cache
+    from fetcher.engine.admission import Place
     from fetcher.engine.source import Source
 
 
@@ -49,6 +50,10 @@ class Active:
     part: Part | None
     """None for a small file."""
     pulse: Pulse
+    place: Place | None = None
+    """Where it is admitted."""
+    booked_bytes: int = 0
+    """Of what it received, what its host's window knows of."""
     verdict: Outcome | None = None
     """Why the watchdog ended it."""
     deadline: asyncio.Timeout | None = None
@@ -105,8 +110,16 @@ class FileJob:
     """The origin denied what its blocks were collected under: no other run may go on from them."""
     draw: Callable[[int], None] = lambda _: None
     """Told of bytes about to be written: they are reserved, or NoSpaceError."""
+    draw_beside: Callable[[int], None] = lambda _: None
+    """The same of bytes that another request may write as well; NoSpaceError where there is room for them once only."""
     wrote: Callable[[int], None] = lambda _: None
     """Told that they are."""
+    undraw: Callable[[int], None] = lambda _: None
+    """Told that they are not, after all."""
+    no_room_for_hedges: bool = False
+    """What is asked for twice is promised twice, and there was no room for that."""
+    direct: bool = False
+    """Blocks bypass the page cache: nothing reads them back."""
     not_before: float = 0.0
     streams_lost: int = 0
     """Of a file that must come in one answer: how often that ended early."""
@@ -154,18 +167,17 @@ class FileJob:
         """Nothing tells two answers for it apart: its bytes must come in one."""
         return self.entry.validator is not None and self.entry.validator.kind == "none" and not self.entry.resumable
 
-    def write_block(self, block: int, data: memoryview) -> bytes:
-        """A worker call: hash and write one claimed block, and what else can be done while it is in the cache."""
-        if self.partial is None:
-            raise InternalError(f"{self.entry.path} has no Partial to write to")
-        self.draw(len(data))
+    def draw_ahead(self, start: int, byte_count: int, hedge: bool) -> None:
+        """A worker call: bytes from ``start``, the start of a block, are about to be written, by a second request
+        (``hedge``) or by the first. Raises NoSpaceError."""
+        (self.draw_beside if hedge else self.draw)(byte_count)
+        if not self.direct or self.partial is None:
+            return
         try:
-            value = self.partial.write_block(block, data)
-        finally:
-            self.wrote(len(data))
-        if self.crcs is not None:
-            self.crcs.add(block, data)
-        return value
+            self.partial.preallocate(start // BLOCK_BYTES, block_count(start + byte_count))
+        except BaseException:
+            self.undraw(byte_count)
+            raise
 
     def wake(self) -> None:
         """Blocks came or a part ended: the attendant looks again."""

@@ -7,14 +7,15 @@ I/O to be done; the lane awaits it. A lane that finds nothing holds nothing and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from fetcher.engine.admission import Place
 from fetcher.engine.jobs import Active, FileJob, OriginChangedError, PartEnded
 from fetcher.engine.receive import receive_part, receive_small
-from fetcher.engine.small import examine_anywhere
+from fetcher.engine.small import INLINE_BYTES_MAX
 from fetcher.errors import FetcherError, IntegrityError, RateLimitedError, TransportError
 from fetcher.model.ranges import ByteRange
 from fetcher.net.transport import Response
@@ -30,6 +31,10 @@ Step = Coroutine[Any, Any, None]
 
 SMALL_LOOK_AHEAD = 8
 """Small files looked at for one whose host has a place."""
+SMALL_READY_MAX = 4096
+"""Small files ready to be asked for, where the hosts of the first ones want no request for …"""
+RESTS_S = 1.0
+"""… longer than this."""
 
 
 class Lanes:
@@ -39,29 +44,92 @@ class Lanes:
         self._run = run
         self._tools = run.tools
         self._settings = run.settings
+        self._watch = asyncio.Lock()
 
     async def lane(self, *, prefers_small: bool) -> None:
         """One lane, until the run is finished."""
         run = self._run
-        choices = [self._pick_large, self._pick_small]
-        if prefers_small:
-            choices.reverse()
         while not run.finished.is_set():
-            step = choices[0]() or choices[1]()
+            step = self.pick(prefers_small=prefers_small)
             if step is None:
+                step = await self._wait_for_step(prefers_small=prefers_small)
+            if step is not None:
+                await step
+
+    async def _wait_for_step(self, *, prefers_small: bool) -> Step | None:
+        """What to do, once there is something; None when the run is finished.
+
+        Of all idle lanes one is awake. There may be far more of them than a host is worth connections, and whatever
+        changes, there is mostly work for one; that one lets the next look.
+        """
+        run = self._run
+        async with self._watch:
+            while not run.finished.is_set():
+                step = self.pick(prefers_small=prefers_small)
+                if step is not None:
+                    return step
                 run.changed.clear()
                 await run.changed.wait()
-            else:
-                await step
+        return None
 
     # -- deciding ----------------------------------------------------------------------------------------------------
 
+    def pick(self, *, prefers_small: bool) -> Step | None:
+        """What a lane does next; None: there is nothing to do now."""
+        choices = [self._pick_large, self._pick_small]
+        if prefers_small:
+            choices.reverse()
+        return self._pick_held_up() or choices[0]() or choices[1]() or self._pick_hedge()
+
+    def _pick_held_up(self) -> Step | None:
+        """The first missing part of a file that waits for it comes before all else, and first where nothing else of the
+        file can go on: whoever's connection is free next, it is for this one."""
+        held_up = [job for job in self._run.begun if job.transfer.is_held_up]
+        if not held_up:
+            return None
+        stopped = [job for job in held_up if job.transfer.is_stopped]
+        others = [] if self._is_kept() else [job for job in held_up if job not in stopped and not job.failures]
+        return self._pick_part(stopped + others)
+
     def _pick_large(self) -> Step | None:
+        if self._is_kept():
+            return None
+        # Files begun are finished first, but none that gets nowhere stands in the way of the others.
+        step = self._pick_part([job for job in self._run.begun if not job.failures])
+        if step is not None or self._run.sharing >= self._run.lanes_max:
+            return step
+        following = self._run.next_to_begin()
+        if following is not None:
+            return self._named(following, self._run.begin)
+        return self._pick_part(sorted((job for job in self._run.begun if job.failures), key=lambda job: job.failures))
+
+    def _is_kept(self) -> bool:
+        """The last place is kept for the first missing part of a file whose window is full: it only waits for its time
+        to be asked for again, and nothing else of that file can go on."""
+        run, now = self._run, self._tools.clock()
+        taken, most = max(len(run.actives), self._tools.admission.active), run.lanes_max
+        if most < 2 or taken + 1 < most:
+            return False
+        host = self._tools.admission.host
+        return any(
+            job.transfer.is_stopped and max(job.not_before, host(job.source.host).not_before) > now for job in run.begun
+        )
+
+    def _pick_hedge(self) -> Step | None:
+        if self._is_kept() or self._run.sharing >= self._run.lanes_max:
+            return None
+        found = self._run.hedging.pick()
+        if found is None:
+            return None
+        job, part = found
+        return self._named(job, self._do_part, part, self._tools.admission.take(job.source.host))
+
+    def _pick_part(self, jobs: Sequence[FileJob]) -> Step | None:
         run, admission = self._run, self._tools.admission
         now = self._tools.clock()
-        if len(run.actives) >= run.lanes_max:
+        if run.sharing >= run.lanes_max:
             return None
-        for job in run.begun:
+        for job in jobs:
             if job.drop is not None or job.not_before > now or job.transfer.state is not State.FETCHING:
                 continue
             if (refused := self._refused(job)) is not None:
@@ -69,29 +137,48 @@ class Lanes:
             if job.abandoned or job.source.scouting or job.source.pause_s() > 0:
                 continue
             host = job.source.host
-            if not admission.may_start(host):
+            # A place is only asked for by who would take it: others wait for those that were refused.
+            if not job.transfer.has_part or not admission.may_start(host):
                 continue
-            part = job.transfer.next_part()
+            part = job.transfer.next_part(run.part_bytes(job))
             if part is not None:
                 job.source.scouting = not job.source.known
                 return self._named(job, self._do_part, part, admission.take(host))
-        following = run.next_to_begin()
-        return None if following is None else self._named(following, run.begin)
+        return None
 
     def _pick_small(self) -> Step | None:
-        run, admission = self._run, self._tools.admission
-        now = self._tools.clock()
-        for _ in range(min(len(run.small), SMALL_LOOK_AHEAD)):
-            job = run.small[0]
+        run = self._run
+        batch = run.next_small_to_claim()  # before the last one is taken: the lanes do not wait for the index
+        if batch:
+            return run.claim(batch)
+        if (run.small or run.small_failed) and self._is_kept():
+            return None
+        if (step := self._pick_small_of(run.small)) is not None:
+            return step
+        if run.small and self._rests(run.small[0]):  # others' hosts may want a request
+            batch = run.next_small_to_claim(enough=SMALL_READY_MAX)
+            if batch:
+                return run.claim(batch)
+        return self._pick_small_of(run.small_failed)
+
+    def _rests(self, job: FileJob) -> bool:
+        """Whether no request for it is wanted for a while."""
+        not_before = max(job.not_before, self._tools.admission.host(job.source.host).not_before)
+        return max(not_before - self._tools.clock(), job.source.pause_s()) > RESTS_S
+
+    def _pick_small_of(self, queue: deque[FileJob]) -> Step | None:
+        """The first of a queue whose host has a place."""
+        admission, now = self._tools.admission, self._tools.clock()
+        for _ in range(min(len(queue), SMALL_LOOK_AHEAD)):
+            job = queue[0]
             if (refused := self._refused(job)) is not None:
-                run.small.popleft()
+                queue.popleft()
                 return self._named(job, self._refuse, refused)
             if job.not_before <= now and job.source.pause_s() <= 0 and admission.may_start(job.source.host):
-                run.small.popleft()
+                queue.popleft()
                 return self._named(job, self._do_small, admission.take(job.source.host))
-            run.small.rotate(-1)
-        batch = run.next_small_to_claim()
-        return run.claim(batch) if batch else None
+            queue.rotate(-1)
+        return None
 
     def _refused(self, job: FileJob) -> RateLimitedError | None:
         """The origin's announced rate leaves no request for longer than we may wait."""
@@ -127,11 +214,11 @@ class Lanes:
         outcome = Outcome.CUT
         try:
             async with self._request(
-                job, active, place, part.span, fresh=job.failures > 0 or part.moves > 0
+                job, active, place, part.span, fresh=job.failures > 0 or part.moves > 0 or part.hedges is not None
             ) as response:
                 job.source.scouting = False
                 self._run.changed.set()
-                await receive_part(job, part, response, slabs, self._tools.workers, self._run, active)
+                await receive_part(job, part, response, slabs, self._tools, self._run, active)
             outcome = Outcome.COMPLETE
         except PartEnded as ended:
             outcome = ended.outcome
@@ -139,34 +226,36 @@ class Lanes:
         finally:
             job.source.scouting = False
             job.transfer.end(part, outcome)
+            self._run.hedging.over(job, part, outcome, active.pulse.bytes_received)
             self._tools.slabs.give_back(slabs)
             place.leave()
             job.wake()
 
     async def _do_small(self, job: FileJob, place: Place) -> None:
         """One request for one small file, its check, and its way to the committer."""
-        slabs = self._tools.slabs.take_pair()
         active = Active(None, Pulse(self._tools.clock()))
+        slab = self._tools.slabs.take() if job.size > INLINE_BYTES_MAX else None
         small = None
         try:
             if job.transfer.state is State.WAITING:
                 job.transfer.on(Event.BEGIN)
             span = ByteRange(0, job.size)
             async with self._request(job, active, place, span, fresh=job.failures > 0) as response:
-                data = await receive_small(job, response, slabs[0], self._run, active)
+                data = await receive_small(job, response, slab, self._run, active)
                 job.entry = job.source.stated
-            small = await examine_anywhere(job, data, self._tools.workers)
+            small = await self._run.committer.examine(job, data)
             if small is None:
                 self._wrong_small(job)
         except PartEnded as ended:
             self._part_ended_early(job, ended, place.host)
         finally:
-            self._tools.slabs.give_back(slabs)
+            if slab is not None:
+                self._tools.slabs.give_back((slab,))
             place.leave()
         if job.abandoned:
             await self._run.drop([job])  # it is under way no longer
         elif small is None:
-            self._run.small.append(job)
+            (self._run.small_failed if job.failures else self._run.small).append(job)
             self._run.changed.set()
         else:
             self._run.observer.bytes_done += job.size
@@ -194,6 +283,7 @@ class Lanes:
         What breaks inside becomes PartEnded; where the watchdog ended it, its verdict is the reason.
         """
         response: Response | None = None
+        active.place = place
         self._run.actives.add(active)
         job.active.add(active)
         try:
@@ -206,12 +296,14 @@ class Lanes:
                     fresh=fresh,
                     idle_timeout_s=4 * self._settings.part_idle_timeout_s,
                 )
+                self._tools.admission.answered(place.host)
                 yield response
                 await response.release()
         except TimeoutError:
             assert active.verdict is not None
             raise PartEnded(active.verdict, f"{place.host}: {active.verdict.value}") from None
         finally:
+            self._run.book(active)
             self._run.actives.discard(active)
             job.active.discard(active)
             if response is not None:
@@ -239,6 +331,8 @@ class Lanes:
         elif outcome in (Outcome.STALLED, Outcome.SLOW):
             self._run.observer.parts_moved += 1
             job.failures += outcome is Outcome.STALLED
+            if outcome is Outcome.STALLED:
+                self._tools.admission.stalled(host)
         elif outcome is Outcome.CHANGED:
             if job.entry.validator is not None:
                 job.distrusted = True

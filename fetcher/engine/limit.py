@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 
@@ -18,10 +17,9 @@ class RateLimit:
         self._credit = self._rate * self.BURST_S
         self._at = clock()
 
-    async def pay(self, count: int) -> None:
-        """Return when ``count`` more bytes are within the rate."""
+    def owed_s(self, count: int) -> float:
+        """Pay for ``count`` more bytes; returns how long to wait until they are within the rate."""
         now = self._clock()
         self._credit = min(self._rate * self.BURST_S, self._credit + (now - self._at) * self._rate) - count
         self._at = now
-        if self._credit < 0:
-            await asyncio.sleep(-self._credit / self._rate)
+        return max(0.0, -self._credit / self._rate)

@@ -20,17 +20,14 @@ if TYPE_CHECKING:
 def plan_manifest(
     cache: Cache, manifest: Manifest, principal: str | None, resource: str, *, copies: int = 0
 ) -> PlannedResource:
-    """What making ``manifest`` true takes. A worker call: it asks the index once per file."""
+    """What making ``manifest`` true takes. A worker call."""
     from fetcher.cache.layout import content_id
 
     if manifest.bytes_total >= 1 << 50:
         raise ForbiddenError(f"the origin lists {manifest.bytes_total} bytes", resource=resource)
-    files: list[PlannedFile] = []
-    for entry in manifest.files:
-        if entry.size == 0:
-            files.append(PlannedFile(entry, "empty", ""))
-            continue
-        content = content_id(
+    asked = [entry for entry in manifest.files if entry.size]
+    contents = [
+        content_id(
             digest=entry.digest,
             url=content_url(manifest, entry),
             validator=content_pin(manifest, entry) + ("" if entry.resumable else f" {secrets.token_hex(16)}"),
@@ -38,7 +35,16 @@ def plan_manifest(
             private=manifest.private,
             principal=principal if manifest.private else None,
         )
-        blob = cache.content_blob(content, entry.digest, entry.size, principal=principal)
+        for entry in asked
+    ]
+    wanted_rows = [(content, entry.digest, entry.size) for content, entry in zip(contents, asked, strict=True)]
+    blobs = iter(zip(contents, cache.content_blobs(wanted_rows, principal=principal), strict=True))
+    files: list[PlannedFile] = []
+    for entry in manifest.files:
+        if entry.size == 0:
+            files.append(PlannedFile(entry, "empty", ""))
+            continue
+        content, blob = next(blobs)
         if blob is not None:
             files.append(PlannedFile(entry, "link", content, blob.root, compared=compared(cache, entry, blob.root)))
         else:

@@ -22,7 +22,6 @@ from fetcher.model.resource import HF, S3, Resource, stem_of
 from fetcher.net.api import ApiClient
 from fetcher.net.transport import Transport
 from fetcher.origins.base import Origin, Pinned
-from fetcher.origins.hf import HfOrigin
 
 if TYPE_CHECKING:
     from fetcher.cache.store import Cache
@@ -78,6 +77,8 @@ class Resolver:
 
     def _make(self, resource: Resource) -> Origin[Any]:
         if isinstance(resource, HF):
+            from fetcher.origins.hf import HfOrigin
+
             return HfOrigin(self._api, self._settings)
         if isinstance(resource, S3):
             from fetcher.origins.s3 import S3Origin

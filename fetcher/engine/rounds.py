@@ -51,10 +51,10 @@ class Round:
         for item, planned in zip(self.prepared, self.plan.resources, strict=True):
             if item.manifest is None:
                 continue
-            digest = item.manifest.digest()
+            digest, uri = item.manifest.digest(), item.ask.resource.uri()
             for content, file in planned.transfers().items():
                 if content not in jobs:
-                    jobs[content] = _job(item, item.manifest, digest, content, file, settings, pacer)
+                    jobs[content] = _job(item, item.manifest, digest, uri, content, file, settings, pacer)
         self.jobs = dict(sorted(jobs.items(), key=lambda pair: -pair[1].size))
 
     def needed_by(self) -> dict[str, set[int]]:
@@ -134,6 +134,7 @@ def _job(
     item: Prepared,
     manifest: Manifest,
     manifest_digest: str,
+    uri: str,
     content: str,
     file: PlannedFile,
     settings: Settings,
@@ -149,11 +150,12 @@ def _job(
         asker=item.ask.asker,
         manifest_digest=manifest_digest,
         principal=item.principal,
-        resource=item.ask.resource.uri(),
+        resource=uri,
         at=item.ask.at,
         source=Source(item.origin, pacer, manifest, entry, item.ask.asker),
         transfer=_transfer(entry, settings),
         crcs=hashing.BlockCrcs(crc, entry.size) if crc else None,
+        direct=hashing.HAS_TREE and not trailing(entry),
     )
     job.transfer.ranges = not job.one_stream
     return job

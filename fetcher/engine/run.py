@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fetcher.engine.attend import Attendant
 from fetcher.engine.flights import Flights
+from fetcher.engine.hedging import Hedging
 from fetcher.engine.jobs import Active, FileJob, PartEnded
 from fetcher.engine.lanes import Lanes
 from fetcher.engine.observe import Observer
@@ -33,6 +34,7 @@ from fetcher.errors import (
     TransportError,
 )
 from fetcher.plan import allocation
+from fetcher.plan.part_size import part_bytes
 from fetcher.plan.transfer import Event, Outcome
 
 if TYPE_CHECKING:
@@ -55,9 +57,14 @@ FINISHED_RATES = 64
 SMALL_LANE = 4
 """Every so many-th lane takes small files first: their round trips overlap the large files' bytes."""
 SMALL_CLAIM = 64
-"""Flights of small files are taken so many at a time: one transaction, and the rest stays free for others."""
+SMALL_CLAIM_MAX = 512
+"""Flights of small files are taken so many at a time: one transaction, and the rest stays free for others. Twice as
+many as before where those were taken less than CLAIM_EVERY_S ago."""
+CLAIM_EVERY_S = 0.1
 OPENING_MAX = 2
 """Partials being opened at once: re-hashing what an earlier run left is the disk's work."""
+STUCK_MAX = 128
+"""Large files begun that get nowhere, beside which others are begun all the same. Each holds a few descriptors."""
 
 
 class Run:
@@ -78,9 +85,13 @@ class Run:
         self.tools = tools
         self.settings = tools.settings
         self.observer = observer
-        self.committer = SmallCommitter(tools.cache, tools.workers, reservation.in_turn())
+        self.committer = SmallCommitter(
+            tools.cache, tools.workers, reservation, lambda gathered: self._missing > gathered
+        )
         self.small: deque[FileJob] = deque()
         """Ours, ready to be asked for."""
+        self.small_failed: deque[FileJob] = deque()
+        """Ours, and to be asked for again once no others are ready: they would take the places of those."""
         self.begun: list[FileJob] = []
         """Large, Partial open or about to be."""
         self.elsewhere: list[FileJob] = []
@@ -94,6 +105,7 @@ class Run:
         self.changed = asyncio.Event()
         """Look again: a place, a part, a file may be free."""
         self.finished = asyncio.Event()
+        self.hedging = Hedging(self, sum(job.size for job in jobs))
         self._failed = failed
         self._flights = flights
         self._jobs = tuple(jobs)
@@ -103,6 +115,8 @@ class Run:
         self._unclaimed_small = deque(job for job in jobs if job.small)
         self._ready_large: deque[FileJob] = deque()
         self._claiming_small = False
+        self._small_claim = SMALL_CLAIM
+        self._small_claimed_at = float("-inf")
         self._opening = 0
         self._claiming: set[str] = set()
         """Content ids of jobs that are in no queue, as their flights are being taken."""
@@ -139,7 +153,9 @@ class Run:
 
     def _lane_count(self) -> int:
         parts = sum(max(1, -(-job.size // self.settings.part_bytes)) for job in self._jobs)
-        return min(self.settings.connections_max, parts)
+        # One more than parts, or there were nobody to ask for the last one a second time.
+        spare = self.settings.hedges_max if any(not job.small for job in self._jobs) else 0
+        return min(self.settings.connections_max, parts + spare)
 
     async def _let_go(self) -> None:
         """Close what is open and give up what we hold; to its end, however often we are cancelled."""
@@ -152,6 +168,10 @@ class Run:
                             await self.tools.workers.slow(_close_or_discard, job)
                         except FetcherError as error:  # its disk is in trouble; the others' may not be
                             self.observer.notice(f"{job.entry.path}: {error.message}")
+                try:
+                    await self.committer.close()
+                except FetcherError as error:  # gc finds it
+                    self.observer.notice(error.message)
             finally:
                 await self._flights.release(self._jobs)
 
@@ -165,7 +185,8 @@ class Run:
 
     def next_to_begin(self) -> FileJob | None:
         """A large file to begin now. Files begun are finished first, so there is one only where those offer no part."""
-        if self._opening >= OPENING_MAX or len(self.begun) >= self.settings.connections_max:
+        failing = sum(job.failures > 0 for job in self.begun)
+        if self._opening >= OPENING_MAX or len(self.begun) - min(failing, STUCK_MAX) >= self.settings.connections_max:
             return None
         queue = self._ready_large or self._unclaimed_large
         if not queue:
@@ -174,12 +195,32 @@ class Run:
         job = queue.popleft()
         return job
 
-    def next_small_to_claim(self) -> list[FileJob]:
-        """Small files whose flights to take now; none while there are some ready, or being claimed."""
-        if self.small or self._claiming_small or not self._unclaimed_small:
+    def part_bytes(self, job: FileJob) -> int:
+        """How long the next part of ``job`` may be."""
+        window = self.tools.admission.host(job.source.host)
+        queues = (self._ready_large, self._unclaimed_large, self.small, self.small_failed, self._unclaimed_small)
+        follows = any(queues)
+        left = float("inf") if follows else sum(begun.transfer.bytes_to_start for begun in self.begun)
+        return part_bytes(
+            self.settings.part_bytes,
+            speed_bytes_per_s=window.connection_bytes_per_s,
+            left_bytes=left,
+            connections=min(int(window.cap), self.lanes_max),
+            window_bytes=job.transfer.part_bytes_max,
+        )
+
+    def next_small_to_claim(self, *, enough: int | None = None) -> list[FileJob]:
+        """Small files whose flights to take now; none while there are enough ready, or some being claimed."""
+        if enough is None:
+            enough = self._small_claim // 2
+        if self._claiming_small or not self._unclaimed_small or len(self.small) > enough:
             return []
         self._claiming_small = True
-        return [self._unclaimed_small.popleft() for _ in range(min(SMALL_CLAIM, len(self._unclaimed_small)))]
+        now = self.tools.clock()
+        soon = now - self._small_claimed_at < CLAIM_EVERY_S
+        self._small_claim = min(SMALL_CLAIM_MAX, 2 * self._small_claim) if soon else SMALL_CLAIM
+        self._small_claimed_at = now
+        return [self._unclaimed_small.popleft() for _ in range(min(self._small_claim, len(self._unclaimed_small)))]
 
     async def claim(self, jobs: Sequence[FileJob]) -> None:
         """Take the flights that are free: queue what is ours, remember what is not, book what is here already."""
@@ -245,6 +286,7 @@ class Run:
             draw = self._reservation.in_turn()
             draw(allocation.beside_bytes(job.size))
             job.draw, job.wrote = self._reservation.draw, self._reservation.wrote
+            job.undraw, job.draw_beside = self._reservation.undraw, self._reservation.draw_beside
             # Booked in the worker: whatever is opened is closed in the end, also if we are cancelled meanwhile.
             job.partial = self.tools.cache.partial_open(
                 job.head(), previous_owner=job.previous_owner, step=step, draw=draw
@@ -261,9 +303,14 @@ class Run:
         job.transfer.on(Event.BEGIN)
         self.progressed()
 
+    @property
+    def sharing(self) -> int:
+        """Requests that share the line: those that have been silent for a while do not."""
+        return sum(active.place is None or not active.place.silent for active in self.actives)
+
     def told_to_wait(self, now: float) -> bool:
         """Whether an origin has named the time before which it wants no request of ours."""
-        waiting = [*self.begun, *list(self.small)[:1]]
+        waiting = [*self.begun, *list(self.small)[:1], *list(self.small_failed)[:1]]
         admission = self.tools.admission
         return any(admission.host(job.source.host).not_before > now or job.source.pause_s() > 0 for job in waiting)
 
@@ -309,7 +356,7 @@ class Run:
                 idle.append(job)
             job.wake()
         gone = {job.content_id for job in idle}
-        for queue in (self._unclaimed_large, self._unclaimed_small, self._ready_large, self.small):
+        for queue in (self._unclaimed_large, self._unclaimed_small, self._ready_large, self.small, self.small_failed):
             kept = [job for job in queue if job.content_id not in gone]
             queue.clear()
             queue.extend(kept)
@@ -353,19 +400,30 @@ class Run:
         """Tell the other processes how far we are."""
         await self._flights.progress(self.begun)
 
+    def book(self, active: Active) -> None:
+        """Tell the window of its host what a request has brought since it was last looked at."""
+        count = active.pulse.bytes_received - active.booked_bytes
+        if active.place is not None and count > 0:
+            active.booked_bytes += count
+            self.tools.admission.received(active.place.host, count)
+
     def received(self, active: Active, count: int) -> None:
         active.pulse.received(count, self.tools.clock())
         self.observer.bytes_downloaded += count
 
-    async def pay(self, active: Active, count: int) -> None:
-        if self.tools.limit is not None:
-            active.pulse.holding = True
-            await self.tools.limit.pay(count)
-            active.pulse.holding = False
+    def owed_s(self, active: Active, count: int) -> float | None:
+        if self.tools.limit is None:
+            return None
+        owed_s = self.tools.limit.owed_s(count)
+        if owed_s:
             self.progressed()  # a user's own limit is no fault of the line
+        return owed_s
 
-    async def room(self, job: FileJob) -> None:
-        await self.tools.unsynced.room(job)
+    def has_room(self, job: FileJob) -> bool:
+        return self.tools.unsynced.has_room(job)
+
+    def when_room(self, look: Callable[[], None]) -> None:
+        self.tools.unsynced.when_eased(look)
 
     def block_written(self, job: FileJob, byte_count: int) -> None:
         job.failures = 0

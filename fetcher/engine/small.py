@@ -7,29 +7,39 @@ hundreds where files come faster than the disk can promise them.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fetcher import hashing
+from fetcher.cache.fetch_records import SmallFile
 from fetcher.engine.jobs import FileJob
-from fetcher.engine.workers import Workers
+from fetcher.engine.workers import Workers, finish
 from fetcher.plan import allocation
 
 if TYPE_CHECKING:
-    from fetcher.cache.records import Blob, SmallFile
+    from fetcher.cache.records import Blob
+    from fetcher.cache.reservation import Reservation
+    from fetcher.cache.small_files import SmallStaging
     from fetcher.cache.store import Cache
 
 INLINE_BYTES_MAX = 64 << 10
 """Hashing this much costs about 50 µs, what handing it to a thread and back costs; above, a worker does it."""
 GATHERED_BYTES_MAX = 32 << 20
-"""Lanes wait when this much waits for the disk: memory stays bounded."""
+"""Lanes wait when this much waits for the disk: what a kill can lose stays bounded, and so does memory."""
+HELD_S = 0.15
+HELD_FILES_MAX = 1000
+HELD_BYTES_MAX = 4 << 20
+"""A batch is held back until it has one of these, if more is coming. Names of contents are random, so a transaction of
+some hundred rows changes nearly every page of the tables: a batch of 300 files costs half as much again for each file
+as one of 1,000. What a kill can lose by it is what comes in this time."""
 
 
-def examine(job: FileJob, data: memoryview) -> SmallFile | None:
-    """Hash a small file; None if it is not what the origin stated."""
-    from fetcher.cache.records import SmallFile
-
+def examine(job: FileJob, data: memoryview | bytes, kept: bytes = b"") -> SmallFile | None:
+    """Hash a small file; None if it is not what the origin stated. ``kept``: its bytes, if it is to keep them."""
     if job.digest is not None:
         if not hashing.matches(job.digest, data):
             return None
@@ -38,47 +48,92 @@ def examine(job: FileJob, data: memoryview) -> SmallFile | None:
         job.verified = tuple(guess for guess in job.entry.guesses if hashing.matches(guess, data))[:1]
     return SmallFile(
         content_id=job.content_id,
-        data=bytes(data),
+        data=kept,
         root=hashing.root_of(data).hex(),
         digests=job.verified,
         verified_by=job.verified_by,
     )
 
 
-async def examine_anywhere(job: FileJob, data: memoryview, workers: Workers) -> SmallFile | None:
-    """``examine``, on the loop if that is cheaper than leaving it."""
-    if len(data) <= INLINE_BYTES_MAX:
-        return examine(job, data)
-    return await workers.slow(examine, job, data)
-
-
 class SmallCommitter:
     """Publishes small files of a run; ``run`` is one task of it."""
 
-    def __init__(self, cache: Cache, workers: Workers, draw: Callable[[int], None]) -> None:
-        """``draw`` is told of bytes about to be written: they are reserved, or NoSpaceError."""
+    def __init__(self, cache: Cache, workers: Workers, reservation: Reservation, more: Callable[[int], bool]) -> None:
+        """``more``: whether other files may come, when so many have gathered."""
         self._cache = cache
         self._workers = workers
-        self._draw = draw
+        self._reservation = reservation
+        self._draw = reservation.in_turn()
+        self._more = more
         self._gathered: list[tuple[FileJob, SmallFile]] = []
         self._gathered_bytes = 0
+        self._held_until = 0.0
+        """Loop's time at which what has gathered goes, whether or not more is coming."""
+        self._staging: SmallStaging | None = None
+        self._staging_lock = threading.Lock()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+
+    async def examine(self, job: FileJob, data: memoryview | bytes) -> SmallFile | None:
+        """What came, verified; None if it is not what the origin stated. ``data`` is the caller's again afterwards.
+
+        What a worker has to look at anyway, because it takes a while, it writes as well: such files do not wait in
+        memory for their batch.
+        """
+        if len(data) > INLINE_BYTES_MAX:
+            return await finish(self._workers.small(self._examine_and_write, job, data))
+        kept = bytes(data)  # no copy of what is bytes
+        return examine(job, kept, kept)
+
+    def _examine_and_write(self, job: FileJob, data: memoryview | bytes) -> SmallFile | None:
+        """In a worker."""
+        small = examine(job, data)
+        if small is None:
+            return None
+        with self._staging_lock:
+            if self._staging is None:
+                self._staging = self._cache.small_staging()
+        self._reservation.draw(len(data))
+        try:
+            (name,) = self._staging.write([data])
+        finally:
+            self._reservation.wrote(len(data))
+        return replace(small, staged=name, staged_bytes=len(data))
+
+    async def close(self) -> None:
+        """Remove what was written and not published; no other call may be under way."""
+        if self._staging is not None:
+            await self._workers.slow(self._staging.close)
+            self._staging = None
 
     async def add(self, job: FileJob, small: SmallFile) -> None:
         """Hand over a verified file; returns at once unless the disk is far behind."""
         await self._room.wait()
         self._gathered.append((job, small))
-        self._gathered_bytes += len(small.data)
+        self._gathered_bytes += small.size
         if self._gathered_bytes >= GATHERED_BYTES_MAX:
             self._room.clear()
-        self._wake.set()
+        if len(self._gathered) == 1:
+            self._held_until = asyncio.get_running_loop().time() + HELD_S
+        if len(self._gathered) == 1 or not self._holds:
+            self._wake.set()
+
+    @property
+    def _holds(self) -> bool:
+        """Whether what has gathered may wait for more."""
+        count = len(self._gathered)
+        return count < HELD_FILES_MAX and self._gathered_bytes < HELD_BYTES_MAX and self._more(count)
 
     async def next_batch(self) -> list[tuple[FileJob, SmallFile]]:
-        """All that has gathered; waits until there is something."""
+        """All that has gathered; waits until there is something, and then a moment for more."""
         await self._wake.wait()
         self._wake.clear()
+        if self._holds:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._held_until):
+                    await self._wake.wait()
+            self._wake.clear()
         batch, self._gathered, self._gathered_bytes = self._gathered, [], 0
         self._room.set()
         return batch
@@ -95,5 +150,6 @@ class SmallCommitter:
 
     def _commit(self, files: list[SmallFile], private: bool, principal: str | None) -> list[Blob]:
         """In a worker."""
-        self._draw(sum(len(small.data) + allocation.beside_bytes(len(small.data)) for small in files))
-        return self._cache.commit_small(files, private=private, principal=principal)
+        unwritten = sum(small.size for small in files if small.staged is None)
+        self._draw(unwritten + sum(allocation.beside_bytes(small.size) for small in files))
+        return self._cache.commit_small(files, private=private, principal=principal, staging=self._staging)

@@ -16,7 +16,7 @@ from fetcher.errors import DeniedError, TransportError
 from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.ranges import ByteRange
-from fetcher.net.pacing import Pacer
+from fetcher.net.pacing import Pacer, key_of
 from fetcher.net.request import Request, display_url, origin_of
 from fetcher.net.transport import Response, Transport
 from fetcher.origins.base import Origin
@@ -36,7 +36,9 @@ class Source:
         self._manifest = manifest
         self._entry = entry
         self._asker = asker
-        self._home = origin_of(origin.locate(manifest, entry, asker).url)
+        first = origin.locate(manifest, entry, asker)
+        self._home = origin_of(first.url)
+        self._pace_key = key_of(first)
         self._signed: Request | None = None
         self._etag: str | None = None
         self._refused = 0
@@ -67,7 +69,7 @@ class Source:
 
     def pause_s(self) -> float:
         """How long the origin's announced rate asks us to wait before the next request; 0.0 on a signed URL."""
-        return self._pacer.delay_s(self._first()) if self._signed is None else 0.0
+        return self._pacer.delay_of(self._pace_key) if self._signed is None else 0.0
 
     def forget(self) -> None:
         """Start again from the pinned address, with nothing believed."""
@@ -88,6 +90,8 @@ class Source:
                 await self._origin.renew(self._manifest, self._entry, self._asker)
                 self._renew = False
         request = self._first()
+        if self._signed is None:
+            self._pace_key = key_of(request)
         for _ in range(REDIRECTS_MAX + 1):
             asked = request if whole else replace(request, headers=(*request.headers, ("Range", span.header())))
             self._pacer.sent(request)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fetcher.config import Settings
 from fetcher.engine.admission import Admission
 from fetcher.engine.buffers import SlabPool
+from fetcher.engine.disk import Disk
 from fetcher.engine.limit import RateLimit
 from fetcher.engine.readback import ReadBack
 from fetcher.engine.unsynced import Unsynced
@@ -28,6 +29,7 @@ class Tools:
     cache: Cache
     transport: Transport
     workers: Workers
+    disk: Disk
     readback: ReadBack
     slabs: SlabPool
     admission: Admission

@@ -7,8 +7,7 @@ faster than the disk takes them for good, their connections are held: then the d
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from fetcher.engine.jobs import FileJob
@@ -22,7 +21,7 @@ class Unsynced:
         self._bytes: dict[FileJob, int] = {}
         """Those that have some."""
         self._tended: set[FileJob] = set()
-        self._eased = asyncio.Event()
+        self._waiting: list[Callable[[], None]] = []
 
     @property
     def total_bytes(self) -> int:
@@ -67,13 +66,19 @@ class Unsynced:
 
     # --- for connections
 
-    async def room(self, job: FileJob) -> None:
-        """Wait until another block may be written."""
-        while job in self._tended and self.total_bytes >= self._bytes_max:
-            for other in tuple(self._bytes):
-                other.wake()  # with fewer files at work each had a larger share
-            await self._eased.wait()
+    def has_room(self, job: FileJob) -> bool:
+        """Whether another block may be written now."""
+        if job not in self._tended or self.total_bytes < self._bytes_max:
+            return True
+        for other in tuple(self._bytes):
+            other.wake()  # with fewer files at work each had a larger share
+        return False
+
+    def when_eased(self, look: Callable[[], None]) -> None:
+        """Call ``look`` once, when that may have changed."""
+        self._waiting.append(look)
 
     def _ease(self) -> None:
-        self._eased.set()
-        self._eased.clear()  # wakes those who wait now; all others look for themselves
+        waiting, self._waiting = self._waiting, []
+        for look in waiting:
+            look()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fetcher.engine.run import Run
 
 TICK_S = 0.1
+SILENT_S = 0.5
+"""A connection that has brought nothing for so long does not count among those that share a line."""
 FLIGHTS_EVERY_S = 0.3
 BOOKS_EVERY_S = 1.0
 
@@ -42,6 +44,7 @@ class Watchdog:
         while True:
             await asyncio.sleep(TICK_S)
             now = run.tools.clock()
+            self._look(now)
             self._judge(now)
             self._stand_still(now)
             self._shed(now)
@@ -56,6 +59,15 @@ class Watchdog:
             if now - run.progressed_at >= self._settings.no_progress_timeout_s:
                 raise self._no_progress()
             run.changed.set()  # places and jobs whose waiting time is over
+
+    def _look(self, now: float) -> None:
+        """What has come, for those who decide over connections."""
+        for active in self._run.actives:
+            self._run.book(active)
+            if active.place is not None:
+                active.place.hear(silent=not active.pulse.holding and now - active.pulse.last_byte_at > SILENT_S)
+        self._run.tools.admission.look()
+        self._run.hedging.look(now)
 
     def _judge(self, now: float) -> None:
         by_pulse = {active.pulse: active for active in self._run.actives}
@@ -90,7 +102,7 @@ class Watchdog:
         if keep >= self._run.lanes_max:
             return
         self._run.lanes_max = keep
-        parts = [active for active in self._run.actives if active.part is not None]
+        parts = [each for each in self._run.actives if each.part and not (each.place and each.place.silent)]
         # What comes in one stream would begin from zero; of the others, those give way that have least.
         parts.sort(key=lambda active: (active.part is not None and active.part.stream, active.pulse.bytes_received))
         parts.reverse()

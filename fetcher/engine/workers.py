@@ -1,5 +1,5 @@
-"""Threads: a few for blocks (hash and write, GIL released), a few for what may be slow (commits, rescans), and some for
-digests that trail the blocks, so that no sync ever holds those up.
+"""Threads: a few for what may be slow (commits, rescans), some for small files, and some for digests that trail the
+blocks, so that no sync ever holds those up. Blocks have threads of their own (``disk``).
 
 A worker call can't be cancelled. To be cancelled therefore means to wait for the call under way, and only then to let
 go of its buffer and its file; ``finish`` is the one place that does so.
@@ -61,14 +61,14 @@ class Workers:
         self.followers_max = min(8, cores)
         """Calls that read back at the same time."""
         self._followers = ThreadPoolExecutor(self.followers_max, thread_name_prefix="fetcher-follow")
-        self._blocks = ThreadPoolExecutor(min(8, cores + 1), thread_name_prefix="fetcher-block")
+        self._small = ThreadPoolExecutor(min(8, cores), thread_name_prefix="fetcher-small")
         self._slow = ThreadPoolExecutor(min(8, cores + 2), thread_name_prefix="fetcher-slow")
         self._index = ThreadPoolExecutor(1, thread_name_prefix="fetcher-index")
 
-    def block(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> asyncio.Future[R]:
-        """Start a short call on a block's bytes."""
+    def small(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> asyncio.Future[R]:
+        """Start a short call on the bytes of a small file."""
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._blocks, lambda: call(*arguments, **options))
+        return loop.run_in_executor(self._small, lambda: call(*arguments, **options))
 
     def follow(self, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> asyncio.Future[R]:
         """Start a call that reads some MiB of a Partial back into digests."""
@@ -92,6 +92,6 @@ class Workers:
 
     def close(self) -> None:
         self._index.shutdown()
-        self._blocks.shutdown()
+        self._small.shutdown()
         self._followers.shutdown()
         self._slow.shutdown()

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from fetcher import _native
 from fetcher._native import (
+    BlockSink,
     Sha256,
     SubtreeHasher,
     hash_blocks,
     merge_root,
+    preallocate,
     root_of,
     scan_file,
     sha256_pair,
@@ -41,6 +43,7 @@ __all__ = [
     "HAS_TREE",
     "SHA256_PAIRS",
     "BlockCrcs",
+    "BlockSink",
     "InOrderDigest",
     "Run",
     "Sha256",
@@ -52,6 +55,7 @@ __all__ = [
     "hash_blocks",
     "matches",
     "merge_root",
+    "preallocate",
     "root_of",
     "scan_file",
     "sha256_pair",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 from urllib.parse import quote, unquote, urlsplit
 
@@ -76,7 +77,7 @@ class Bucket:
     @property
     def root(self) -> str:
         """The URL that a listing is asked at, without its last slash."""
-        return f"{self.host_url}/{quote(self.name or '', safe='')}" if self.in_path else self.host_url
+        return _root(self.host_url, self.name) if self.in_path else self.host_url
 
     @property
     def identity(self) -> str:
@@ -158,12 +159,21 @@ def known_host(url: str, endpoint: str) -> Bucket | None:
     of a kind we don't speak.
     """
     scheme, _, rest = url.partition("://")
-    netloc = rest.partition("/")[0]
-    host = urlsplit(url).hostname or ""
+    found = _of_host(scheme, rest.partition("/")[0], endpoint)
+    if isinstance(found, str):
+        raise _unsupported(found, url)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _of_host(scheme: str, netloc: str, endpoint: str) -> Bucket | str | None:
+    """As ``known_host``; the name of the kind that we don't speak, instead of an error. Remembered, because each object
+    of a bucket asks the same."""
     host_url = f"{scheme}://{netloc}"
+    host = urlsplit(host_url).hostname or ""
     for pattern, what in _AWS_UNSUPPORTED:
         if pattern.fullmatch(host):
-            raise _unsupported(what, url)
+            return what
     if _AWS_WEBSITE.fullmatch(host) or _R2_PUBLIC.fullmatch(host) or _B2_NATIVE.fullmatch(host):
         return Bucket("web", host_url, None, in_path=False, lists=False)
     if found := _AWS_ACCELERATE.fullmatch(host) or _AWS_ACCESS_POINT.fullmatch(host):
@@ -183,6 +193,11 @@ def known_host(url: str, endpoint: str) -> Bucket | None:
     if scheme == own_scheme and netloc.endswith(f".{own_netloc}"):
         return Bucket("endpoint", host_url, netloc.removesuffix(f".{own_netloc}"), in_path=False)
     return None
+
+
+@lru_cache(maxsize=256)
+def _root(host_url: str, name: str | None) -> str:
+    return f"{host_url}/{quote(name or '', safe='')}"
 
 
 def _aws(scheme: str, host_url: str, found: re.Match[str]) -> Bucket:

@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from typing import Final, NoReturn
 
 from fetcher.errors import Fault, ResourceError
-from fetcher.model.foreign_uri import image_message, other_scheme_hint, page_hint
 from fetcher.model.hf import HF, HF_KINDS, HFKind, file_selector_fault, repo_fault, revision_fault
 from fetcher.model.key import FILES_MAX
 from fetcher.model.ollama import MODELS_MAX, Ollama, model_fault
@@ -66,6 +65,8 @@ def parse_uri(text: str, files: Iterable[str] = ()) -> Resource:
         return _parse_s3(text, tuple(files))
     if scheme == "ollama":
         return _parse_ollama(text, rest, tuple(files))
+    from fetcher.model.foreign_uri import image_message, other_scheme_hint  # what is right needs no hint
+
     if scheme == "docker":
         raise _fault(text, *image_message(rest))
     hint = other_scheme_hint(scheme, rest)
@@ -155,6 +156,8 @@ def _parse_s3(text: str, files: tuple[str, ...]) -> S3:
     faults: list[tuple[str, str]] = []
     if len(parts) > LOCATIONS_MAX:
         raise _fault(text, f"more than {LOCATIONS_MAX} URLs in one", "ask for them one by one")
+    from fetcher.model.foreign_uri import page_hint
+
     for part in parts:
         if hint := page_hint(part):
             faults.append((f"a page for people, not for files: {shown(part)}", hint))

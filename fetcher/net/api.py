@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import msgspec
-
 from fetcher.config import Settings
 from fetcher.errors import FetcherError, RateLimitedError, TransportError
 from fetcher.net.pacing import Pacer, wait_asked_s
@@ -102,6 +100,8 @@ class ApiClient:
         network. Raises what ``refusal`` makes of a final answer that is no success; TransportError or RateLimitedError
         when the tries are used up.
         """
+        import msgspec  # only where JSON is spoken, which no S3 does
+
         decoder = msgspec.json.Decoder(shape)
 
         async def read(response: Response) -> Found[Shape]:

@@ -1,4 +1,4 @@
-"""Where aiohttp's and the operating system's errors get our names. A test fails when aiohttp has one that is unmapped.
+"""Where aiohttp's errors get our names, with those of the system (``naming``). A test fails when one is unmapped.
 
 The rule: what may be otherwise next time is a TransportError; what can't (an untrusted certificate, a URL no client
 takes) is a ForbiddenError. Messages name the host and what happened; they never repeat the foreign text, which may
@@ -8,11 +8,9 @@ hold a URL. Where a proxy is on the way, what went wrong with it is told of it, 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import aiohttp
@@ -20,9 +18,7 @@ from aiohttp import http_exceptions
 
 from fetcher.errors import FetcherError, ForbiddenError, TransportError
 from fetcher.model.proxy import Proxy
-from fetcher.net.guard import Barred
-
-Renamer = Callable[[BaseException, str], FetcherError]
+from fetcher.net.naming import Renamer, certificate, cut, is_closed_handle, names, system, tls
 
 PROXY_WANTS_LOGIN = 407
 _PROXY_SAYS_NO = frozenset({401, 403, 405, 451})
@@ -49,10 +45,9 @@ def map_exceptions(
         # aiohttp.SocketTimeoutError, and asyncio's own: both mean that nobody spoke. ETIMEDOUT of the kernel too.
         raise TransportError(f"{where}: no answer within {idle_timeout_s:g} s") from None
     except RuntimeError as error:
-        # uvloop's way of saying that the connection went away between two calls; any other RuntimeError is a bug.
-        if "handler is closed" not in str(error):
+        if not is_closed_handle(error):
             raise
-        raise _cut(error, where) from None
+        raise cut(error, where) from None
     except RENAMED as error:
         raise (proxy and _of_the_proxy(error, where, proxy)) or rename(error, where) from None
 
@@ -94,47 +89,8 @@ def _proxy_cure(proxy: Proxy) -> str:
     return f"check {proxy.place}; FETCHER_PROXY=none goes without a proxy, NO_PROXY exempts hosts"
 
 
-def _cut(error: BaseException, where: str) -> FetcherError:
-    return TransportError(f"{where}: the connection was closed before the answer was complete")
-
-
 def _misframed(error: BaseException, where: str) -> FetcherError:
     return TransportError(f"{where}: the answer is not proper HTTP")
-
-
-def _certificate(error: BaseException, where: str) -> FetcherError:
-    cause: object = getattr(error, "certificate_error", error)
-    reason = getattr(cause, "verify_message", None) or "it can't be verified"
-    return ForbiddenError(
-        f"{where}: the server's certificate is not trusted: {reason}",
-        hint="for a private CA set SSL_CERT_FILE to its certificates; check the clock of this machine",
-    )
-
-
-def _tls(error: BaseException, where: str) -> FetcherError:
-    cause: object = getattr(error, "os_error", error)
-    reason = getattr(cause, "reason", None) or "the handshake failed"
-    return TransportError(f"{where}: no TLS connection: {str(reason).replace('_', ' ').lower()}")
-
-
-def _names(error: BaseException, where: str) -> FetcherError:
-    cause: object = getattr(error, "os_error", error)
-    hint = None
-    if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN:
-        hint = "the name server does not answer; check the network and /etc/resolv.conf"
-    return TransportError(f"{where}: the host name can't be resolved", hint=hint)
-
-
-def _system(error: BaseException, where: str) -> FetcherError:
-    cause: object = getattr(error, "os_error", error)
-    if isinstance(cause, Barred):
-        return cause.refusal
-    number = getattr(cause, "errno", None)
-    if number in (errno.EMFILE, errno.ENFILE):
-        hint = "raise the limit (ulimit -n), or lower --max-connections"
-        return TransportError(f"{where}: this process may not open more files", hint=hint)
-    reason = os.strerror(number) if isinstance(number, int) and number > 0 else "connection lost"
-    return TransportError(f"{where}: {reason[0].lower()}{reason[1:]}")
 
 
 def _url(error: BaseException, where: str) -> FetcherError:
@@ -147,27 +103,27 @@ def _unusual(error: BaseException, where: str) -> FetcherError:
 
 MAPPING: tuple[tuple[type[BaseException], Renamer], ...] = (
     # Narrow before wide: certificate errors are SSL errors are OS errors.
-    (aiohttp.ClientConnectorCertificateError, _certificate),
-    (ssl.SSLCertVerificationError, _certificate),
-    (aiohttp.ServerFingerprintMismatch, _certificate),
-    (aiohttp.ClientSSLError, _tls),
-    (ssl.SSLError, _tls),
-    (aiohttp.ClientConnectorDNSError, _names),
-    (socket.gaierror, _names),
-    (aiohttp.ServerDisconnectedError, _cut),
-    (aiohttp.ClientConnectorError, _system),
-    (aiohttp.ClientOSError, _system),
-    (aiohttp.ClientPayloadError, _cut),
-    (aiohttp.ServerTimeoutError, _cut),
-    (aiohttp.ServerConnectionError, _cut),
-    (aiohttp.ClientConnectionError, _cut),
+    (aiohttp.ClientConnectorCertificateError, certificate),
+    (ssl.SSLCertVerificationError, certificate),
+    (aiohttp.ServerFingerprintMismatch, certificate),
+    (aiohttp.ClientSSLError, tls),
+    (ssl.SSLError, tls),
+    (aiohttp.ClientConnectorDNSError, names),
+    (socket.gaierror, names),
+    (aiohttp.ServerDisconnectedError, cut),
+    (aiohttp.ClientConnectorError, system),
+    (aiohttp.ClientOSError, system),
+    (aiohttp.ClientPayloadError, cut),
+    (aiohttp.ServerTimeoutError, cut),
+    (aiohttp.ServerConnectionError, cut),
+    (aiohttp.ClientConnectionError, cut),
     (aiohttp.InvalidURL, _url),
     (aiohttp.NonHttpUrlClientError, _url),
     (aiohttp.ClientResponseError, _misframed),
     (aiohttp.ClientError, _unusual),
     (http_exceptions.HttpProcessingError, _misframed),
-    (asyncio.IncompleteReadError, _cut),
-    (ConnectionError, _system),
-    (OSError, _system),
+    (asyncio.IncompleteReadError, cut),
+    (ConnectionError, system),
+    (OSError, system),
 )
 RENAMED: tuple[type[BaseException], ...] = tuple(theirs for theirs, _ in MAPPING)

@@ -101,6 +101,7 @@ _ISATAP = 0x0000_5EFE
 _NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?", re.IGNORECASE)
 
+KNOWN_MAX = 4096
 HTTPS_PORT = 443
 PORT_UNPRIVILEGED_MIN = 1024
 
@@ -116,6 +117,7 @@ async def look_up(host: str, port: int) -> list[str]:
     return list(found)
 
 
+@lru_cache(maxsize=1024)
 def canonical_literal(host: str) -> str | None:
     """``host`` as a plain IP address, or None if it is a name.
 
@@ -151,13 +153,20 @@ class Guard:
 
     def __init__(self, allow_net: Iterable[str] = ()) -> None:
         self._allowed: tuple[IPNetwork, ...] = tuple(ipaddress.ip_network(network) for network in allow_net)
+        self._known: dict[str, bool] = {}
 
     def __repr__(self) -> str:
         return f"<Guard allowing {', '.join(map(str, self._allowed)) or 'public addresses only'}>"
 
     def allows(self, ip: str) -> bool:
         """Whether ``FETCHER_ALLOW_NET`` holds the address (an IPv4 address also in its IPv6-mapped form)."""
-        return any(candidate in network for candidate in _forms(ip) for network in self._allowed)
+        found = self._known.get(ip)
+        if found is None:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            found = any(candidate in network for candidate in _forms(ip) for network in self._allowed)
+            self._known[ip] = found
+        return found
 
     def judge(self, ip: str) -> str | None:
         """Why the address may not be reached, or None. ``ip`` may be any text; what is no address is refused."""

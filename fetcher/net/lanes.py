@@ -1,5 +1,5 @@
-"""Lanes of connections: which requests may share them, what is judged as they are made, and how much a server may say
-before it answers.
+"""aiohttp's side of a lane of connections: what is judged as they are made, and how much a server may say before it
+answers.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import functools
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -18,38 +17,24 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 from fetcher.errors import ForbiddenError
-from fetcher.model.proxy import Proxy
-from fetcher.net.guard import Barred, Guard, Lookup
+from fetcher.net.door import KEPT_ALIVE_S, Door, Lane
+from fetcher.net.guard import Barred, Lookup
 
 HEADS_MAX = 32
 """Of one answer, those that only announce it (1xx) included; servers send one or two. aiohttp has no bound: it keeps
 all that come, also where nobody waits for any."""
 DNS_KEPT_S = 10
 """Addresses are used in turn meanwhile, so that many connections spread over all of them."""
-KEPT_ALIVE_S = 30.0
-Seen = Callable[[str, list[str], int], None]
-"""Takes note of host, addresses and port of an unguarded request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """Requests that may share connections."""
-
-    guarded: bool
-    scheme: Literal["http", "https"]
-    fresh: bool
-    bare_credential: bool
-    """Unguarded, but with a credential over plain http."""
-    proxy: Proxy | None
 
 
 def open_lane(
-    lane: Lane, guard: Guard, lookup: Lookup, see: Seen | None, tls: ssl.SSLContext | bool
+    lane: Lane, door: Door, lookup: Lookup, tls: ssl.SSLContext | bool, *, fresh: bool
 ) -> aiohttp.TCPConnector:
-    """The connections of one lane. Bound to the running event loop."""
+    """The connections of one lane; ``fresh`` ones are closed after their answer. Bound to the running event loop."""
     judged = lane.proxy is None and (lane.guarded or lane.bare_credential)
-    judge = Judge(guard, lane) if judged else None
-    keep: dict[str, Any] = {"force_close": True} if lane.fresh else {"keepalive_timeout": KEPT_ALIVE_S}
+    judge = Judge(door, lane) if judged else None
+    see = None if lane.guarded or lane.proxy is not None else functools.partial(door.see, scheme=lane.scheme)
+    keep: dict[str, Any] = {"force_close": True} if fresh else {"keepalive_timeout": KEPT_ALIVE_S}
     connector = aiohttp.TCPConnector(
         limit=0,
         ssl=tls,
@@ -63,18 +48,37 @@ def open_lane(
 
 
 class Bounded(ResponseHandler):
-    """aiohttp's side of a connection, less its patience with heads that follow each other for ever."""
+    """aiohttp's side of a connection, less its patience with heads that follow each other for ever, and with a server
+    that speaks without being asked: it would take that for the answer to the next request."""
 
     _heads = 0
+    _body: Any = None
+    """Of the answer under way, once its head is here."""
 
     def set_response_params(self, **options: Any) -> None:
         """A request goes out: from here heads are counted anew."""
         self._heads = 0
+        self._body = None
         super().set_response_params(**options)
+
+    @property
+    def _answered(self) -> bool:
+        return self._body is not None and bool(self._body.is_eof())
+
+    def data_received(self, data: bytes) -> None:
+        if not data or not self._answered:  # aiohttp calls with none to go on with what it has
+            super().data_received(data)
+        elif self.transport is not None:
+            self.transport.abort()
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head has come."""
+        if self._answered:  # it came together with the one that was asked for
+            self.force_close()
+            return
         self._heads += 1
+        if data[0].code >= 200:
+            self._body = data[1]
         if self._heads <= HEADS_MAX:
             super().feed_data(data, size)
         elif self._heads == HEADS_MAX + 1:
@@ -86,15 +90,12 @@ class Bounded(ResponseHandler):
 class Judge:
     """The guard, for the connections of one lane."""
 
-    def __init__(self, guard: Guard, lane: Lane) -> None:
-        self._guard = guard
+    def __init__(self, door: Door, lane: Lane) -> None:
+        self._door = door
         self._lane = lane
 
     def check(self, host: str, addresses: list[str], port: int) -> None:
-        if self._lane.guarded:
-            self._guard.check(host, addresses, port, self._lane.scheme)
-        else:
-            self._guard.check_token(host, addresses, port)
+        self._door.judge(self._lane, host, addresses, port)
 
     def socket(self, info: tuple[Any, ...]) -> socket.socket:
         """A socket for the very address that is about to be connected to; the last belt."""

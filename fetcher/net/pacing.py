@@ -27,29 +27,36 @@ class Pacer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._budgets: dict[_Key, dict[str, RateBudget]] = {}
-        self._in_flight: Counter[_Key] = Counter()
+        self._budgets: dict[PaceKey, dict[str, RateBudget]] = {}
+        self._in_flight: Counter[PaceKey] = Counter()
 
     def _of(self, request: Request) -> dict[str, RateBudget]:
-        return self._budgets.get(_key(request), {})
+        return self._budgets.get(key_of(request), {}) if self._budgets else {}
 
     def delay_s(self, request: Request) -> float:
         """How long ``request`` should wait so that no 429 comes; 0.0 where nothing is known."""
+        return self.delay_of(key_of(request))
+
+    def delay_of(self, key: PaceKey) -> float:
+        """The same for all requests of one ``key_of``."""
+        budgets = self._budgets.get(key)
+        if not budgets:
+            return 0.0
         now = self._clock()
-        return max((budget.delay_s(now) for budget in self._of(request).values()), default=0.0)
+        return max(budget.delay_s(now) for budget in budgets.values())
 
     def sent(self, request: Request) -> None:
         """``request`` goes out now: one less is left. To be followed by ``observe`` or ``unanswered``."""
-        self._in_flight[_key(request)] += 1
+        self._in_flight[key_of(request)] += 1
         now = self._clock()
         for budget in self._of(request).values():
             budget.take(now)
 
     def unanswered(self, request: Request) -> None:
         """No answer came to ``request``, and none will."""
-        self._landed(_key(request))
+        self._landed(key_of(request))
 
-    def _landed(self, key: _Key) -> None:
+    def _landed(self, key: PaceKey) -> None:
         if self._in_flight[key] > 1:
             self._in_flight[key] -= 1
         else:
@@ -57,7 +64,7 @@ class Pacer:
 
     def observe(self, request: Request, answer: Answer) -> None:
         """Take note of what ``answer`` announces."""
-        key = _key(request)
+        key = key_of(request)
         self._landed(key)
         announced = answer.headers.get("RateLimit")
         if announced is None:
@@ -72,10 +79,11 @@ class Pacer:
             budgets.setdefault(seen.bucket, RateBudget()).observe(seen, now, in_flight=self._in_flight[key])
 
 
-_Key: TypeAlias = tuple[str, str, Credential | None]
+PaceKey: TypeAlias = tuple[str, str, Credential | None]
 
 
-def _key(request: Request) -> _Key:
+def key_of(request: Request) -> PaceKey:
+    """What requests that share their budgets have in common."""
     return request.origin, request.purpose, request.carried_credential
 
 

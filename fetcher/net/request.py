@@ -27,6 +27,7 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _EXACT = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
 """Printable ASCII without the backslash, which some parsers take for a slash (``https://a\\@b/`` has two readings)."""
+_BEFORE_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -101,22 +102,35 @@ def address_of(url: str) -> Address:
     """Scheme, host and port of ``url``. Raises ForbiddenError for what is not plainly one http(s) address."""
     if len(url) > URL_CHARACTERS_MAX or not _EXACT.fullmatch(url):
         raise ForbiddenError(f"not a usable URL: {shown(display_url(url))}")
+    match = _BEFORE_PATH.match(url)
+    found = _address(url if match is None else match[0])
+    if isinstance(found, str):
+        raise ForbiddenError(f"{found}: {shown(display_url(url))}")
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _address(url: str) -> Address | str:
+    """The address of a URL that ends with its authority, or why it has none. What thousands of objects on one host have
+    in common."""
+    unusable = "not a usable URL"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ForbiddenError(f"not a usable URL: {shown(display_url(url))}") from None
+        return unusable
     if parts.username is not None or parts.password is not None:
-        raise ForbiddenError(f"a URL with a user name or password is never used: {shown(display_url(url))}")
+        return "a URL with a user name or password is never used"
     if not host or port == 0 or "%" in host or ("[" in parts.netloc) != (":" in host):
-        raise ForbiddenError(f"not a usable URL: {shown(display_url(url))}")
+        return unusable
     if parts.scheme == "https":
         return Address("https", host, port or 443)
     if parts.scheme == "http":
         return Address("http", host, port or 80)
-    raise ForbiddenError(f"neither http nor https: {shown(display_url(url))}")
+    return "neither http nor https"
 
 
+@lru_cache(maxsize=1024)
 def origin_of(url: str) -> str:
     """``scheme://host:port``, lower case, default port explicit: what credentials and connections are bound to."""
     return address_of(url).origin

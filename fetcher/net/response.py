@@ -11,7 +11,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from fetcher.errors import ForbiddenError, TransportError
 from fetcher.net.foreign import map_exceptions
 from fetcher.net.request import display_url
+from fetcher.net.transport import Receiver
 
+READ_BYTES = 256 << 10
 DRAIN_BYTES_MAX = 64 << 10
 """An unread rest up to this (the text of a redirect) is read and thrown away: cheaper than a new TLS connection."""
 DRAIN_TIME_MAX_S = 1.0
@@ -20,7 +22,17 @@ DRAIN_TIME_MAX_S = 1.0
 class AiohttpResponse:
     """See ``transport.Response``."""
 
-    __slots__ = ("_headers", "_idle_timeout_s", "_received", "_response", "_rest", "_url")
+    __slots__ = (
+        "__weakref__",
+        "_aborted",
+        "_headers",
+        "_idle_timeout_s",
+        "_received",
+        "_response",
+        "_rest",
+        "_room",
+        "_url",
+    )
 
     def __init__(self, response: aiohttp.ClientResponse, url: str, idle_timeout_s: float) -> None:
         self._response = response
@@ -29,6 +41,8 @@ class AiohttpResponse:
         self._headers: Mapping[str, str] = _joined(response.headers)
         self._rest: memoryview | None = None
         self._received = 0
+        self._room = asyncio.Event()
+        self._aborted = False
 
     def __repr__(self) -> str:
         return f"<AiohttpResponse {self.status} {display_url(self._url)}, {self._received} bytes received>"
@@ -88,6 +102,26 @@ class AiohttpResponse:
         except (TransportError, ForbiddenError) as ours:
             return ours
 
+    async def receive(self, receiver: Receiver) -> None:
+        while piece := await self.read_some(READ_BYTES):
+            with memoryview(piece) as view:
+                position = 0
+                while position < len(view):
+                    room = receiver.get_buffer()
+                    if room is None:
+                        await self._room.wait()
+                        self._room.clear()
+                        if self._aborted:
+                            raise self._failed(aiohttp.ClientConnectionError())
+                        continue
+                    count = min(len(room), len(view) - position)
+                    room[:count] = view[position : position + count]
+                    position += count
+                    receiver.buffer_updated(count)
+
+    def resume(self) -> None:
+        self._room.set()
+
     async def read_all(self, bytes_max: int) -> bytes:
         length = self.content_length
         pieces: list[bytes | memoryview] = []
@@ -129,6 +163,8 @@ class AiohttpResponse:
         if connection is not None and connection.transport is not None:
             connection.transport.abort()
         self._response.close()
+        self._aborted = True
+        self._room.set()  # who waits for that waits no longer
 
 
 def _joined(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:

@@ -21,6 +21,19 @@ from typing import Protocol
 from fetcher.net.request import Request
 
 
+class Receiver(Protocol):
+    """Whose memory a body goes to. Called on the event loop, between two awaits; after asyncio.BufferedProtocol."""
+
+    def get_buffer(self) -> memoryview | None:
+        """Where the next bytes go, at least one byte of room; None: nowhere now, ``Response.resume`` says when."""
+        ...
+
+    def buffer_updated(self, count: int) -> None:
+        """So many bytes are at the start of the buffer that was given last. An error raised here, or by
+        ``get_buffer``, ends the answer and is raised by ``receive``."""
+        ...
+
+
 class Response(Protocol):
     """The head of an answer, and its body as it comes."""
 
@@ -50,6 +63,17 @@ class Response(Protocol):
 
         Raises TransportError if the connection ends before the body does, or falls silent.
         """
+        ...
+
+    async def receive(self, receiver: Receiver) -> None:
+        """The rest of the body into the memory of ``receiver``, straight from the socket where the transport can.
+
+        Returns when the body has ended; raises as ``read_some`` does. While it waits ``resume`` may be called.
+        """
+        ...
+
+    def resume(self) -> None:
+        """The receiver has room again. From the event loop's thread; no harm where nobody waits for it."""
         ...
 
     async def read_all(self, bytes_max: int) -> bytes:

@@ -76,6 +76,8 @@ def facts_of_headers(
     if whole:
         for algorithm in PREFERRED:
             value = headers.get(f"x-amz-checksum-{algorithm}", "").strip()
+            if not value:
+                continue
             if digits := _hex_of(algorithm, value):
                 if headers.get("x-amz-checksum-type", "").upper() != "COMPOSITE":
                     full.append(Digest(algorithm, digits))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from urllib.parse import urlsplit
+from functools import lru_cache
 
 from fetcher.errors import ResourceError
 from fetcher.model.asker import Asker
@@ -58,8 +58,7 @@ class Requests:
 
     def lists(self, url: str) -> bool:
         """Whether the bucket of an object has shown that it is an S3's: that of its path, or the host as a whole."""
-        parts = urlsplit(url)
-        whole = Bucket("web", f"{parts.scheme}://{parts.netloc}", None, in_path=False)
+        whole = _whole(_host_and_name(url)[0])
         return self._memory.site(whole).lists or self._memory.site(self.bucket_of(url)).lists
 
     def bears_checksum_mode(self, bucket: Bucket, url: str, asker: Asker) -> bool:
@@ -124,16 +123,39 @@ class Requests:
     def bucket_of(self, url: str) -> Bucket:
         """The bucket of an exact object URL that we made, or were led to. Where a host does not say where its bucket's
         name stands, the first segment of the path is taken for it: it names what is remembered, nothing else."""
-        parts = urlsplit(url)
+        host_url, name = _host_and_name(url)
         try:
-            found = known_host(url, self._endpoint)
+            found = known_host(host_url, self._endpoint)
         except ResourceError:  # a redirect to an S3 of a kind we don't speak: a host like any other
             found = None
         if found is None:
-            found = Bucket("custom", f"{parts.scheme}://{parts.netloc}", None, in_path=True)
-        if found.name is None and found.in_path:
-            found = replace(found, name=parts.path.removeprefix("/").partition("/")[0])
-        return found
+            found = _store(host_url)
+        return _called(found, name) if found.name is None and found.in_path else found
+
+
+def _host_and_name(url: str) -> tuple[str, str]:
+    """``scheme://host:port`` as it is written in an exact URL, and the first segment of its path."""
+    scheme, _, rest = url.partition("?")[0].partition("#")[0].partition("://")
+    netloc, _, path = rest.partition("/")
+    return f"{scheme}://{netloc}", path.partition("/")[0]
+
+
+# Made for each object of a bucket, several times; made anew they would cost as much as a signature.
+
+
+@lru_cache(maxsize=256)
+def _whole(host_url: str) -> Bucket:
+    return Bucket("web", host_url, None, in_path=False)
+
+
+@lru_cache(maxsize=256)
+def _store(host_url: str) -> Bucket:
+    return Bucket("custom", host_url, None, in_path=True)
+
+
+@lru_cache(maxsize=256)
+def _called(host: Bucket, name: str) -> Bucket:
+    return replace(host, name=name)
 
 
 def keys_for(bucket: Bucket, asker: Asker) -> AWSKeys | None:
@@ -142,7 +164,8 @@ def keys_for(bucket: Bucket, asker: Asker) -> AWSKeys | None:
     keys = asker.credential
     if not isinstance(keys, AWSKeys):
         return None
-    return replace(keys, region=bucket.region or keys.region or REGION_FIRST)
+    region = bucket.region or keys.region or REGION_FIRST
+    return keys if keys.region == region else replace(keys, region=region)
 
 
 def query_of(asker: Asker, url: str) -> str:

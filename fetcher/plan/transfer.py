@@ -82,6 +82,8 @@ class Part:
     """The whole file in one body, because the origin ignores Range."""
     moves: int = 0
     """How often these bytes were moved because they were slow."""
+    hedges: Part | None = None
+    """The part whose rest this one asks for once more."""
 
     @property
     def blocks(self) -> range:
@@ -95,7 +97,8 @@ class Transfer:
     """Wrong digest: one refetch of the file. Origin changed: resolved once more."""
 
     def __init__(self, size: int, *, part_bytes: int, window_bytes: int | None, ranges: bool = True) -> None:
-        """``window_bytes`` is None where no digest has to be computed in order."""
+        """``part_bytes``: of a part where nothing better is known. ``window_bytes`` is None where no digest has to be
+        computed in order."""
         if size <= 0 or part_bytes < BLOCK_BYTES or part_bytes % BLOCK_BYTES:
             raise InternalError(f"a transfer takes whole blocks: size {size}, part {part_bytes}")
         if window_bytes is not None and window_bytes < part_bytes:
@@ -205,24 +208,105 @@ class Transfer:
     def parts_open(self) -> int:
         return len(self._open)
 
-    def next_part(self) -> Part | None:
-        """Start the lowest part that may start now, or None."""
+    def next_part(self, part_bytes: int | None = None) -> Part | None:
+        """Start the lowest part that may start now, or None. ``part_bytes``: about how long it may be, if less than
+        usual or more; in whole blocks and within the window whatever is asked for."""
+        span = self._next_span(part_bytes)
+        if span is None:
+            return None
+        return self._start(span, stream=not self.ranges)
+
+    @property
+    def has_part(self) -> bool:
+        """Whether a part may start now."""
+        return self._next_span(None) is not None
+
+    @property
+    def is_held_up(self) -> bool:
+        """Nobody brings the first missing block while blocks behind it are here or under way: the file, its digest and
+        its window wait for this one."""
+        if self.state is not State.FETCHING or not self.ranges or self._first_missing == len(self._blocks):
+            return False
+        return self._blocks[self._first_missing] == EMPTY and bool(self._open or self._is_ahead)
+
+    @property
+    def _is_ahead(self) -> bool:
+        return self._written_count > self._first_missing
+
+    @property
+    def is_stopped(self) -> bool:
+        """Held up, and there is nothing else to start: the window is full, or all that follows is here or comes."""
+        if not self.is_held_up:
+            return False
+        window_stop = self.size
+        if self._window_bytes is not None:
+            window_stop = min(self.size, self._window_start + self._window_bytes)
+        hole_stop = self._first_missing
+        while hole_stop < len(self._blocks) and self._blocks[hole_stop] == EMPTY:
+            hole_stop += 1
+        following = self._blocks.find(EMPTY, hole_stop)
+        return following < 0 or (following + 1) * BLOCK_BYTES > window_stop
+
+    def _next_span(self, part_bytes: int | None) -> ByteRange | None:
         if self.state is not State.FETCHING:
             return None
         if not self.ranges:
-            return None if self._open or self.whole else self._start(ByteRange(0, self.size), stream=True)
+            return None if self._open or self.whole else ByteRange(0, self.size)
         first = self._blocks.find(EMPTY, self._first_missing)
         if first < 0:
             return None
+        if part_bytes is not None and part_bytes > self._part_blocks * BLOCK_BYTES:
+            span = self._span_from(first, part_bytes // BLOCK_BYTES)
+            if self._is_in_window(span):
+                return span
+        # Nothing shorter than the usual part starts for the window's sake: it would come in crumbs as the digest moves.
+        usual = self._part_blocks if part_bytes is None else max(1, min(self._part_blocks, part_bytes // BLOCK_BYTES))
+        span = self._span_from(first, usual)
+        # What is beyond the window starts when the in-order digest has come closer. That it will: the digest needs
+        # nothing but the blocks before the first missing one, and once it has read those, the lowest part fits, as a
+        # window holds a part.
+        return span if self._is_in_window(span) else None
+
+    def _span_from(self, first: int, blocks_max: int) -> ByteRange:
         stop = first + 1
-        while stop < len(self._blocks) and stop - first < self._part_blocks and self._blocks[stop] == EMPTY:
+        while stop < len(self._blocks) and stop - first < blocks_max and self._blocks[stop] == EMPTY:
             stop += 1
-        span = ByteRange(first * BLOCK_BYTES, min(stop * BLOCK_BYTES, self.size))
-        if self._window_bytes is not None and span.stop > self._window_start + self._window_bytes:
-            # It starts when the in-order digest has come closer. That it will: the digest needs nothing but the blocks
-            # before the first missing one, and once it has read those, the lowest part fits, as a window holds a part.
+        return ByteRange(first * BLOCK_BYTES, min(stop * BLOCK_BYTES, self.size))
+
+    def _is_in_window(self, span: ByteRange) -> bool:
+        return self._window_bytes is None or span.stop <= self._window_start + self._window_bytes
+
+    @property
+    def bytes_to_start(self) -> int:
+        """Bytes of blocks that no part brings; about, as the last block may be shorter."""
+        return self._blocks.count(EMPTY) * BLOCK_BYTES
+
+    @property
+    def part_bytes_max(self) -> int:
+        """How long a part may be."""
+        return self._window_bytes or self.size
+
+    def hedge(self, part: Part) -> Part | None:
+        """Start a second part over what of ``part`` nobody has claimed; None if there is nothing, or it may not be.
+
+        What comes in one stream begins from its first byte: a second one would bring nothing sooner.
+        """
+        if part not in self._open or part.stream or self._twin(part) is not None:
             return None
-        return self._start(span)
+        first = next((block for block in part.blocks if self._blocks[block] == ASSIGNED), None)
+        if first is None:
+            return None
+        hedge = self._start(ByteRange(first * BLOCK_BYTES, part.span.stop))
+        hedge.hedges = part
+        return hedge
+
+    def _twin(self, part: Part) -> Part | None:
+        """The open part that asks for the same blocks."""
+        return next((other for other in self._open if other.hedges is part or part.hedges is other), None)
+
+    def unclaimed_blocks(self, part: Part) -> int:
+        """How many blocks of an open part are still to come."""
+        return sum(self._blocks[block] == ASSIGNED for block in part.blocks)
 
     @property
     def _window_start(self) -> int:
@@ -241,9 +325,10 @@ class Transfer:
     def end(self, part: Part, outcome: Outcome) -> None:
         """The part's request is over and no worker call of it is under way. Blocks that it did not bring are free
         again."""
+        twin = self._twin(part)
         self._open.discard(part)
         for block in part.blocks:
-            if self._blocks[block] == ASSIGNED:
+            if self._blocks[block] == ASSIGNED and (twin is None or block not in twin.blocks):
                 self._blocks[block] = EMPTY
                 if outcome is Outcome.SLOW:
                     self._moves[block] = part.moves + 1

@@ -11,6 +11,7 @@ from typing import Any
 
 EVENTS = (
     "cache_dir",
+    "completion",
     "damage",
     "df",
     "doctor",

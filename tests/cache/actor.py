@@ -14,7 +14,7 @@ from fetcher.cache import steps
 from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
 from fetcher.errors import FetcherError
-from tests.cache.world import block_of, head_of, key_of, paint, publish, settings
+from tests.cache.world import block_of, head_of, key_of, many_files_by_os, paint, publish, settings
 from tests.support import locks
 
 CRASH_CALLS = (
@@ -141,6 +141,7 @@ def leave_after(count: int) -> None:
 
         return wrapped
 
+    many_files_by_os()
     for name in CRASH_CALLS:
         setattr(os, name, counted(getattr(os, name)))
 

@@ -25,6 +25,7 @@ from tests.cache.world import (
     child,
     entry,
     head_of,
+    many_files_by_os,
     new_snapshot,
     paint,
     publish,
@@ -47,6 +48,7 @@ def failing(number: int) -> Callable[..., None]:
 
 @pytest.mark.parametrize("number", [errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP])
 def test_without_hard_links_bodies_are_copied(cache: Cache, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    many_files_by_os(monkeypatch.setattr)
     monkeypatch.setattr(os, "link", failing(number))
     snapshot = publish(cache, "m", CONTENTS)
     assert tree_on_disk(snapshot.path) == CONTENTS
@@ -68,6 +70,7 @@ def test_too_many_links_to_one_body(cache: Cache, monkeypatch: pytest.MonkeyPatc
             raise OSError(errno.EMLINK, "too many links")
         real(*arguments, **options)  # type: ignore[arg-type]
 
+    many_files_by_os(monkeypatch.setattr)
     monkeypatch.setattr(os, "link", limited)
     files = [(entry(f"{number}/licence", b"licence"), blob.root, "sha256") for number in range(5)]
     snapshot = cache.publish(new_snapshot("m", {}, 0.0), files)
@@ -78,6 +81,7 @@ def test_too_many_links_to_one_body(cache: Cache, monkeypatch: pytest.MonkeyPatc
 def test_any_other_refusal_of_a_link_is_an_error(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     blob = put(cache, b"x")
     assert blob is not None
+    many_files_by_os(monkeypatch.setattr)
     monkeypatch.setattr(os, "link", failing(errno.EIO))
     with pytest.raises(CacheError, match="Input/output error"):
         cache.publish(new_snapshot("m", {}, 0.0), [(entry("f", b"x"), blob.root, "sha256")])
@@ -143,6 +147,7 @@ def test_an_fsync_error_poisons(cache: Cache, monkeypatch: pytest.MonkeyPatch, c
 
 def test_a_failed_commit_keeps_what_is_proven(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     data = paint(2 * MIB)
+    many_files_by_os(monkeypatch.setattr)
     monkeypatch.setattr(os, "link", failing(errno.ENOSPC))
     with pytest.raises(NoSpaceError):
         put_large(cache, data)
@@ -190,20 +195,20 @@ def test_a_name_swept_before_its_row_is_linked_again(cache: Cache, monkeypatch: 
         assert blob is not None and blob.path.read_bytes() == data
 
 
-def test_a_journal_that_could_not_be_appended_stays_whole(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_could_not_be_written_harms_no_other(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     data = paint(4 * MIB)
     partial = cache.partial_open(head_of(data))
     partial.write_block(0, block_of(data, 0))
     if not partial.proven:
         partial.discard()
         return
-    real = durable.write_all
+    real = durable.write_all_at
 
-    def torn(descriptor: int, record: bytes) -> None:
-        real(descriptor, record[:20])
+    def torn(descriptor: int, record: bytes, offset: int) -> None:
+        real(descriptor, record[:20], offset)
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(durable, "write_all", torn)
+    monkeypatch.setattr(durable, "write_all_at", torn)
     with pytest.raises(NoSpaceError):
         partial.write_block(1, block_of(data, 1))
     monkeypatch.undo()

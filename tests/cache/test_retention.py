@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fetcher.cache import gc
+from fetcher.cache import due
 from fetcher.cache.records import GoneError
 from fetcher.cache.reservation import STEP_BYTES
 from fetcher.cache.snapshots import HANDED_OUT_S
@@ -304,7 +304,7 @@ def test_a_command_removes_what_has_expired(cache: Cache, clock: Clock) -> None:
     report = cache.tidy()
     assert report is not None and report.snapshots == (expired.id,)
     assert told.path.is_dir(), "its path was handed out a moment ago"
-    clock.turn(gc.JUST_USED_S)
+    clock.turn(due.JUST_USED_S)
     report = cache.tidy()
     assert report is not None and report.snapshots == (told.id,)
 
@@ -313,7 +313,7 @@ def test_without_anything_expired_commands_share_the_work(cache: Cache, clock: C
     leftover = cache.layout.snapshots / f".trash-{'1' * 32}"
     assert cache.tidy() is not None
     leftover.mkdir()
-    clock.turn(gc.COLLECT_EVERY_S - 1)
+    clock.turn(due.COLLECT_EVERY_S - 1)
     assert cache.tidy() is None and leftover.exists()
     clock.turn(1)
     assert cache.tidy() is not None and not leftover.exists()
@@ -545,3 +545,23 @@ def test_a_row_without_a_directory_does_not_take_the_pin_of_a_good_one(cache: Ca
     clock.turn(11)
     cache.gc()
     assert cache.lookup(key_of("m"), None) == good
+
+
+def test_what_is_drawn_beside_takes_nothing_of_what_was_promised(
+    open_cache: Callable[..., Cache], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = open_cache(space_floor_bytes=MIB)
+    free = 10 * MIB
+    monkeypatch.setattr(os, "statvfs", SimulatedDisk(cache.layout.cache_dir, cache.usage().cache_bytes + free).statvfs)
+    reservation = cache.reserve(6 * MIB)
+    reservation.draw(2 * MIB)
+    reservation.draw_beside(2 * MIB)
+    assert reservation.bytes == 4 * MIB, "for who was promised them"
+    with pytest.raises(NoSpaceError):
+        reservation.draw_beside(2 * MIB)
+    assert reservation.bytes == 4 * MIB
+    reservation.draw(4 * MIB)
+    reservation.undraw(2 * MIB)
+    reservation.release()
+    with pytest.raises(InternalError):
+        reservation.draw_beside(MIB)

@@ -34,6 +34,7 @@ from tests.cache.world import (
     files_below,
     head_of,
     key_of,
+    many_files_by_os,
     new_snapshot,
     paint,
     publish,
@@ -124,6 +125,7 @@ def no_links(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
+    many_files_by_os(monkeypatch.setattr)
     monkeypatch.setattr(os, "link", refused)
     return publish(cache, "m", CONTENTS)
 

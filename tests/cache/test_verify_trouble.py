@@ -47,6 +47,7 @@ from tests.cache.world import (
     entry,
     files_below,
     key_of,
+    many_files_by_os,
     new_snapshot,
     paint,
     publish,
@@ -137,6 +138,7 @@ def test_publishing_does_not_starve(cache: Cache, monkeypatch: pytest.MonkeyPatc
             real(source, target, **options)
 
         real = os.link
+        many_files_by_os(monkeypatch.setattr)
         monkeypatch.setattr(os, "link", refused)
     made = share(cache, "m", TWO)
     assert len(filled) == 1 and tree_on_disk(made.path) == TWO
@@ -159,6 +161,7 @@ def test_a_copy_of_a_damaged_body_does_not_appear(cache: Cache, monkeypatch: pyt
             put(cache, TWO["a"])  # the name is taken again, by a sound body
         return make_visible(self, *arguments)
 
+    many_files_by_os(monkeypatch.setattr)
     monkeypatch.setattr(os, "link", refused)
     monkeypatch.setattr(Publisher, "_make_visible", late)
     made = cache.publish(new_snapshot("m", {}, 0.0), [(entry("a", TWO["a"]), blob.root, "sha256")])

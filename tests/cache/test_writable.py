@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fetcher.cache import durable, gc
+from fetcher.cache import due, durable
 from fetcher.cache.records import GoneError, Snapshot
 from fetcher.cache.recovery import COPY_LEASE_S
 from fetcher.cache.store import Cache
@@ -502,6 +502,6 @@ def test_one_that_another_user_made_is_refused(place: Path) -> None:
 
 def test_due_is_not_asked_for_ever(cache: Cache, snapshot: Snapshot, clock: Clock) -> None:
     adopted(cache, snapshot)
-    clock.turn(gc.COLLECT_EVERY_S)
+    clock.turn(due.COLLECT_EVERY_S)
     assert cache.tidy() is not None
     assert cache.tidy() is None

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import blake3
 
 from fetcher import hashing
+from fetcher._native import many_files, pure_files
 from fetcher.cache.clock import machine_boot_id
 from fetcher.cache.layout import content_id
 from fetcher.cache.records import Blob, GcReport, NewSnapshot, PartialHead, SmallFile, Snapshot
@@ -144,6 +145,12 @@ def new_snapshot(
         "keep_for_s": 86_400.0,
     }
     return NewSnapshot(**{**fields, **more})
+
+
+def many_files_by_os(patch: Callable[[object, str, object], object] = setattr) -> None:
+    """From now on calls on many files go through ``os``, call by call, where a test can stand in for the kernel."""
+    for name in ("write_files", "link_files", "look_for_files", "unlink_files"):
+        patch(many_files, name, getattr(pure_files, name))
 
 
 def key_of(name: str) -> str:

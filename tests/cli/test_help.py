@@ -95,6 +95,7 @@ CALLS = {
     "release": ["x"],
     "renew": ["x"],
     "cache": ["dir"],
+    "completion": ["bash"],
 }
 
 

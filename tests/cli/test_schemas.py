@@ -73,7 +73,7 @@ def test_the_commands_of_the_document_are_there() -> None:
     listed = re.findall(r"^fetcher ([a-z]+)", MACHINE, re.MULTILINE)
     assert listed == [
         *("get", "job", "prefetch", "ls", "inspect", "df", "verify", "pin", "unpin", "rm", "prune"),
-        *("release", "renew", "doctor", "cache"),
+        *("release", "renew", "doctor", "cache", "completion"),
     ]
     assert set(listed) == set(COMMANDS)
 

@@ -10,9 +10,43 @@ from pathlib import Path
 import pytest
 
 from fetcher.cache.records import Snapshot
-from tests.cli.support import Program
+from fetcher.cli.app import COMMANDS
+from fetcher.cli.completion import SHELLS
+from fetcher.model.resource import HF
+from tests.cli.support import Program, stock
 
-HEAVY = {"asyncio", "aiohttp", "msgspec", "rich", "uvloop", "ssl", "tomllib", "yarl", "concurrent.futures"}
+HEAVY = {
+    *(
+        "asyncio",
+        "aiohttp",
+        "msgspec",
+        "rich",
+        "uvloop",
+        "ssl",
+        "tomllib",
+        "yarl",
+        "concurrent.futures",
+        "multiprocessing",
+    ),
+    *(
+        "yaml",
+        "botocore",
+        "awscrt",
+        "aiofiles",
+        "socket",
+        "subprocess",
+        "logging",
+        "email",
+        "http",
+        "importlib.metadata",
+    ),
+}
+NOT_FOR_A_HIT = {
+    *("fetcher.cache.gc", "fetcher.cache.removal", "fetcher.cache.fetch_records", "fetcher.hashing", "fetcher._native"),
+    *("fetcher.model.job", "fetcher.model.image", "fetcher.credentials.aws", "fetcher.model.s3_address"),
+    *("fetcher.engine.fetch", "fetcher.net"),
+}
+"""Of our own: each costs a millisecond or more, and a hit of a public resource needs none of it."""
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -28,7 +62,13 @@ def _run(*arguments: str) -> tuple[set[str], str, int]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["get", "--help"], ["job", "--help"], ["cache", "dir"]]
+    "arguments",
+    [
+        *(["--help"], ["--version"], ["get", "--help"], ["job", "--help"], ["cache", "dir"]),
+        *([command, "--help"] for command in COMMANDS),
+        *(["completion", shell] for shell in SHELLS),
+    ],
+    ids=" ".join,
 )
 def test_talking_about_itself(program: Program, arguments: list[str]) -> None:
     modules, out, code = _run(*arguments)
@@ -38,11 +78,33 @@ def test_talking_about_itself(program: Program, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--lease", "1h"], ["--offline"]])
-def test_a_hit(tiny: Snapshot, options: list[str]) -> None:
+def test_a_hit(program: Program, tiny: Snapshot, options: list[str]) -> None:
+    assert program("get", "hf://acme/tiny").exit_code == 0  # collects, as nobody has lately; then it is not due
     modules, out, code = _run("get", "hf://acme/tiny", *options)
     assert code == 0
     assert str(tiny.path) in out
     assert not modules & HEAVY
+    assert not modules & NOT_FOR_A_HIT
+
+
+def test_a_hit_of_the_library(tiny: Snapshot) -> None:
+    script = "import fetcher, sys; print(fetcher.get('hf://acme/tiny')); sys.stderr.write('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.strip() == str(tiny.path)
+    assert not set(done.stderr.splitlines()) & (HEAVY | NOT_FOR_A_HIT | {"argparse"})
+
+
+def test_what_is_due_is_collected_all_the_same(program: Program) -> None:
+    """A hit looks lightly whether there is something to remove; where there is, the collector comes."""
+    stock(HF("acme/old"), age_s=90_000.0, keep_for_s=80_000.0)
+    kept = stock(HF("acme/tiny"))
+    modules, out, code = _run("get", "hf://acme/tiny")
+    assert code == 0
+    assert str(kept.path) in out
+    assert "fetcher.cache.gc" in modules
+    assert [line["resource"] for line in program("ls", "--json").json] == [kept.uri]
 
 
 def test_a_job_of_hits(tiny: Snapshot, tmp_path: Path) -> None:

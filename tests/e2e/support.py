@@ -37,6 +37,7 @@ HURRIED: Mapping[str, Any] = {
     "connect_timeout_s": 20.0,
     "part_idle_timeout_s": 20.0,
     "part_slow_window_s": 20.0,
+    "hedges_max": 0,
     "no_progress_timeout_s": 30.0,
     "api_timeout_s": 20.0,
     "api_time_max_s": 30.0,

@@ -18,13 +18,13 @@ from fetcher import (
     NotFoundError,
     TransportError,
 )
+from fetcher.cache.partials import Partial
 from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
 from fetcher.engine.asks import Outcome
-from fetcher.engine.jobs import FileJob
 from fetcher.model.events import Progress
 from fetcher.testing import Hub, Synthetic
-from fetcher.testing.faults import ChangeContent, FlipByte, OnRequest, StallAfter, Status, Trickle
+from fetcher.testing.faults import ChangeContent, CutAfter, FlipByte, OnRequest, StallAfter, Status, Trickle
 from tests.e2e.support import (
     MIB,
     RESUMES,
@@ -161,6 +161,27 @@ def test_one_that_fails_in_mid_run(hub: Hub, cache_dir: Path, fault: str, order:
     assert hub.body_bytes_sent() - sent <= 4 * MIB + 11 + 100, "the content that all have is here"
 
 
+@pytest.mark.parametrize("fault", [CutAfter(0), StallAfter(0)], ids=["cut", "stalled"])
+@pytest.mark.parametrize(("files", "size", "connections"), [(3, 3 * MIB, 2), (2, 3 * MIB, 1), (40, 5000, 8)])
+def test_many_files_that_get_nowhere_leave_room_for_the_others(
+    hub: Hub, cache_dir: Path, fault: Any, files: int, size: int, connections: int
+) -> None:
+    """More of them than there are connections, or than small files are taken at a time; and they come first."""
+    hub.add_repo(BAD, files={f"bad-{index}.bin": Synthetic(size, index) for index in range(files)})
+    hub.add_repo(GOOD, files={"good.bin": Synthetic(size, 90)})
+    hub.faults.add(fault.on(path="bad-*"))
+    results = fetch_each(
+        hub,
+        cache_dir,
+        [BAD, GOOD],
+        connections_max=connections,
+        part_idle_timeout_s=0.4,
+        no_progress_timeout_s=5.0,
+    )
+    good(results, hub, GOOD)
+    assert isinstance(results[BAD], TransportError)
+
+
 def test_it_fails_while_the_others_are_still_coming(hub: Hub, cache_dir: Path) -> None:
     repos(hub)
     hub.faults.add(Status(403).on("resolve", path="bad-own.bin"), Trickle(3 * MIB).on("cdn"))
@@ -283,18 +304,18 @@ def test_a_disk_that_fills_up_ends_what_is_missing_only(
     hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repos(hub)
-    write_block = FileJob.write_block
+    begin_block = Partial.begin_block
 
-    def full(job: FileJob, block: int, data: memoryview) -> bytes:
-        if job.entry.path == "bad-own.bin":
+    def full(partial: Partial, block: int, *, direct: bool = False) -> tuple[int, int, int, int]:
+        if partial.head.url.endswith("bad-own.bin"):
             raise NoSpaceError("the disk is full")
-        return write_block(job, block, data)
+        return begin_block(partial, block, direct=direct)
 
     async def late(exchange: Any) -> None:
         await until(lambda: len(blobs_of(cache_dir)) >= 6)
         await asyncio.sleep(0.3)  # the last of them is booked
 
-    monkeypatch.setattr(FileJob, "write_block", full)
+    monkeypatch.setattr(Partial, "begin_block", full)
     hub.faults.add(OnRequest(late).on("resolve", path="bad-own.bin"))
     events: list[Progress] = []
     results = fetch_each(hub, cache_dir, [BAD, GOOD, OTHER], events, part_idle_timeout_s=20.0)

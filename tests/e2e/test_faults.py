@@ -7,10 +7,12 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fetcher import FetcherError
+from fetcher import FetcherError, NoSpaceError
+from fetcher.cache.reservation import Reservation
 from fetcher.testing import Hub, Rule, Synthetic, hub_in_thread
 from fetcher.testing.faults import Trickle, UrlUses
 from tests.e2e.fault_cases import CONNECTIONS, Fatal, Healed, fatal_in, healed_in, pairs_in
@@ -82,6 +84,44 @@ def test_a_part_that_trickles_is_moved_and_its_blocks_kept(hub: Hub, cache_dir: 
     hub.faults.add(Trickle(30_000).on("cdn", times=2))
     assert_whole(fetch(hub, cache_dir, part_bytes=4 * MIB, connections_max=4, **IMPATIENT).snapshot, hub)
     assert hub.body_bytes_sent() <= size + 4 * MIB
+
+
+def test_a_part_that_holds_up_the_end_is_asked_for_once_more(hub: Hub, cache_dir: Path) -> None:
+    """Too fast to be moved, and far slower than the rest: another connection has it sooner."""
+    size = 32 * MIB
+    hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1)})
+    hub.faults.add(Trickle(200_000).on("cdn", nth=2))
+    events: list[Any] = []
+    outcome = fetch(hub, cache_dir, part_bytes=4 * MIB, connections_max=4, hedges_max=2, on_event=events.append)
+    assert_whole(outcome.snapshot, hub)
+    bodies = hub.requests.select("cdn", method="GET")
+    (slow,) = [record for record in bodies if record.faults]
+    assert slow.span is not None and not slow.complete, "the second request was through first, and ended this one"
+    (second,) = [record for record in bodies if record is not slow and record.span and record.span[1] == slow.span[1]]
+    assert second.complete
+    assert second.connection not in {record.connection for record in bodies if record.number < second.number}
+    assert hub.body_bytes_sent() <= size + 4 * MIB
+    assert not any(getattr(event, "parts_moved", 0) for event in events), "it was not moved"
+
+
+def test_a_second_request_that_finds_no_room_gives_way_and_the_first_goes_on(
+    hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for each byte once, as planned; that some are asked for twice is no reason to fail."""
+    asked: list[int] = []
+
+    def no_room(self: Reservation, byte_count: int) -> None:
+        asked.append(byte_count)
+        raise NoSpaceError("no room for these beside the others")
+
+    monkeypatch.setattr(Reservation, "draw_beside", no_room)
+    hub.add_repo(REPO, files={WEIGHTS: Synthetic(32 * MIB, 1)})
+    hub.faults.add(Trickle(1_000_000).on("cdn", nth=2))
+    outcome = fetch(hub, cache_dir, part_bytes=4 * MIB, connections_max=4, hedges_max=2)
+    assert_whole(outcome.snapshot, hub)
+    assert len(asked) == 1, "and it is not tried again"
+    (slow,) = [record for record in hub.requests.select("cdn", method="GET") if record.faults]
+    assert slow.complete
 
 
 # --- what can't be healed --------------------------------------------------------------------------------------------

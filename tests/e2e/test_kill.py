@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fetcher.cache.partials import Partial
+from fetcher.engine.disk import Disk
 from fetcher.testing import Hub, Synthetic
 from fetcher.testing.faults import StallAfter, Trickle
 from tests.e2e.support import (
@@ -186,31 +187,38 @@ def test_cancelled_twice(hub: Hub, cache_dir: Path) -> None:
 
 
 def test_cancelled_during_a_slow_write(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker call can't be cancelled: cancelling waits for those under way, and nothing is written after that."""
+    """What the disk has can't be taken back: cancelling waits for it, and nothing is written after that."""
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(6 * MIB, 1)})
-    write, under_way, ended = Partial.write_block, set[int](), list[float]()
+    begin, end, collect = Partial.begin_block, Partial.end_block, Disk._collect
+    under_way, ended, late = set[int](), list[float](), list[asyncio.TimerHandle]()
 
-    def slow_write(self: Partial, block: int, data: memoryview) -> bytes:
+    def begun(self: Partial, block: int, *, direct: bool = False) -> tuple[int, int, int, int]:
         under_way.add(block)
-        time.sleep(0.3)
-        result = write(self, block, data)
+        return begin(self, block, direct=direct)
+
+    def over(self: Partial, block: int, value: bytes) -> None:
+        end(self, block, value)
         under_way.discard(block)
         ended.append(time.monotonic())
-        return result
+
+    def slow(self: Disk) -> None:
+        if not late:  # whoever does not wait for it is through long before
+            late.append(asyncio.get_running_loop().call_later(0.3, lambda: (late.clear(), collect(self))))
 
     async def main() -> None:
         async with fetcher_of(hub, cache_dir, connections_max=3) as fetcher:
-            monkeypatch.setattr(Partial, "write_block", slow_write)
+            monkeypatch.setattr(Partial, "begin_block", begun)
+            monkeypatch.setattr(Partial, "end_block", over)
+            monkeypatch.setattr(Disk, "_collect", slow)
             task = asyncio.create_task(fetcher.fetch(f"hf://{REPO}"))
             await until(lambda: bool(under_way))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert not under_way, "every call was waited for"
-            over = time.monotonic()
-            monkeypatch.setattr(Partial, "write_block", write)
+            assert not under_way, "every block was waited for"
+            through = time.monotonic()
+            assert max(ended) <= through
             assert_whole((await fetcher.fetch(f"hf://{REPO}")).snapshot, hub)
-            assert max(ended) <= over
 
     asyncio.run(main())
 

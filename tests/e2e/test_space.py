@@ -110,11 +110,10 @@ def test_a_disk_that_fills_up_meanwhile(hub: Hub, tmp_path: Path) -> None:
             assert child.line()["event"] == "ready"
             wait_until(lambda: hub.body_bytes_sent(WEIGHTS) >= 5 * MIB and kept_blocks(disk.path / "cache", 5))
             # Somebody else takes all that is left.
-            with (disk.path / "filler").open("wb") as filler:
+            with (disk.path / "filler").open("wb", buffering=0) as filler:
                 try:
                     while True:
                         filler.write(bytes(64 << 10))
-                        filler.flush()
                 except OSError:
                     pass
             gate.open()

@@ -10,6 +10,7 @@ import pytest
 
 from fetcher.cache.partials import Partial
 from fetcher.engine.unsynced import Unsynced
+from fetcher.plan.tree import block_length
 from fetcher.testing import Hub, Synthetic
 from tests.e2e.support import MIB, REPO, assert_whole, fetch
 
@@ -25,14 +26,14 @@ class SlowDisk:
         self._unsafe: dict[Path, int] = {}
         self.most = 0
         self.syncs = 0
-        write_block, give_up_writing = Partial.write_block, Partial.give_up_writing
+        end_block, give_up_writing = Partial.end_block, Partial.give_up_writing
 
-        def write(partial: Partial, block: int, data: memoryview) -> bytes:
-            value = write_block(partial, block, data)
+        def written(partial: Partial, block: int, value: bytes) -> None:
+            end_block(partial, block, value)
             with self._lock:
-                self._unsafe[partial.path] = self._unsafe.get(partial.path, 0) + len(data)
+                length = block_length(partial.size, block)
+                self._unsafe[partial.path] = self._unsafe.get(partial.path, 0) + length
                 self.most = max(self.most, sum(self._unsafe.values()))
-            return value
 
         def sync(partial: Partial) -> None:
             with partial.reading():
@@ -47,7 +48,7 @@ class SlowDisk:
                 self._unsafe.pop(partial.path, None)  # the commit makes it durable
             return give_up_writing(partial)
 
-        monkeypatch.setattr(Partial, "write_block", write)
+        monkeypatch.setattr(Partial, "end_block", written)
         monkeypatch.setattr(Partial, "sync", sync)
         monkeypatch.setattr(Partial, "give_up_writing", give_up)
 
@@ -66,11 +67,11 @@ def test_no_more_than_sync_bytes_waits_for_a_slow_disk(
 
 
 def test_the_same_judge_catches_who_does_not_hold(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def room(unsynced: Unsynced, job: object) -> None:
-        pass
+    def has_room(unsynced: Unsynced, job: object) -> bool:
+        return True
 
     hub.add_repo(REPO, files={"a.bin": Synthetic(36 * MIB, 1)})
     disk = SlowDisk(monkeypatch)
-    monkeypatch.setattr(Unsynced, "room", room)
+    monkeypatch.setattr(Unsynced, "has_room", has_room)
     fetch(hub, cache_dir, sync_bytes=SYNC_BYTES, connections_max=CONNECTIONS)
     assert disk.most > SYNC_BYTES + 2 * CONNECTIONS * MIB

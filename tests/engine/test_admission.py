@@ -10,6 +10,7 @@ import pytest
 
 from fetcher.config import Settings
 from fetcher.engine.admission import Admission, Place
+from fetcher.plan.window import Known
 
 HUB = "https://hub.example:443"
 CDN = "https://cdn.example:443"
@@ -61,6 +62,7 @@ def test_who_leaves_is_off_the_books_at_the_host_he_ended_at(clock: Clock) -> No
     books = admission(clock)
     place = books.take(HUB)
     assert place.move(CDN)
+    assert (books.host(HUB).requests_done, books.host(CDN).requests_done) == (1, 0), "it has done its part"
     assert (place.host, active(books)) == (CDN, (1, 0, 1))
     place.leave()
     assert active(books) == (0, 0, 0)
@@ -99,8 +101,60 @@ def test_a_busy_host_rests_and_comes_back(clock: Clock) -> None:
     place = books.take(HUB)
     assert not books.may_start(HUB), "the window was halved to one"
     books.served(HUB)
+    assert not books.may_start(HUB), "this one was asked before"
+    books.answered(HUB)
+    assert not books.may_start(HUB), "two were too many a second ago"
+    clock.now += 5.0
+    books.answered(HUB)
     assert books.may_start(HUB)
     place.leave()
+
+
+def test_the_last_places_go_to_who_has_fewest(clock: Clock) -> None:
+    books = admission(clock, everywhere=4, per_host=4)
+    places = [books.take(HUB) for _ in range(4)]
+    assert not books.may_start(CDN)
+    places.pop().leave()
+    assert not books.may_start(HUB), "another host waits for this one"
+    assert books.may_start(CDN)
+    places.append(books.take(CDN))
+    places.pop(0).leave()
+    assert not books.may_start(HUB) or books.host(HUB).active >= books.host(CDN).active
+    clock.now += 1.0
+    assert books.may_start(HUB), "who waits no longer is not waited for"
+
+
+def test_who_could_not_start_anyway_is_not_waited_for(clock: Clock) -> None:
+    books = admission(clock, everywhere=2, per_host=2)
+    place, _ = books.take(HUB), books.take(HUB)
+    assert not books.may_start(CDN)
+    books.busy(CDN, 30.0)
+    place.leave()
+    assert books.may_start(HUB)
+
+
+def test_what_comes_is_counted_by_host_and_wakes_who_waits(clock: Clock) -> None:
+    books = admission(clock, everywhere=16, per_host=16)
+    woken: list[str] = []
+    books.watch(lambda: woken.append("woken"))
+    for _ in range(4):
+        books.take(CDN)
+    assert not books.may_start(CDN), "a few to begin with"
+    for _ in range(30):
+        clock.now += 0.1
+        books.received(CDN, 1 << 20)
+        books.look()
+        books.look()
+    assert books.host(CDN).bytes_received == 30 << 20
+    assert books.may_start(CDN)
+    assert woken == ["woken"]
+    assert 2e6 < books.host(CDN).connection_bytes_per_s < 3e6
+
+
+def test_what_earlier_runs_found_is_where_it_begins(clock: Clock) -> None:
+    books = admission(clock, everywhere=16, per_host=16)
+    books.recall({CDN: Known(9, 16, 1e6)})
+    assert (books.host(CDN).cap, books.host(HUB).cap) == (9, 4)
 
 
 def test_what_a_host_asks_for_is_obeyed(clock: Clock) -> None:

@@ -43,7 +43,15 @@ class Disk:
             self.unsynced.wrote(job, MIB)
             job.wake()
             self.most = max(self.most, self.unsynced.total_bytes)
-            await self.unsynced.room(job)
+            await room(self.unsynced, job)
+
+
+async def room(unsynced: Unsynced, job: FileJob) -> None:
+    """Wait as a connection does: look, and be told to look again."""
+    while not unsynced.has_room(job):
+        eased = asyncio.Event()
+        unsynced.when_eased(eased.set)
+        await eased.wait()
 
 
 @pytest.mark.parametrize("files", [1, 2, 7, 16])
@@ -78,11 +86,11 @@ def test_who_is_not_tended_is_not_held() -> None:
         unsynced = Unsynced(4 * MIB)
         job, other = a_job(100 * MIB), a_job(100 * MIB)
         unsynced.wrote(job, 5 * MIB)
-        await asyncio.wait_for(unsynced.room(job), 5)
+        await asyncio.wait_for(room(unsynced, job), 5)
         with ExitStack() as stack:
             stack.enter_context(unsynced.tended(job))
             stack.enter_context(unsynced.tended(other))
-            held = [asyncio.create_task(unsynced.room(each)) for each in (job, other)]
+            held = [asyncio.create_task(room(unsynced, each)) for each in (job, other)]
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert not any(task.done() for task in held)
@@ -98,7 +106,7 @@ def test_what_is_gone_makes_room() -> None:
         job, other = a_job(100 * MIB), a_job(100 * MIB)
         unsynced.wrote(job, 4 * MIB)
         with unsynced.tended(other):
-            held = asyncio.create_task(unsynced.room(other))
+            held = asyncio.create_task(room(unsynced, other))
             await asyncio.sleep(0.01)
             assert not held.done()
             unsynced.forget(job)
@@ -106,6 +114,23 @@ def test_what_is_gone_makes_room() -> None:
         assert unsynced.total_bytes == 0
 
     asyncio.run(main())
+
+
+def test_who_waits_is_told_once_and_may_wait_again_at_once() -> None:
+    """A look that finds no room asks to be told anew, from within the telling."""
+    unsynced = Unsynced(4 * MIB)
+    job = a_job(100 * MIB)
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        unsynced.when_eased(look)
+
+    unsynced.when_eased(look)
+    for expected in (1, 2, 3):
+        unsynced.forget(job)
+        assert looks == expected
 
 
 def test_what_is_written_during_a_sync_is_for_the_next_one() -> None:

@@ -56,11 +56,11 @@ def test_results_arguments_and_errors_come_through(workers: Workers) -> None:
 
     async def main() -> None:
         assert await workers.slow(divide, 6, by=3) == 2
-        assert await finish(workers.block(divide, 6, by=2)) == 3
+        assert await finish(workers.follow(divide, 6, by=2)) == 3
         with pytest.raises(ZeroDivisionError):
             await workers.slow(divide, 6, by=0)
         with pytest.raises(ZeroDivisionError):
-            await finish(workers.block(divide, 6, by=0))
+            await finish(workers.follow(divide, 6, by=0))
 
     asyncio.run(main())
 
@@ -68,12 +68,12 @@ def test_results_arguments_and_errors_come_through(workers: Workers) -> None:
 def test_calls_run_beside_the_loop(workers: Workers) -> None:
     async def main() -> None:
         assert await workers.slow(threading.get_ident) != threading.get_ident()
-        assert await finish(workers.block(threading.get_ident)) != threading.get_ident()
+        assert await finish(workers.follow(threading.get_ident)) != threading.get_ident()
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("kind", ["slow", "block"])
+@pytest.mark.parametrize("kind", ["slow", "follow", "index"])
 def test_a_cancelled_call_is_over_before_the_cancellation_is(workers: Workers, kind: str) -> None:
     async def main() -> None:
         call = Call()
@@ -81,8 +81,10 @@ def test_a_cancelled_call_is_over_before_the_cancellation_is(workers: Workers, k
         async def wait_for_it() -> None:
             if kind == "slow":
                 await workers.slow(call)
+            elif kind == "index":
+                await workers.index(call)
             else:
-                await finish(workers.block(call))
+                await finish(workers.follow(call))
 
         task = asyncio.create_task(wait_for_it())
         await until(call.started)
@@ -156,15 +158,20 @@ def test_a_call_that_is_over_is_not_waited_for(workers: Workers) -> None:
     asyncio.run(main())
 
 
-def test_slow_calls_do_not_keep_blocks_waiting(workers: Workers) -> None:
-    """Digests and commits may take seconds; blocks have threads of their own."""
+@pytest.mark.parametrize("kind", ["follow", "index"])
+def test_slow_calls_keep_nobody_else_waiting(workers: Workers, kind: str) -> None:
+    """Commits may take seconds; digests that trail the blocks, and short questions to the index, have threads of their
+    own."""
 
     async def main() -> None:
         calls = [Call() for _ in range(32)]
         tasks = [asyncio.create_task(workers.slow(call)) for call in calls]
         await until(calls[0].started)
         async with asyncio.timeout(WAIT_S):
-            assert await finish(workers.block(lambda: "through")) == "through"
+            if kind == "index":
+                assert await workers.index(lambda: "through") == "through"
+            else:
+                assert await finish(workers.follow(lambda: "through")) == "through"
         assert not any(call.ended.is_set() for call in calls)
         for call in calls:
             call.may_end.set()
@@ -178,7 +185,7 @@ def test_closing_ends_the_threads() -> None:
 
     async def main() -> None:
         await made.slow(int)
-        await finish(made.block(int))
+        await finish(made.follow(int))
 
     asyncio.run(main())
     assert any(thread.name.startswith("fetcher-") for thread in threading.enumerate())

@@ -17,6 +17,7 @@ import pytest
 
 from fetcher.testing import FaultPlan, Hub, RequestLog, Synthetic, Token, hub_in_thread
 from fetcher.testing.faults import Trickle
+from fetcher.testing.hub.cdn import storage_path
 from fetcher.testing.records import RequestRecord
 from tests.hub.raw import fetch
 
@@ -233,6 +234,19 @@ def test_two_hubs_agree_on_ids_and_differ_in_addresses() -> None:
         locations = [fetch(f"{hub.endpoint}/acme/tiny/resolve/main/m.bin").headers["location"] for hub in (one, other)]
         assert fetch(locations[0]).status == 200
         assert fetch(locations[0].replace(one.cdn_endpoint, other.cdn_endpoint)).status == 403
+
+
+def test_signed_urls_can_lead_to_another_server_that_has_the_files() -> None:
+    content = Synthetic(1000, 1)
+    with hub_in_thread(cdn_origin="http://127.0.0.1:1") as hub:
+        hub.add_repo("acme/tiny", files={"m.bin": content})
+        location = fetch(f"{hub.endpoint}/acme/tiny/resolve/main/m.bin").headers["location"]
+    assert location.partition("?")[0] == f"http://127.0.0.1:1{storage_path('acme/tiny', content.sha256)}"
+    with hub_in_thread() as hub:
+        hub.add_repo("acme/tiny", files={"m.bin": content})
+        location = fetch(f"{hub.endpoint}/acme/tiny/resolve/main/m.bin").headers["location"]
+        assert location.partition("?")[0] == f"{hub.cdn_endpoint}{storage_path('acme/tiny', content.sha256)}"
+        assert fetch(location).body == content.read()
 
 
 # The log

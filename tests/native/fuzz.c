@@ -4,7 +4,9 @@
  */
 #include "blake3.h"
 #include "sha256.h"
+#include "sink.h"
 
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -240,6 +242,58 @@ static void try_sha256(int fd) {
     free(b);
 }
 
+/* Some blocks at once through the threads of the sink: each is written and journalled, and has the CV that one call says. */
+static void try_sink(struct sink *sink, int fd) {
+    enum { JOBS_MAX = 5 };
+    const uint64_t journal = (uint64_t)JOBS_MAX * SINK_BLOCK_BYTES;
+    struct sink_job jobs[JOBS_MAX];
+    size_t count = 1 + below(JOBS_MAX);
+    if (ftruncate(fd, 0))
+        fail("a file could not be emptied");
+    for (size_t i = 0; i < count; i++) {
+        size_t bytes = 1 + below(BYTES_MAX);
+        bool closed = below(8) == 0;
+        jobs[i] = (struct sink_job){.data = some_bytes(bytes), .bytes = bytes, .offset = i * SINK_BLOCK_BYTES,
+                                    .journal_offset = journal + i * SINK_RECORD_BYTES, .fd = closed ? -1 : fd,
+                                    .direct_fd = below(2) ? fd : -1, .journal_fd = below(4) ? fd : -1};
+        if (closed)
+            jobs[i].direct_fd = -1;
+        if (!sink_submit(sink, &jobs[i]))
+            fail("an open sink took no job");
+    }
+    size_t done = 0;
+    while (done < count) {
+        struct pollfd ready = {.fd = sink_event_fd(sink), .events = POLLIN};
+        if (poll(&ready, 1, 20000) != 1)
+            fail("%zu of %zu jobs did not come back", count - done, count);
+        for (struct sink_job *job = sink_take(sink); job; job = job->next)
+            done++;
+    }
+    struct blake3_mode mode;
+    blake3_mode_init(&mode, NULL);
+    for (size_t i = 0; i < count; i++) {
+        struct sink_job *job = &jobs[i];
+        uint8_t cv[BLAKE3_CV_BYTES], record[SINK_RECORD_BYTES], found[SINK_RECORD_BYTES];
+        if ((job->fd < 0) != (job->error != 0) || job->stage != (job->fd < 0 ? SINK_DATA : SINK_DONE))
+            fail("a job has error %d at stage %d", job->error, job->stage);
+        if (!job->error) {
+            uint8_t *back = exactly(job->bytes);
+            blake3_blocks(&mode, job->data, job->bytes, job->offset, SINK_BLOCK_BYTES, cv);
+            same(job->cv, cv, sizeof cv, "a CV of the sink", blake3_kernel_active());
+            if (pread(fd, back, job->bytes, (off_t)job->offset) != (ssize_t)job->bytes || memcmp(back, job->data, job->bytes))
+                fail("the sink wrote other bytes");
+            free(back);
+            sink_record(record, i, cv);
+            if (job->journal_fd >= 0 && (pread(fd, found, sizeof found, (off_t)job->journal_offset) != (ssize_t)sizeof found ||
+                                         memcmp(found, record, sizeof record)))
+                fail("the sink wrote another record");
+        }
+        free((void *)job->data);
+    }
+    if (sink_pending(sink))
+        fail("%zu jobs too many are pending", sink_pending(sink));
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) {
         fprintf(stderr, "usage: fuzz SEED CASES\n");
@@ -251,12 +305,19 @@ int main(int argc, char **argv) {
         fail("no temporary file");
     blake3_kernel_detect();
     sha256_kernel_detect();
+    struct sink *sink;
+    if (sink_open(&sink, 3))
+        fail("no sink");
     for (uint64_t i = 0; i < cases; i++) {
         case_seed = seed + i;
         dice_state = (case_seed + 1) * 0x9e3779b97f4a7c15;
         try_blake3(fileno(file));
         try_sha256(fileno(file));
+        try_sink(sink, fileno(file));
     }
+    sink_close(sink);
+    sink_close_event(sink);
+    sink_free(sink);
     fclose(file);
     printf("fuzz: %llu cases from seed %llu\n", (unsigned long long)cases, (unsigned long long)seed);
     return 0;

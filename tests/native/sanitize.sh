@@ -64,7 +64,7 @@ caught "a shift too far" "$library; planted.shift_too_far(40)" "runtime error: s
 # Seeded and bounded: FUZZ_SEED=… FUZZ_CASES=… for other ones.
 say "fuzzing the C core"
 # shellcheck disable=SC2086  # the flags are words
-"$compiler" -std=gnu11 $flags -Wall -Wextra -Werror -D_FILE_OFFSET_BITS=64 -I "$work/copy/fetcher/_native/core" \
+"$compiler" -std=gnu11 $flags -Wall -Wextra -Werror -pthread -D_FILE_OFFSET_BITS=64 -I "$work/copy/fetcher/_native/core" \
     "$root/tests/native/fuzz.c" "$work"/copy/fetcher/_native/core/*.c -o "$work/fuzz"
 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 "$work/fuzz" "${FUZZ_SEED:-1}" "${FUZZ_CASES:-20000}"
 

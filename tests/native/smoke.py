@@ -4,14 +4,17 @@ Run on each Python that is found (tests/native/test_wheel.py) and in each contai
 Needs the package and its dependency ``blake3``, nothing of the tests. Ends with 0 and says what it tried, or raises.
 """
 
+import errno
 import hashlib
+import os
 import sys
 import tempfile
+from pathlib import Path
 
 import blake3 as judge
 
 from fetcher import _native
-from fetcher._native import sha256
+from fetcher._native import files, sha256, sink
 
 PUBLISHED = {
     0: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
@@ -82,5 +85,39 @@ def try_sha256() -> str:
     return f"{sha256.__file__} ({', '.join(sha256.simd_names())})"
 
 
+def try_files() -> str:
+    with tempfile.TemporaryDirectory() as place:
+        folder = os.open(place, os.O_RDONLY)
+        try:
+            files.write_files(folder, [b"one", b"two"], [b"1", b"22"], 0o444)
+            require("links", files.link_files(folder, [b"one", b"two"], folder, [b"three", b"one"]), [0, errno.EEXIST])
+            require("bytes", Path(place, "three").read_bytes(), b"1")
+            require("removed", files.unlink_files(folder, [b"one", b"two", b"three"]), [0, 0, 0])
+        finally:
+            os.close(folder)
+    return f"{files.__file__} (many files at once)"
+
+
+def try_sink() -> str:
+    data = paint(MIB + 77)
+    blocks = {0: data[:MIB], 1: data[MIB:]}
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as journal:
+        written = sink.BlockSink(2)
+        for block, content in blocks.items():
+            written.submit(block, file.fileno(), block * MIB, content, journal.fileno(), 48 * block)
+        written.close()
+        told = {block: (value, number) for block, value, number, _ in written.completions()}
+        require("blocks told of", sorted(told), [0, 1])
+        require("errors of the sink", [number for _, number in told.values()], [0, 0])
+        cvs = told[0][0] + told[1][0]
+        from fetcher._native import blake3 as core
+
+        require("BLAKE3 by the sink", core.merge_root(cvs, len(data)), judge.blake3(data).digest())
+        file.seek(0)
+        require("bytes of the sink", file.read(), data)
+        require("bytes of its journal", os.fstat(journal.fileno()).st_size, 96)
+    return f"{sink.__file__} (blocks on their way to the disk)"
+
+
 if __name__ == "__main__":
-    print("\n".join([sys.version, try_blake3(), try_sha256()]))
+    print("\n".join([sys.version, try_blake3(), try_sha256(), try_files(), try_sink()]))

@@ -12,6 +12,8 @@ from fetcher.net.lanes import HEADS_MAX
 from tests.net.raw_server import Connection, body_reply, bytes_reply, serving
 from tests.net.wiring import CERTIFICATE, body_of, get, run, transport
 
+pytestmark = pytest.mark.usefixtures("both")
+
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -7,10 +7,12 @@ import time
 
 import pytest
 
-from fetcher.net import aiohttp_transport
+from fetcher.net import door
 from fetcher.net.request import Request
 from tests.net.raw_server import body_reply, serving
 from tests.net.wiring import body_of, run, settings, transport
+
+pytestmark = pytest.mark.usefixtures("both")
 
 
 def sockets() -> int:
@@ -25,7 +27,7 @@ def sockets() -> int:
 
 
 def test_connections_are_kept_to_a_bounded_number_of_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aiohttp_transport, "ORIGINS_KEPT_MAX", 3)
+    monkeypatch.setattr(door, "ORIGINS_KEPT_MAX", 3)
 
     async def lookup(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]
@@ -46,14 +48,14 @@ def test_connections_are_kept_to_a_bounded_number_of_hosts(monkeypatch: pytest.M
 
 
 def test_who_was_not_asked_for_long_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aiohttp_transport, "ORIGINS_KEPT_MAX", 1)
+    monkeypatch.setattr(door, "ORIGINS_KEPT_MAX", 1)
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    made = aiohttp_transport.AiohttpTransport(settings())
-    assert made._may_keep("https://a:443") and not made._may_keep("https://b:443")
+    made = door.Door(settings())
+    assert made.may_keep("https://a:443") and not made.may_keep("https://b:443")
     now = 20.0
-    assert made._may_keep("https://a:443")
+    assert made.may_keep("https://a:443")
     now = 45.0
-    assert not made._may_keep("https://b:443"), "the other one was asked 25 s ago"
+    assert not made.may_keep("https://b:443"), "the other one was asked 25 s ago"
     now = 51.0
-    assert made._may_keep("https://b:443") and not made._may_keep("https://a:443")
+    assert made.may_keep("https://b:443") and not made.may_keep("https://a:443")

@@ -13,6 +13,8 @@ from fetcher.net.request import Request
 from tests.net.raw_server import Connection, Reply, body_reply, bytes_reply, serving
 from tests.net.wiring import CERTIFICATE, IDLE_S, SILENCE_S, body_of, get, run, transport
 
+pytestmark = pytest.mark.usefixtures("both")
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
 SECRET_PATH = "/repo/file?Signature=topsecret"
 FAULTS: dict[str, tuple[Reply, type[FetcherError], str]] = {

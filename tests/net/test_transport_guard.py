@@ -14,6 +14,8 @@ from fetcher.net.request import Request, origin_of, redirected
 from tests.net.raw_server import body_reply, serving
 from tests.net.wiring import IDLE_S, body_of, get, run, transport
 
+pytestmark = pytest.mark.usefixtures("both")
+
 
 def test_a_literal_is_judged_before_a_connection_is_made() -> None:
     async def main() -> None:
@@ -161,11 +163,16 @@ def test_a_job_gets_no_connection_that_was_made_for_an_operator(uv: bool) -> Non
 def test_the_last_belt_judges_the_socket_address_itself(uv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the judgement of names were skipped altogether."""
     from fetcher.net import lanes
+    from fetcher.net.body import dial
 
     async def unjudged(self: Any, host: str, port: int = 0, family: Any = 0) -> list[dict[str, Any]]:
         return [{"hostname": host, "host": ip, "port": port, "family": 2, "proto": 6, "flags": 0} for ip in addresses]
 
+    async def unjudged_as_well(self: Any, lane: Any, address: Any, *, anew: bool) -> list[str]:
+        return list(addresses)
+
     monkeypatch.setattr(lanes.Resolver, "resolve", unjudged)
+    monkeypatch.setattr(dial.Addresses, "of", unjudged_as_well)
     addresses: list[str] = []
 
     async def main() -> None:

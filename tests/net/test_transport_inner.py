@@ -13,6 +13,8 @@ from tests.net.raw_server import body_reply, serving
 from tests.net.test_transport_proxied import Wired, of_operator, wired
 from tests.net.wiring import IDLE_S, body_of, run, transport
 
+pytestmark = pytest.mark.usefixtures("both")
+
 NAME = "http://origin.example"
 
 
@@ -41,6 +43,7 @@ def test_where_a_job_may_not_ask_is_inside(host: str, allow_net: tuple[str, ...]
 def test_a_name_that_comes_to_lead_inside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is under way from it was held to be everybody's."""
     monkeypatch.setattr("fetcher.net.lanes.DNS_KEPT_S", 0)
+    monkeypatch.setattr("fetcher.net.body.dial.DNS_KEPT_S", 0)
     answers = ["127.0.0.2"]
 
     async def main() -> None:
@@ -62,6 +65,7 @@ def test_a_name_that_comes_to_lead_inside_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_a_name_that_came_to_lead_outside_stays_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fetcher.net.lanes.DNS_KEPT_S", 0)
+    monkeypatch.setattr("fetcher.net.body.dial.DNS_KEPT_S", 0)
     answers = ["127.0.0.1"]
 
     async def main() -> None:

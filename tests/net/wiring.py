@@ -14,7 +14,9 @@ import uvloop
 
 from fetcher.config import Settings
 from fetcher.net.aiohttp_transport import AiohttpTransport
+from fetcher.net.body.transport import BodyTransport
 from fetcher.net.request import Request
+from fetcher.net.transport import Transport
 from tests.net.raw_server import RawServer
 
 CERTIFICATE = Path(__file__).with_name("certificate.pem")
@@ -30,10 +32,16 @@ def settings(**changes: Any) -> Settings:
     return Settings(**{**values, "connect_timeout_s": 15.0, **changes})
 
 
+BOTH: dict[str, Callable[..., Transport]] = {"aiohttp": AiohttpTransport, "bodies": BodyTransport}
+"""The two transports: one contract, one suite."""
+under_test: Callable[..., Transport] = AiohttpTransport
+"""What ``transport`` makes."""
+
+
 @asynccontextmanager
-async def transport(**changes: Any) -> AsyncIterator[AiohttpTransport]:
+async def transport(**changes: Any) -> AsyncIterator[Any]:
     options = {name: changes.pop(name) for name in ("lookup", "ssl_context") if name in changes}
-    made = AiohttpTransport(settings(**changes), **options)
+    made = under_test(settings(**changes), **options)
     try:
         yield made
     finally:

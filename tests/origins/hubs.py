@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fetcher.config import Settings
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
+from fetcher.net.roads import Roads
 from fetcher.origins.hf import HfOrigin
 from fetcher.testing import Hub
 
@@ -43,7 +43,7 @@ def settings_for(hub: Hub, **changes: Any) -> Settings:
 async def origin_at(hub: Hub, **changes: Any) -> AsyncIterator[HfOrigin]:
     """An origin with a transport of its own."""
     settings = settings_for(hub, **changes)
-    transport = AiohttpTransport(settings)
+    transport = Roads(settings)
     try:
         yield HfOrigin(ApiClient(transport, settings), settings)
     finally:

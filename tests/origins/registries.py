@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fetcher.config import Settings
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
+from fetcher.net.roads import Roads
 from fetcher.origins.ollama import OllamaOrigin
 from fetcher.testing.registry import Registry
 
@@ -34,10 +34,10 @@ def settings_for(registry: Endpoint, **changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def origin_at(registry: Endpoint, **changes: Any) -> AsyncIterator[tuple[OllamaOrigin, AiohttpTransport]]:
+async def origin_at(registry: Endpoint, **changes: Any) -> AsyncIterator[tuple[OllamaOrigin, Roads]]:
     """An origin with a transport of its own."""
     settings = settings_for(registry, **changes)
-    transport = AiohttpTransport(settings)
+    transport = Roads(settings)
     try:
         yield OllamaOrigin(ApiClient(transport, settings), settings), transport
     finally:

@@ -13,8 +13,8 @@ from fetcher.config import Settings
 from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.secret import AWSKeys, Secret
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
+from fetcher.net.roads import Roads
 from fetcher.origins.s3 import S3Origin
 
 MIB = 1 << 20
@@ -52,7 +52,7 @@ class Asking:
     """An origin, and what bodies are fetched with."""
 
     origin: S3Origin
-    transport: AiohttpTransport
+    transport: Roads
 
     async def body(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> tuple[FileEntry | None, bytes]:
         """What the answer states of ``entry`` (None: that it is another by now), and the body."""
@@ -72,7 +72,7 @@ class Asking:
 async def asking(endpoint: str, *, clock: Callable[[], float] = time.time, **changes: Any) -> AsyncIterator[Asking]:
     """An origin with a transport of its own."""
     settings = settings_for(endpoint, **changes)
-    transport = AiohttpTransport(settings)
+    transport = Roads(settings)
     try:
         yield Asking(S3Origin(ApiClient(transport, settings), settings, clock), transport)
     finally:

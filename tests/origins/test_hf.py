@@ -15,9 +15,9 @@ from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.resource import HF
 from fetcher.model.secret import Secret
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
 from fetcher.net.request import origin_of
+from fetcher.net.roads import Roads
 from fetcher.origins.hf import HfOrigin, _next_link
 from fetcher.origins.hf_tree import select
 from fetcher.testing import FaultPlan, Hub, Token
@@ -425,7 +425,7 @@ def test_a_renamed_repo_is_followed() -> None:
                 await site.start()
                 port = runner.addresses[0][1]
                 settings = settings_for(_Endpoint(f"http://127.0.0.1:{port}"))  # type: ignore[arg-type]
-                transport = AiohttpTransport(settings)
+                transport = Roads(settings)
                 try:
                     origin = HfOrigin(ApiClient(transport, settings), settings)
                     # The private repo moved to another origin: the token stays behind, so it is not seen there.

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from fetcher.model.asker import Asker
 from fetcher.model.resource import HF
 from fetcher.model.secret import Secret
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
+from fetcher.net.roads import Roads
 from fetcher.origins.hf import HfOrigin
 from fetcher.testing import Hub, Token
 from tests.origins.conformance import OriginConformance, World
@@ -44,7 +44,7 @@ class TestHf(OriginConformance):
             hub.add_repo("acme/tiny", files=FILES)
             hub.add_repo("acme/secret", files=FILES, private=True)
             settings = settings_for(hub)
-            transport = AiohttpTransport(settings)
+            transport = Roads(settings)
 
             async def change() -> None:
                 hub.commit("acme/tiny", {"config.json": b'{"changed": true}'})

@@ -16,9 +16,9 @@ from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.ollama import Ollama
 from fetcher.model.secret import AWSKeys, Login, Secret
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
 from fetcher.net.request import Request
+from fetcher.net.roads import Roads
 from fetcher.origins.ollama import OllamaOrigin
 from fetcher.testing.registry import HOSTILE_MANIFESTS, HostileManifest, Registry, User
 from tests.net.fakes import FakeResponse, FakeTransport, answer
@@ -359,7 +359,7 @@ def test_a_credential_goes_to_the_configured_registry_and_not_to_the_hosts_of_ot
 # --- bodies
 
 
-async def save(origin: OllamaOrigin, transport: AiohttpTransport, manifest: Manifest, directory: Path) -> None:
+async def save(origin: OllamaOrigin, transport: Roads, manifest: Manifest, directory: Path) -> None:
     """Fetch a store as plainly as it goes."""
     for entry in manifest.files:
         request = origin.locate(manifest, entry, NOBODY)

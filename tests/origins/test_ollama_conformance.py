@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from fetcher.model.asker import Asker
 from fetcher.model.ollama import Ollama
 from fetcher.model.secret import Login, Secret
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
+from fetcher.net.roads import Roads
 from fetcher.origins.ollama import OllamaOrigin
 from fetcher.testing import Synthetic
 from fetcher.testing.contents import ContentLike
@@ -42,7 +42,7 @@ class TestOllama(OriginConformance):
                 registry.add_model(f"library/{model}", layers=LAYERS, config={"model_type": model})
             registry.add_model("acme/secret", layers=LAYERS, private=True)
             settings = settings_for(registry)
-            transport = AiohttpTransport(settings)
+            transport = Roads(settings)
             files = store_of(registry, *(f"library/{model}" for model in self.models))
 
             async def change() -> None:

@@ -19,10 +19,10 @@ from fetcher.model.manifest import Manifest
 from fetcher.model.ollama import Ollama
 from fetcher.model.ranges import ByteRange
 from fetcher.model.secret import Login, Secret
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
 from fetcher.net.registry import RegistryClient
 from fetcher.net.registry_documents import Platform
+from fetcher.net.roads import Roads
 from fetcher.origins.ollama import OllamaOrigin
 from tests.origins.ollama_reader import models_in
 from tests.origins.registries import origin_at, settings_for
@@ -53,9 +53,7 @@ TINY = model_of(("model", WEIGHTS), ("license", b"free\n"), ("params", b'{"num_c
 OTHER = model_of(("model", WEIGHTS), ("license", b"free\n"), ("system", b"You are small."))
 
 
-async def save(
-    origin: OllamaOrigin, transport: AiohttpTransport, manifest: Manifest, asker: Asker, directory: Path
-) -> None:
+async def save(origin: OllamaOrigin, transport: Roads, manifest: Manifest, asker: Asker, directory: Path) -> None:
     for entry in manifest.files:
         request = origin.locate(manifest, entry, asker)
         response = await transport.send(request, idle_timeout_s=5)
@@ -212,7 +210,7 @@ def test_a_token_past_its_time_is_exchanged_for_a_good_one() -> None:
 @asynccontextmanager
 async def client_at(registry: DockerRegistry) -> AsyncIterator[RegistryClient]:
     settings = settings_for(registry)
-    transport = AiohttpTransport(settings)
+    transport = Roads(settings)
     try:
         yield RegistryClient(ApiClient(transport, settings))
     finally:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fetcher.model.s3 import S3
-from fetcher.net.aiohttp_transport import AiohttpTransport
 from fetcher.net.api import ApiClient
+from fetcher.net.roads import Roads
 from fetcher.origins.s3 import S3Origin
 from fetcher.testing.s3 import AWS, Key, Quirks
 from fetcher.testing.s3 import S3 as EmbeddedS3
@@ -39,7 +39,7 @@ class TestS3(OriginConformance):
                 bucket.put("tiny2/other", b"other")
             url, private_url, missing_url = self.locations(s3)
             settings = settings_for(s3.endpoint if self.configured else "https://s3.amazonaws.com")
-            transport = AiohttpTransport(settings)
+            transport = Roads(settings)
 
             async def change() -> None:
                 public.put("tiny/README.md", b"# Changed\n", last_modified=2e9)

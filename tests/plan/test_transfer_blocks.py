@@ -389,3 +389,89 @@ def test_a_wrong_digest_leads_back_to_fetching_everything() -> None:
     transfer.empty_all()
     assert transfer.state is State.FETCHING
     assert started(transfer).blocks == range(2)
+
+
+# --- a part that is asked for twice ----------------------------------------------------------------------------------
+
+
+def test_a_hedge_asks_for_what_nobody_has_claimed_and_the_first_claim_wins() -> None:
+    transfer = fetching(8, part=4)
+    slow = started(transfer)
+    write(transfer, 0)
+    transfer.claim(1)
+    hedge = transfer.hedge(slow)
+    assert hedge is not None and hedge.hedges is slow
+    assert hedge.blocks == range(2, 4)
+    assert transfer.claim(2)
+    assert not transfer.claim(2), "whoever comes second drops its bytes"
+    assert transfer.unclaimed_blocks(slow) == transfer.unclaimed_blocks(hedge) == 1
+
+
+def test_no_part_is_asked_for_a_third_time() -> None:
+    transfer = fetching(8, part=4)
+    slow = started(transfer)
+    hedge = transfer.hedge(slow)
+    assert hedge is not None
+    assert transfer.hedge(slow) is None
+    assert transfer.hedge(hedge) is None
+
+
+@pytest.mark.parametrize("first", ["slow", "hedge"])
+def test_while_one_of_the_two_is_open_its_blocks_are_nobody_elses(first: str) -> None:
+    transfer = fetching(4, part=4)
+    slow = started(transfer)
+    write(transfer, 0)
+    hedge = transfer.hedge(slow)
+    assert hedge is not None
+    pair = [slow, hedge] if first == "slow" else [hedge, slow]
+    transfer.end(pair[0], Outcome.CUT)
+    assert transfer.next_part() is None
+    transfer.end(pair[1], Outcome.CUT)
+    assert started(transfer).blocks == range(1, 4)
+
+
+def test_a_stream_and_what_is_all_claimed_are_not_asked_for_twice() -> None:
+    transfer = fetching(2, part=2)
+    part = started(transfer)
+    transfer.claim(0)
+    transfer.claim(1)
+    assert transfer.hedge(part) is None
+    stream = Transfer(4 * MIB, part_bytes=MIB, window_bytes=None, ranges=False)
+    stream.on(Event.BEGIN)
+    assert stream.hedge(started(stream)) is None
+    assert stream.hedge(part) is None, "of another file"
+
+
+# --- lengths and holes -----------------------------------------------------------------------------------------------
+
+
+def test_a_part_may_be_longer_than_usual_as_far_as_the_window_goes() -> None:
+    transfer = fetching(20, part=2, window=8)
+    part = transfer.next_part(5 * MIB)
+    assert part is not None and part.blocks == range(5)
+    part = transfer.next_part(5 * MIB)
+    assert part is not None and part.blocks == range(5, 7), "the usual length, as five do not fit"
+    assert transfer.next_part(5 * MIB) is None
+    assert not transfer.has_part, "nothing starts in crumbs"
+    transfer = fetching(20, part=4)
+    part = transfer.next_part(MIB)
+    assert part is not None and part.blocks == range(1)
+    assert transfer.bytes_to_start == 19 * MIB
+
+
+def test_a_file_is_held_up_when_nobody_brings_its_first_missing_block() -> None:
+    transfer = fetching(8, part=2, window=4)
+    assert not transfer.is_held_up, "nothing is under way"
+    first, second = started(transfer), started(transfer)
+    assert not transfer.is_held_up
+    transfer.end(first, Outcome.CUT)
+    assert transfer.is_held_up and transfer.is_stopped
+    write(transfer, 2, 3)
+    transfer.end(second, Outcome.COMPLETE)
+    assert transfer.is_held_up and transfer.is_stopped
+    started(transfer)
+    assert not transfer.is_held_up
+    roomy = fetching(8, part=2, window=8)
+    first, _ = started(roomy), started(roomy)
+    roomy.end(first, Outcome.CUT)
+    assert roomy.is_held_up and not roomy.is_stopped, "it can go on behind the hole"

@@ -46,6 +46,12 @@ class Simulation:
     writes: Counter[int] = field(default_factory=Counter)
     claimed: set[int] = field(default_factory=set)
     moves: Counter[int] = field(default_factory=Counter)
+    shed: set[Part] = field(default_factory=set)
+    """Their twins were through first."""
+    hedges_left: int = 0
+    hedges: int = 0
+    sizes: tuple[int | None, ...] = (None,)
+    """Lengths that are asked for, in blocks."""
     streams: int = 0
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: count[int] = field(default_factory=count)
@@ -78,7 +84,8 @@ class Simulation:
 
     def _wake_lanes(self) -> None:
         while self.idle_lanes:
-            part = self.transfer.next_part()
+            blocks = self.rng.choice(self.sizes)
+            part = self.transfer.next_part(None if blocks is None else blocks * BLOCK_BYTES) or self._hedge()
             if part is None:
                 return
             self.idle_lanes -= 1
@@ -90,8 +97,34 @@ class Simulation:
                 brings = 0
             self._later(partial(self._arrive, part, ending, iter(part.blocks[:brings]), []))
 
+    def _hedge(self) -> Part | None:
+        """Ask once more for the rest of a part that is under way."""
+        if self.hedges_left == 0 or not self.open_parts or self.rng.random() < 0.5:
+            return None
+        slow = self.rng.choice(self.open_parts)
+        hedge = self.transfer.hedge(slow)
+        if hedge is None:
+            return None
+        self.hedges_left -= 1
+        self.hedges += 1
+        assert hedge.hedges is slow and not slow.stream
+        return hedge
+
+    def _twin(self, part: Part) -> Part | None:
+        return next((other for other in self.open_parts if other.hedges is part or part.hedges is other), None)
+
+    def _check_hedge(self, hedge: Part, slow: Part) -> None:
+        assert slow.span.start <= hedge.span.start < hedge.span.stop == slow.span.stop
+        others = [part for part in self.open_parts if part is not slow]
+        for other in others:
+            assert hedge.span.stop <= other.span.start or other.span.stop <= hedge.span.start
+        assert hedge.blocks.start not in self.claimed and not self.writes[hedge.blocks.start]
+
     def _check_start(self, part: Part) -> None:
         transfer, span = self.transfer, part.span
+        if part.hedges is not None:
+            self._check_hedge(part, part.hedges)
+            return
         assert span.start % BLOCK_BYTES == 0
         assert span.stop % BLOCK_BYTES == 0 or span.stop == transfer.size
         for other in self.open_parts:
@@ -111,6 +144,9 @@ class Simulation:
     def _arrive(self, part: Part, ending: Outcome, blocks: Iterator[int], under_way: list[int]) -> None:
         """The next whole block of a body is here, or the body is over."""
         block = next(blocks, None)
+        if part in self.shed:
+            self._part_over(part, Outcome.SHED, under_way)
+            return
         if block is None:
             self._part_over(part, ending, under_way)
             return
@@ -123,10 +159,14 @@ class Simulation:
         if under_way:  # to end means to wait for the calls in flight
             self._later(lambda: self._part_over(part, ending, under_way))
             return
+        twin = self._twin(part)
         if ending is Outcome.SLOW:
             for block in part.blocks:
-                if not self.writes[block] and block not in self.claimed:
+                comes = twin is not None and block in twin.blocks
+                if not self.writes[block] and block not in self.claimed and not comes:
                     self.moves[block] = part.moves + 1
+        if ending is Outcome.COMPLETE and twin is not None:
+            self.shed.add(twin)
         self.open_parts.remove(part)
         self.transfer.end(part, ending)
         self.idle_lanes += 1
@@ -195,6 +235,8 @@ class Simulation:
     lanes=st.integers(1, 6),
     failure_share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     adopted_share=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    hedges=st.sampled_from([0, 0, 3, 20]),
+    lengths=st.sampled_from([(None,), (None, 1, 2, 5), (12, 40)]),
     seed=st.integers(0, 1 << 32),
 )
 def test_any_transfer_ends_with_each_block_written_once(
@@ -205,6 +247,8 @@ def test_any_transfer_ends_with_each_block_written_once(
     lanes: int,
     failure_share: float,
     adopted_share: float,
+    hedges: int,
+    lengths: tuple[int | None, ...],
     seed: int,
 ) -> None:
     rng = random.Random(seed)
@@ -226,12 +270,15 @@ def test_any_transfer_ends_with_each_block_written_once(
         # Without an order to keep there is nobody who moves the frontier on.
         has_digest=window_bytes is not None,
         adopted_bytes=transfer.readable_bytes,
+        hedges_left=hedges,
+        sizes=lengths,
     )
     simulation.writes.update(adopted)
     if transfer.whole and not simulation.has_digest:
         transfer.on(Event.LAST_BLOCK)
     simulation.run()
 
+    event(f"hedges: {min(simulation.hedges, 2)}")
     event(f"streams: {min(simulation.streams, 2)}, window: {'none' if window_bytes is None else 'set'}")
     assert transfer.state is State.DRAINING, f"deadlock: {transfer!r}"
     assert transfer.whole

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetcher.plan.window import HostWindow
+from fetcher.plan.window import HostWindow, Known
 
 
 def window(cap: int = 16, *, backoff_min_s: float = 0.2, backoff_max_s: float = 10.0) -> HostWindow:
-    return HostWindow(cap, backoff_min_s=backoff_min_s, backoff_max_s=backoff_max_s)
+    """A window at a plateau of ``cap`` connections."""
+    known = Known(cap, cap + 1, 0.0)
+    return HostWindow(cap, backoff_min_s=backoff_min_s, backoff_max_s=backoff_max_s, known=known)
 
 
-# (now, what: busy | served | dice 0..1 for busy, Retry-After) → (cap after, earliest next start)
+# (now, what: busy | answered, dice 0..1 for busy, Retry-After) → (cap after, earliest next start)
 Line = tuple[float, str, float, float | None, float, float]
 
 BURST: list[Line] = [
@@ -30,29 +32,47 @@ BURST: list[Line] = [
     (15.00, "busy", 0.0, None, 1.0, 15.20),
 ]
 
-RECOVERY: list[Line] = [
+WELL_AGAIN: list[Line] = [
+    # It refused even a single request: that was not about how many there were.
+    *((float(second), "busy", 0.0, None, cap, second + 0.2) for second, cap in enumerate([8.0, 4.0, 2.0, 1.0, 1.0])),
+    # Each answer brings a place back: twice as many with each round trip.
+    *((5.0, "answered", 0.0, None, float(cap), 4.2) for cap in range(2, 17)),
+    # Never above what it was.
+    (5.1, "answered", 0.0, None, 16.0, 4.2),
+]
+
+TOO_MANY: list[Line] = [
+    # Eight were well, sixteen were not: back to three quarters with the answers …
     (0.0, "busy", 0.0, None, 8.0, 0.2),
-    (1.0, "busy", 0.0, None, 4.0, 1.2),
-    (2.0, "served", 0.0, None, 5.0, 1.2),
-    (2.1, "served", 0.0, None, 6.0, 1.2),
-    (2.2, "busy", 0.0, None, 3.0, 2.4),
-    *((3.0, "served", 0.0, None, float(cap), 2.4) for cap in range(4, 17)),
-    # Never above what the user allows.
-    (3.0, "served", 0.0, None, 16.0, 2.4),
+    *((1.0, "answered", 0.0, None, float(cap), 0.2) for cap in range(9, 13)),
+    (1.1, "answered", 0.0, None, 12.0, 0.2),
+    (5.9, "answered", 0.0, None, 12.0, 0.2),
+    # … and from there by one each five seconds.
+    (6.0, "answered", 0.0, None, 13.0, 0.2),
+    (6.1, "answered", 0.0, None, 13.0, 0.2),
+    (11.0, "answered", 0.0, None, 14.0, 0.2),
+    # Fourteen are too many as well. Thirteen were not.
+    (12.0, "busy", 0.0, None, 7.0, 12.2),
+    *((12.5, "answered", 0.0, None, float(cap), 12.2) for cap in range(8, 14)),
+    # The next try takes twice as long to come.
+    (17.5, "answered", 0.0, None, 13.0, 12.2),
+    (22.5, "answered", 0.0, None, 14.0, 12.2),
 ]
 
 WAITING: list[Line] = [
-    # Full jitter between the least and a ceiling that doubles with each message in a row.
+    # Full jitter between the least and a ceiling that doubles with each message in a row, up to a second …
     (0.0, "busy", 0.5, None, 8.0, 0.3),  # 0.2 … 0.4
     (1.0, "busy", 0.5, None, 4.0, 1.5),  # 0.2 … 0.8
-    (2.0, "busy", 0.5, None, 2.0, 2.9),  # 0.2 … 1.6
-    (3.0, "busy", 0.5, None, 1.0, 4.7),  # 0.2 … 3.2
-    (4.0, "busy", 0.5, None, 1.0, 7.3),  # 0.2 … 6.4
-    (5.0, "busy", 0.5, None, 1.0, 10.1),  # 0.2 … 10, the most
-    (6.0, "busy", 0.5, None, 1.0, 11.1),
-    # A body that came through ends the row.
-    (20.0, "served", 0.0, None, 2.0, 11.1),
-    (20.0, "busy", 0.5, None, 1.0, 20.3),
+    (2.0, "busy", 0.5, None, 2.0, 2.6),  # 0.2 … 1
+    (8.0, "busy", 0.5, None, 1.0, 8.6),
+    # … or up to an eighth of the time that it has been busy for, where that is more.
+    (16.0, "busy", 0.5, None, 1.0, 17.1),  # 0.2 … 2
+    (40.0, "busy", 0.5, None, 1.0, 42.6),  # 0.2 … 5
+    (80.0, "busy", 0.5, None, 1.0, 85.1),  # 0.2 … 10, the most
+    (160.0, "busy", 0.5, None, 1.0, 165.1),
+    # An answer ends the row.
+    (170.0, "answered", 0.0, None, 2.0, 165.1),
+    (170.0, "busy", 0.5, None, 1.0, 170.3),
 ]
 
 ASKED_TO_WAIT: list[Line] = [
@@ -70,7 +90,8 @@ ASKED_TO_WAIT: list[Line] = [
     "lines",
     [
         pytest.param(BURST, id="burst"),
-        pytest.param(RECOVERY, id="recovery"),
+        pytest.param(WELL_AGAIN, id="well-again"),
+        pytest.param(TOO_MANY, id="too-many"),
         pytest.param(WAITING, id="waiting"),
         pytest.param(ASKED_TO_WAIT, id="asked-to-wait"),
     ],
@@ -81,7 +102,7 @@ def test_golden(lines: list[Line]) -> None:
         if what == "busy":
             host.busy(now, retry_after_s=retry_after_s, dice=dice)
         else:
-            host.served()
+            host.answered(now)
         assert host.cap == cap, f"line {number}"
         assert host.not_before == pytest.approx(not_before), f"line {number}"
 
@@ -121,7 +142,7 @@ def test_half_a_place_is_no_place() -> None:
     cap=st.integers(1, 64),
     steps=st.lists(
         st.one_of(
-            st.just("served"),
+            st.just("answered"),
             st.tuples(st.floats(0.0, 5.0), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 100)),
         ),
         max_size=60,
@@ -133,7 +154,7 @@ def test_never_below_one_never_above_the_most_and_always_open_again(
     host, now = window(cap), 0.0
     for step in steps:
         if isinstance(step, str):
-            host.served()
+            host.answered(now)
             continue
         later_s, dice, retry_after_s = step
         now += later_s
@@ -153,8 +174,27 @@ def test_repr_is_the_state_summary() -> None:
 
 
 def test_any_number_of_busy_answers_is_no_bug() -> None:
-    window = HostWindow(4, backoff_min_s=0.2, backoff_max_s=10.0)
+    host = HostWindow(4, backoff_min_s=0.2, backoff_max_s=10.0)
     for second in range(0, 4000, 2):
-        window.busy(float(second), retry_after_s=None, dice=0.999)
-    assert 3998 < window.not_before <= 4008.2
-    assert window.may_start(4010.0)
+        host.busy(float(second), retry_after_s=None, dice=0.999)
+    assert 3998 < host.not_before <= 4008.2
+    assert host.may_start(4010.0)
+
+
+def test_where_it_begins() -> None:
+    fresh = HostWindow(16, backoff_min_s=0.2, backoff_max_s=10.0)
+    assert (fresh.cap, fresh.connection_bytes_per_s, fresh.known) == (4, 0.0, None)
+    known = HostWindow(16, backoff_min_s=0.2, backoff_max_s=10.0, known=Known(12, 16, 5e6))
+    assert (known.cap, known.connection_bytes_per_s) == (12, 5e6)
+    assert known.known == Known(12, 16, 5e6)
+    capped = HostWindow(6, backoff_min_s=0.2, backoff_max_s=10.0, known=Known(12, 16, 5e6))
+    assert capped.cap == 6, "what the user allows comes before what is remembered"
+
+
+def test_a_refusal_is_remembered_for_a_while() -> None:
+    host = window()
+    assert not host.was_busy_lately(0.0)
+    host.busy(0.0, retry_after_s=None, dice=0.0)
+    host.answered(1.0)
+    assert host.was_busy_lately(9.9)
+    assert not host.was_busy_lately(10.0)

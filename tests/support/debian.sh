@@ -4,7 +4,7 @@
 # policy is put back afterwards. With everything there already, it touches nothing and needs no network.
 set -euo pipefail
 
-PACKAGES=(b3sum btrfs-progs busybox-static coreutils curl docker-registry docker.io e2fsprogs faketime git iproute2 mount podman skopeo strace util-linux xfsprogs)
+PACKAGES=(b3sum bash btrfs-progs busybox-static coreutils curl docker-registry docker.io e2fsprogs faketime fish gcc git iproute2 libssl-dev mount nginx-light openssl podman skopeo strace util-linux xfsprogs zsh)
 
 missing=()
 for package in "${PACKAGES[@]}"; do

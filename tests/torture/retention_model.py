@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from fetcher.cache.gc import JUST_USED_S
+from fetcher.cache.due import JUST_USED_S
 from fetcher.cache.records import GoneError
 from fetcher.cache.snapshots import HANDED_OUT_S, TOUCH_INTERVAL_S
 from fetcher.cache.store import Cache

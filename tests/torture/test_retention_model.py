@@ -5,14 +5,14 @@ and faults of ours, each of which the short walk finds.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from fetcher.cache import commit, leases, publish, recovery, removal, snapshots, timekeeping, writable
+from fetcher.cache import durable, leases, publish, recovery, removal, snapshots, timekeeping, writable
 from fetcher.cache import space as space_room
 from fetcher.cache.leases import Leases
 from fetcher.cache.owners import Owners
@@ -104,16 +104,13 @@ def the_dead_keep_their_reservations(patch: pytest.MonkeyPatch) -> None:
 
 def a_blob_may_be_changed(patch: pytest.MonkeyPatch) -> None:
     """A body written into another's place."""
-    right = commit.Committer._name
+    right = durable.write_files
 
-    def name(self: commit.Committer, made: Any, cvs: bytes) -> None:
-        if made.size == 40_000:
-            made.body.chmod(0o644)
-            with made.body.open("r+b") as file:
-                file.write(b"wrong")
-        right(self, made, cvs)
+    def write(folder: int, names: Sequence[bytes], contents: Sequence[Any], mode: int) -> None:
+        others = [b"wrong" + bytes(content)[5:] if len(content) == 40_000 else content for content in contents]
+        right(folder, names, others, mode)
 
-    patch.setattr(commit.Committer, "_name", name)
+    patch.setattr(durable, "write_files", write)
 
 
 def room_for_everything(patch: pytest.MonkeyPatch) -> None:

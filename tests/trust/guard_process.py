@@ -25,8 +25,10 @@ from fetcher.client import Fetcher, run
 from fetcher.config import Settings
 from fetcher.engine import fetch as engine
 from fetcher.errors import FetcherError
-from fetcher.net import aiohttp_transport, guard, lanes
+from fetcher.net import door, guard, lanes
+from fetcher.net.body import dial
 from fetcher.net.request import Request
+from fetcher.net.roads import Roads
 from fetcher.testing import S3, Hub
 from fetcher.testing.faultplan import Exchange, Fault
 from fetcher.testing.faults import RedirectTo
@@ -78,7 +80,7 @@ class Stage:
     registry: Registry
     names: Names
     fetcher: Fetcher
-    transport: aiohttp_transport.AiohttpTransport
+    transport: Roads
     places: dict[str, int]
     """Ports of the placeholders."""
 
@@ -151,6 +153,20 @@ def plant_a_second_look() -> None:
 
     lanes.Resolver.resolve = again  # type: ignore[method-assign]
     lanes.Judge.socket = lambda self, info: socket.socket(*info[:3])  # type: ignore[method-assign]
+    asked = dial.Addresses._ask
+
+    async def asked_again(self: Any, lane: Any, address: Any) -> list[str]:
+        await asked(self, lane, address)
+        return list(await self._lookup(address.host, address.port))
+
+    dial.Addresses._ask = asked_again  # type: ignore[method-assign]
+    judge_all = door.Door.judge
+
+    def judge(self: Any, lane: Any, host: str, addresses: Any, port: int) -> None:
+        if [host] != list(addresses):  # a name, and not the very address of a socket
+            judge_all(self, lane, host, addresses, port)
+
+    door.Door.judge = judge  # type: ignore[method-assign]
 
 
 class Trap(asyncio.Protocol):
@@ -167,8 +183,11 @@ class Host(asyncio.Protocol):
     """Answers whoever comes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).write(b"HTTP/1.1 204 Here\r\nConnection: close\r\n\r\n")
-        transport.close()
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(b"HTTP/1.1 204 Here\r\nConnection: close\r\n\r\n")
+        self._transport.close()
 
 
 async def traps(stack: AsyncExitStack) -> tuple[int, int]:
@@ -201,9 +220,9 @@ async def live(connects: Connects, cases: Sequence[Case], *, dns: bool) -> dict[
         names = Names()
         hurried = {"api_tries_max": 1, "connect_timeout_s": 3.0, "backoff_min_s": 0.01, "backoff_max_s": 0.01}
         hurried |= {"no_progress_timeout_s": 5.0, "space_floor_bytes": 0, "fresh_for_s": 0.0}
-        lanes.DNS_KEPT_S = 0.0  # a look-up each time, so that answers can change
-        made = functools.partial(aiohttp_transport.AiohttpTransport, lookup=guard.look_up if dns else names.look_up)
-        engine.AiohttpTransport = made  # type: ignore[misc, assignment]
+        lanes.DNS_KEPT_S = dial.DNS_KEPT_S = 0.0  # a look-up each time, so that answers can change
+        made = functools.partial(Roads, lookup=guard.look_up if dns else names.look_up)
+        engine.Roads = made  # type: ignore[misc, assignment]
         cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fetcher-guard-")), "cache")
         allow_net = f"{ALLOWED}/32"
         fetcher = await stack.enter_async_context(

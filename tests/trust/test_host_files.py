@@ -219,7 +219,7 @@ def test_no_file_is_made_through_a_link(run_cli: CommandLine, private_hub: Hub, 
             == 0
         )
     made = log.read_text().splitlines()
-    assert len(made) > 30
+    assert len(made) > 20  # those of many small files are made by the native core, with O_EXCL as well
     assert through_links(made) == []
     assert through_links([json.dumps(["/x", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC])]) != []
     assert through_links([json.dumps(["/x", os.O_CREAT | os.O_EXCL])]) != []

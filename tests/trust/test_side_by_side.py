@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import fetcher.client as client
 import fetcher.model.resource_object as resource_object
 from fetcher import HF, S3
 from fetcher.cache.blobs import Blobs
 from fetcher.cache.snapshots import Snapshots
+from fetcher.client import mounts
 from fetcher.net.guard import Guard
 from tests.trust import side_by_side
 from tests.trust.present_node import (
@@ -27,6 +27,7 @@ from tests.trust.present_node import (
     name_of,
 )
 from tests.trust.side_by_side import JOBS, Line, stated, under_every_helper
+from tests.trust.tenants import any_blob
 
 PATIENT = Helper(content_with_what_is_there=True, removes_what_is_not_listed=False)
 STRICT = Helper(content_with_what_is_there=False, removes_what_is_not_listed=True)
@@ -54,10 +55,8 @@ def _lookup_for_anybody(self: Snapshots, key: str, *principals: str | None) -> A
     return next((snapshot for snapshot in self.all() if snapshot.key == key), None)
 
 
-def _find_for_anybody(self: Blobs, digest: Any, size: int, *, principal: str | None) -> Any:
-    with self._index.read() as rows:
-        row = rows.execute("SELECT root FROM blob_digests WHERE hex = ?", (digest.hex,)).fetchone()
-    return self.proven(row[0], size) if row else None
+def _find_for_anybody(self: Blobs, wanted: Any, principal: str | None) -> dict[tuple[str, int], str]:
+    return any_blob(self, wanted)
 
 
 def _dashed(self: Any, endpoint: str) -> str:
@@ -68,7 +67,7 @@ def _dashed(self: Any, endpoint: str) -> str:
 
 
 def _shared(cache: Any, job: Any, asks: Any, lease: Any, outcomes: Any) -> list[Path]:
-    client.mounts.discard(cache, (path for outcome in outcomes for path in outcome.copies))
+    mounts.discard(cache, (path for outcome in outcomes for path in outcome.copies))
     for outcome in outcomes:
         for file in outcome.snapshot.path.iterdir():
             file.chmod(0o666)
@@ -82,9 +81,9 @@ def _shared(cache: Any, job: Any, asks: Any, lease: Any, outcomes: Any) -> list[
         (2, Snapshots, "lookup", _lookup_for_anybody),
         (3, S3, "key", _dashed),
         (4, HF, "key", _dashed),
-        (5, client, "places_of", _shared),
+        (5, mounts, "places_of", _shared),
         (6, Guard, "judge_endpoint", lambda *_: None),
-        (7, Blobs, "find", _find_for_anybody),
+        (7, Blobs, "_linkable", _find_for_anybody),
         (8, resource_object, "target_fault", lambda _: None),
     ],
 )

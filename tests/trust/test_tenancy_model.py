@@ -20,6 +20,7 @@ from fetcher.engine import entitled
 from tests.conftest import SEED
 from tests.torture.modes import count
 from tests.trust.tenancy_model import Walk
+from tests.trust.tenants import any_blob
 
 WALKS, STEPS = count((3, 150), (50, 210))
 
@@ -62,12 +63,7 @@ def a_refusal_takes_no_proof_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def any_blob_will_do(patch: pytest.MonkeyPatch) -> None:
-    def find(self: Blobs, digest: Any, size: int, *, principal: str | None) -> Any:
-        with self._index.read() as rows:
-            row = rows.execute("SELECT root FROM blob_digests WHERE hex = ? LIMIT 1", (digest.hex,)).fetchone()
-        return self.proven(row[0], size) if row else None
-
-    patch.setattr(Blobs, "find", find)
+    patch.setattr(Blobs, "_linkable", lambda self, wanted, principal: any_blob(self, wanted))
 
 
 def contents_have_no_principal(patch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,19 @@ _SIGNATURE = re.compile(r"&Signature=([^&]*)")
 _EXPIRES = re.compile(r"&Expires=(\d{1,12})(?:&|$)")
 
 
+def storage_path(repo_id: str, sha256: str) -> str:
+    """Where the file whose SHA-256 has these hex digits lies on the CDN; for a server that takes its place."""
+    return _location(repo_id, _storage_hash(sha256))
+
+
+def _location(repo_id: str, name: str) -> str:
+    return f"/xet-bridge-us/{hashlib.sha256(repo_id.encode()).hexdigest()[:24]}/{name}"
+
+
+def _storage_hash(sha256: str) -> str:
+    return hashlib.sha256(b"storage hash of " + sha256.encode()).hexdigest()
+
+
 class Storage:
     """Contents by storage hash, and the key that signs the URLs to them."""
 
@@ -39,7 +52,7 @@ class Storage:
         The real storage names objects by their Xet hash, and sends it as ETag. It looks like a SHA-256, and a client
         that takes it for one finds every file damaged.
         """
-        name = hashlib.sha256(b"storage hash of " + content.sha256.encode()).hexdigest()
+        name = _storage_hash(content.sha256)
         self._contents[name] = content
         return name
 
@@ -49,8 +62,7 @@ class Storage:
         ``repo_id`` and ``path`` say which file it is for, ``user`` who asked.
         """
         self._signed += 1
-        owner = hashlib.sha256(repo_id.encode()).hexdigest()[:24]
-        location = f"/xet-bridge-us/{owner}/{name}"
+        location = _location(repo_id, name)
         filename = path.rpartition("/")[2]
         expires = math.floor(self._clock() + lifetime_s)
         # Letters quoted that need no quoting, and the other way round: a URL library that "normalises" them

@@ -40,7 +40,8 @@ class Hub(Origin):
     ``tokens``: token → ``Token``, or just the user's name for one that opens everything. ``quotas``: instead of those
     of the anonymous and free plans, for everybody. ``url_lifetime_s``: how long a signed URL is good.
     ``resolve_cache_without_query``: whether ``/api/resolve-cache/…`` answers without the query its redirect gives it.
-    ``clock``: unix seconds, for signed URLs and rate limits. ``seed``: of signatures.
+    ``cdn_origin``: another server that has the large files (at the paths of ``cdn.storage_path``), to which signed URLs
+    then lead. ``clock``: unix seconds, for signed URLs and rate limits. ``seed``: of signatures.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Hub(Origin):
         host: str = "127.0.0.1",
         port: int = 0,
         cdn_host: str | None = None,
+        cdn_origin: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(faults)
@@ -65,6 +67,7 @@ class Hub(Origin):
         self.quotas = quotas
         self.resolve_cache_without_query = resolve_cache_without_query
         self._addresses = (host, port), (cdn_host or host, 0)
+        self._cdn_origin = cdn_origin
         self._clock = clock
         self._repos: dict[tuple[Kind, str], Repo] = {}
         self._former: dict[tuple[Kind, str], Repo] = {}
@@ -85,7 +88,7 @@ class Hub(Origin):
     @property
     def cdn_endpoint(self) -> str:
         """The other origin, that serves large files."""
-        return self._listener(1).origin
+        return self._cdn_origin or self._listener(1).origin
 
     def _listener(self, index: int) -> Listener:
         if not self._listeners:

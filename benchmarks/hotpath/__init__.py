@@ -1,0 +1,1 @@
+"""The hot path against its rivals and against C, row by row."""

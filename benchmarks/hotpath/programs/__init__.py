@@ -1,0 +1,1 @@
+"""Programs that rivals run as processes of their own."""

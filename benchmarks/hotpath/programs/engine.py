@@ -1,0 +1,175 @@
+"""fetcher's transfer layer alone, without hashing: what receiving and writing cost. Never a switch of the product.
+
+One file in ranges of 16 MiB over so many connections: ``URL OUTPUT``. Or many small files, a request each, the whole
+body and one write: ``--base URL --names LIST --directory D``. Prints its own figures (the transfer alone, without
+start-up) as one line of JSON. What it takes of the product is in ``Adapter``: a few lines, to follow where that goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fetcher.config import load
+from fetcher.engine.buffers import Slab
+from fetcher.engine.loop import run
+from fetcher.net.body.transport import BodyTransport
+from fetcher.net.request import Request
+from fetcher.net.transport import Response
+
+RANGE_BYTES = 16 << 20
+SLAB_BYTES = 1 << 20
+IDLE_TIMEOUT_S = 60.0
+THREADS = 2
+"""As ``engine/disk.py`` has them on two cores."""
+
+
+class Writer:
+    """A body into two slabs in turns; a full one is written by a thread while the other fills."""
+
+    def __init__(self, response: Response, slabs: tuple[Slab, Slab], file: int, threads: ThreadPoolExecutor) -> None:
+        self._response = response
+        self._free = list(slabs)
+        self._slab: Slab | None = self._free.pop()
+        self._file = file
+        self._threads = threads
+        self._filled = 0
+        self._writing = 0
+        self._loop = asyncio.get_running_loop()
+        self._drained = asyncio.Event()
+
+    async def run(self, start: int, stop: int) -> None:
+        self._start, self._stop = start, stop
+        await self._response.receive(self)
+        while self._writing:
+            self._drained.clear()
+            await self._drained.wait()
+        if self._start != stop:
+            raise SystemExit(f"the body ended at {self._start} instead of {stop}")
+
+    def get_buffer(self) -> memoryview | None:
+        return None if self._slab is None else self._slab.view[self._filled : self._length]
+
+    @property
+    def _length(self) -> int:
+        return min(SLAB_BYTES, self._stop - self._start)
+
+    def buffer_updated(self, count: int) -> None:
+        self._filled += count
+        if self._filled < self._length:
+            return
+        slab = self._slab
+        assert slab is not None
+        self._writing += 1
+        call = self._loop.run_in_executor(self._threads, os.pwrite, self._file, slab.view[: self._filled], self._start)
+        call.add_done_callback(lambda _: self._written(slab))
+        self._start += self._filled
+        self._filled = 0
+        self._slab = self._free.pop() if self._free else None
+
+    def _written(self, slab: Slab) -> None:
+        self._writing -= 1
+        if self._slab is None:
+            self._slab = slab
+            self._response.resume()
+        else:
+            self._free.append(slab)
+        self._drained.set()
+
+
+class Adapter:
+    """How the product sends requests and receives bodies."""
+
+    def __init__(self) -> None:
+        self._transport = BodyTransport(load())
+        self._threads = ThreadPoolExecutor(THREADS)
+
+    async def ask(self, method: str, url: str, start: int = 0, stop: int = 0) -> Response:
+        headers = (("Range", f"bytes={start}-{stop - 1}"),) if stop else ()
+        response = await self._transport.send(Request(method, url, headers), idle_timeout_s=IDLE_TIMEOUT_S)
+        if response.status != (206 if stop else 200):
+            raise SystemExit(f"{url}: {response.status}")
+        return response
+
+    async def receive(self, response: Response, slabs: tuple[Slab, Slab], file: int, start: int, stop: int) -> None:
+        await Writer(response, slabs, file, self._threads).run(start, stop)
+
+    async def close(self) -> None:
+        await self._transport.close()
+        self._threads.shutdown()
+
+
+async def _one(adapter: Adapter, url: str, output: str, connections: int) -> int:
+    head = await adapter.ask("HEAD", url)
+    size = int(head.headers["Content-Length"])
+    await head.release()
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    starts = iter(range(0, size, RANGE_BYTES))
+
+    async def take() -> None:
+        slabs = Slab(), Slab()
+        for start in starts:
+            stop = min(start + RANGE_BYTES, size)
+            response = await adapter.ask("GET", url, start, stop)
+            await adapter.receive(response, slabs, file, start, stop)
+            await response.release()
+
+    await asyncio.gather(*(take() for _ in range(connections)))
+    os.close(file)
+    return size
+
+
+async def _many(adapter: Adapter, base: str, names: list[str], directory: Path, connections: int) -> int:
+    waiting: Iterator[str] = iter(names)
+
+    async def take() -> int:
+        count = 0
+        for name in waiting:
+            response = await adapter.ask("GET", f"{base}/{name}")
+            body = await response.read_all(64 << 20)
+            await response.release()
+            file = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            count += os.write(file, body)
+            os.close(file)
+        return count
+
+    return sum(await asyncio.gather(*(take() for _ in range(connections))))
+
+
+async def _measured(options: argparse.Namespace) -> None:
+    adapter = Adapter()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    start = time.perf_counter()
+    if options.names is None:
+        count = await _one(adapter, options.url, options.output, options.connections)
+    else:
+        names = options.names.read_text().splitlines()
+        count = await _many(adapter, options.base, names, options.directory, options.connections)
+    wall_s = time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    await adapter.close()
+    user_s, system_s = used.ru_utime - before.ru_utime, used.ru_stime - before.ru_stime
+    print(json.dumps({"bytes": count, "wall_s": wall_s, "user_s": user_s, "system_s": system_s}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", nargs="?")
+    parser.add_argument("output", nargs="?")
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--base")
+    parser.add_argument("--names", type=Path, help="a file with a path below --base in each line")
+    parser.add_argument("--directory", type=Path)
+    options = parser.parse_args()
+    run(lambda: _measured(options))
+
+
+if __name__ == "__main__":
+    main()

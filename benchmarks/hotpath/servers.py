@@ -1,0 +1,336 @@
+"""Origins: nginx from Debian (one worker on core 0, files by sendfile), the embedded hub behind it, rclone as an S3.
+
+All are children of this process and end with the block that they were started in.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.hotpath.machine import put_first
+from benchmarks.hotpath.work import CHECKOUT, Unusable, program
+
+READY_S = 20.0
+TRIES = 5
+"""Between looking for a free port and listening on it, another process may take it."""
+
+
+class Server(Protocol):
+    """What a race wants to know of its origin."""
+
+    def cpu_s(self) -> float:
+        """CPU seconds that it has taken until now."""
+        ...
+
+
+PORTS = 10_000, 32_000
+CAPPED = "20m"
+"""Of one connection, a second, at the listener that caps: as object stores do."""
+
+_CONFIGURATION = """
+user root;
+daemon off;
+worker_processes 1;
+worker_cpu_affinity 01;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{ use epoll; worker_connections 4096; }}
+http {{
+  access_log off;
+  sendfile on; tcp_nopush on; tcp_nodelay on; sendfile_max_chunk 2m;
+  keepalive_requests 1000000; keepalive_timeout 120s;
+  open_file_cache max=10000; open_file_cache_valid 600s;
+  etag on;
+  types {{}}
+  default_type application/octet-stream;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  map_hash_max_size 65536; map_hash_bucket_size 256;
+  {maps}
+  server {{
+    listen {host}:{plain} backlog=4096;
+    root {root};
+  }}
+  server {{
+    listen {host}:{capped} backlog=4096;
+    root {root};
+    limit_rate {rate};
+  }}
+  server {{
+    listen {host}:{switched} backlog=4096;
+    root {root};
+    open_file_cache off;  # else the switch is remembered
+    if (-f {directory}/refuse) {{ return 429; }}
+  }}
+  server {{
+    listen {host}:{tls} ssl backlog=4096;
+    root {root};
+    ssl_certificate {directory}/certificate.pem; ssl_certificate_key {directory}/key.pem;
+    ssl_protocols TLSv1.3; ssl_buffer_size 16k; ssl_session_cache shared:sessions:1m;
+  }}
+  server {{
+    listen {host}:{hub} backlog=4096;
+    {hub_locations}
+  }}
+}}
+"""
+
+_REPO = """
+    location ~ ^/{name}/resolve/[^/]+/(?<{variable}>.+)$ {{
+      etag off;
+      add_header X-Repo-Commit {commit}; add_header ETag ${variable}_oid;
+      return 307 /api/resolve-cache/models/{name}/{commit}/${variable};
+    }}
+    location ~ ^/api/resolve-cache/models/{name}/{commit}/(?<{variable}>.+)$ {{
+      etag off;
+      alias {directory}/${variable};
+      add_header X-Repo-Commit {commit}; add_header ETag ${variable}_oid;
+    }}
+"""
+"""Small files as the hub answers for them: a redirect with what is known, then the bytes. (Large ones: the hub is
+asked, and sends to the plain listener. A repository here has the one kind or the other.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Nginx:
+    """A running nginx."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+    host: str
+    ports: Mapping[str, int]
+
+    @property
+    def plain(self) -> str:
+        return self._origin("plain")
+
+    @property
+    def tls(self) -> str:
+        """By a name, since not every rival takes an address in a certificate."""
+        return f"https://localhost:{self.ports['tls']}"
+
+    @property
+    def capped(self) -> str:
+        return self._origin("capped")
+
+    @property
+    def switched(self) -> str:
+        return self._origin("switched")
+
+    @property
+    def hub(self) -> str:
+        """Endpoint of the hub, where there is one behind it."""
+        return self._origin("hub")
+
+    @property
+    def certificate(self) -> Path:
+        return self.directory / "certificate.pem"
+
+    def _origin(self, name: str) -> str:
+        return f"http://{self.host}:{self.ports[name]}"
+
+    def refuse(self, on: bool) -> None:
+        """Whether the switched listener answers 429 to everybody from now on."""
+        flag = self.directory / "refuse"
+        if on:
+            flag.touch()
+        else:
+            flag.unlink()
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the workers until now."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return sum(_cpu_s(int(pid)) for pid in children)
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100  # user and system, in ticks of 10 ms (proc(5))
+
+
+@dataclass(frozen=True, slots=True)
+class Hubs:
+    """What the hub behind an nginx serves: repository → folder below the root of nginx."""
+
+    repos: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def nginx(
+    directory: Path, root: Path, hubs: Hubs | None = None, *, host: str = "127.0.0.1", inside: tuple[str, ...] = ()
+) -> Iterator[Nginx]:
+    """An nginx that serves ``root``. ``inside``: command that starts it in a network namespace, where ``host`` is."""
+    _make_certificate(directory)
+    hubs = hubs or Hubs()
+    for _ in range(TRIES):
+        ports = dict(zip(("plain", "capped", "switched", "tls", "hub"), _free_ports(5), strict=True))
+        with _hub(hubs, root, f"http://{host}:{ports['plain']}") as known:
+            maps, locations = _hub_parts(hubs, root, known)
+            text = _CONFIGURATION.format(
+                directory=directory,
+                root=root,
+                host=host,
+                rate=CAPPED,
+                maps="\n".join(maps),
+                hub_locations="\n".join(locations) or "return 404;",
+                **ports,
+            )
+            configuration = directory / "nginx.conf"
+            configuration.write_text(text)
+            command = [*inside, program("nginx"), "-p", str(directory), "-c", str(configuration)]
+            with _running(command) as process:
+                if _is_up(process, directory / "nginx.pid", directory / "error.log"):
+                    yield Nginx(process, directory, host, ports)
+                    return
+    raise Unusable(f"nginx found no free ports {TRIES} times")
+
+
+def _hub_parts(hubs: Hubs, root: Path, known: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What nginx has to know of repositories: maps and locations. Links large files to where the hub sends for them."""
+    maps: list[str] = []
+    locations: list[str] = []
+    for number, (name, told) in enumerate(known["repos"].items()):
+        folder = root / hubs.repos[name]
+        for path, stored in told["stored"].items():
+            link = root / stored.lstrip("/")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(folder / path)
+        if not told["oids"]:
+            continue
+        variable = f"path{number}"
+        lines = "\n".join(f'"{path}" \'"{oid}"\';' for path, oid in told["oids"].items())
+        maps.append(f'map ${variable} ${variable}_oid {{ default "";\n{lines}\n}}')
+        values = {"name": name, "variable": variable, "commit": told["commit"], "directory": folder}
+        locations.append(_REPO.format(**values))
+    if known["repos"]:
+        locations.append(f"location / {{ proxy_pass {known['endpoint']}; }}")
+    return maps, locations
+
+
+def _is_up(process: subprocess.Popen[bytes], sign: Path, log: Path) -> bool:
+    """Wait until it listens; False if somebody else took one of its ports meanwhile."""
+    deadline = time.monotonic() + READY_S
+    while not (sign.exists() and sign.read_text().strip()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            said = log.read_text() if log.exists() else ""
+            log.unlink(missing_ok=True)
+            if "Address already in use" in said:
+                return False
+            raise Unusable(f"nginx did not start: {said}")
+        time.sleep(0.02)
+    while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():  # the worker
+        time.sleep(0.02)
+    return True
+
+
+@contextmanager
+def _hub(hubs: Hubs, root: Path, cdn_origin: str) -> Iterator[dict[str, Any]]:
+    if not hubs.repos:
+        yield {"endpoint": "", "repos": {}}
+        return
+    repos = [f"{name}={root / folder}" for name, folder in hubs.repos.items()]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.hotpath.hub", "--cdn-origin", cdn_origin, *repos],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    put_first(process.pid)
+    with process:
+        try:
+            assert process.stdout
+            yield json.loads(process.stdout.readline())
+        finally:
+            assert process.stdin
+            process.stdin.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Rclone:
+    """A running ``rclone serve s3``."""
+
+    process: subprocess.Popen[bytes]
+    endpoint: str
+
+    def cpu_s(self) -> float:
+        return _cpu_s(self.process.pid)
+
+    def hash_all(self, keys: Iterable[str]) -> None:
+        """Have it compute the MD5 of each object, as it does when it first is asked for it; a real S3 has them."""
+        connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"))
+        for key in keys:
+            connection.request("HEAD", f"/{key}")
+            connection.getresponse().read()
+        connection.close()
+
+
+@contextmanager
+def rclone_s3(data: Path, directory: Path) -> Iterator[Rclone]:
+    """``rclone serve s3``, anonymous, over ``data``, where each folder is a bucket."""
+    (port,) = _free_ports(1)
+    command = [program("rclone"), "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{port}"]
+    # How long rclone remembers folders: what is in them does not change here.
+    options = ["--dir-cache-time", "1h", "--cache-dir", str(directory / "rclone-cache")]
+    with _running([*command, *options, str(data)]) as process:
+        deadline = time.monotonic() + READY_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise Unusable("rclone serve s3 did not start") from None
+                time.sleep(0.05)
+        yield Rclone(process, f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
+    put_first(process.pid)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(READY_S)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody has now, below those that the kernel gives to outgoing connections."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*PORTS)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        found += [port] if port not in found else []
+    return found
+
+
+def _make_certificate(directory: Path) -> None:
+    """Self-signed, for loopback; whoever trusts the certificate trusts its holder."""
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-keyout", str(directory / "key.pem"), "-out", str(directory / "certificate.pem")),
+            *("-days", "2", "-subj", "/CN=localhost", "-addext", names, "-addext", "basicConstraints=critical,CA:true"),
+        ],
+        check=True,
+        capture_output=True,
+    )

@@ -1,0 +1,71 @@
+#define _GNU_SOURCE
+#include "files_many.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int write_whole(int descriptor, const uint8_t *data, size_t bytes) {
+    while (bytes) {
+        ssize_t written = write(descriptor, data, bytes);
+        if (written < 0) {
+            if (errno == EINTR)
+                continue;
+            return errno;
+        }
+        /* POSIX leaves "nothing written, no error" open; asking again might never end. */
+        if (written == 0)
+            return EIO;
+        data += written;
+        bytes -= (size_t)written;
+    }
+    return 0;
+}
+
+static int write_one(int folder, const char *name, const struct file_content *content, mode_t mode) {
+    int descriptor;
+    do
+        descriptor = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    while (descriptor < 0 && errno == EINTR);
+    if (descriptor < 0)
+        return errno;
+    int error = write_whole(descriptor, content->data, content->bytes);
+    /* Not open(2)'s mode: a umask has no say. */
+    if (!error && fchmod(descriptor, mode))
+        error = errno;
+    /* Where a quota or a network refuses bytes late, close(2) is what says so. After EINTR it is closed on Linux. */
+    if (close(descriptor) && errno != EINTR && !error)
+        error = errno;
+    if (error)
+        unlinkat(folder, name, 0);
+    return error;
+}
+
+int files_write(int folder, const char *const *names, const struct file_content *contents, size_t count, mode_t mode,
+                size_t *failed) {
+    for (size_t index = 0; index < count; index++) {
+        int error = write_one(folder, names[index], &contents[index], mode);
+        if (error) {
+            *failed = index;
+            return error;
+        }
+    }
+    return 0;
+}
+
+void files_link(int source, const char *const *names, int target, const char *const *targets, size_t count, int *errors) {
+    for (size_t index = 0; index < count; index++)
+        errors[index] = linkat(source, names[index], target, targets[index], 0) ? errno : 0;
+}
+
+void files_look(int folder, const char *const *names, size_t count, int *errors) {
+    struct stat status;
+    for (size_t index = 0; index < count; index++)
+        errors[index] = fstatat(folder, names[index], &status, AT_SYMLINK_NOFOLLOW) ? errno : 0;
+}
+
+void files_unlink(int folder, const char *const *names, size_t count, int *errors) {
+    for (size_t index = 0; index < count; index++)
+        errors[index] = unlinkat(folder, names[index], 0) ? errno : 0;
+}

@@ -1,0 +1,140 @@
+"""What the transport of bodies does beside the contract: how long it keeps connections, and what it knows of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fetcher.errors import TransportError
+from fetcher.net.body import transport as body_transport
+from fetcher.net.body.connection import Connection, Stage
+from fetcher.net.body.transport import BodyTransport
+from fetcher.net.request import Request
+from fetcher.net.roads import Roads
+from tests.net import wiring
+from tests.net.raw_server import Connection as Peer
+from tests.net.raw_server import body_reply, serving
+from tests.net.wiring import IDLE_S, body_of, get, run
+
+loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+
+
+@loops
+def test_what_nobody_uses_is_closed_after_a_while(uv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_transport, "KEPT_ALIVE_S", 0.2)
+
+    async def main() -> None:
+        async with serving(body_reply(b"body")) as server:
+            made = BodyTransport(wiring.settings())
+            try:
+                await asyncio.gather(*(body_of(made, get(server)) for _ in range(5)))
+                assert 1 <= len(made._open) <= 5
+                async with asyncio.timeout(20):
+                    while made._open:  # noqa: ASYNC110 - it tells nobody
+                        await asyncio.sleep(0.02)
+                assert not made._idle and made._sweeper is None
+                assert await body_of(made, get(server)) == b"body"
+            finally:
+                await made.close()
+            assert not made._open
+
+    run(main, uv=uv)
+
+
+@loops
+def test_the_one_that_was_used_last_is_asked_first(uv: bool) -> None:
+    """Its congestion window is open."""
+    numbers: list[int] = []
+
+    async def reply(connection: Peer) -> None:
+        numbers.append(connection.number)
+        await asyncio.sleep(0.01)
+        await connection.say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async def main() -> None:
+        async with serving(reply) as server:
+            made = BodyTransport(wiring.settings())
+            try:
+                await asyncio.gather(*(body_of(made, get(server)) for _ in range(3)))
+                numbers.clear()
+                for _ in range(5):
+                    await body_of(made, get(server))
+                assert len(set(numbers)) == 1
+            finally:
+                await made.close()
+
+    run(main, uv=uv)
+
+
+def test_a_server_that_speaks_before_it_is_asked_has_ended_the_connection() -> None:
+    """Whatever the order in which the loop sees it: no error of ours escapes its name."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(Talker, "127.0.0.1", 0)
+        try:
+            port = listener.sockets[0].getsockname()[1]
+            _, connection = await loop.create_connection(lambda: Connection(loop), "127.0.0.1", port)
+            async with asyncio.timeout(20):
+                while connection.stage is not Stage.CLOSED:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0.001)
+            assert not connection.reusable
+            request = Request("GET", f"http://127.0.0.1:{port}/")
+            with pytest.raises(TransportError, match="closed before the answer"):
+                made = body_transport.BodyTransport(wiring.settings())
+                await made._ask(connection, request, b"GET / HTTP/1.1\r\n\r\n", IDLE_S)
+        finally:
+            listener.close()
+            await listener.wait_closed()
+
+    run(main)
+
+
+class Talker(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_what_no_proxy_carries_takes_our_own_road_and_other_methods_the_general_one() -> None:
+    async def main() -> None:
+        async with serving(body_reply(b"")) as server:
+            roads = Roads(wiring.settings())
+            try:
+                seen = []
+                for request in (
+                    get(server, purpose="api"),
+                    get(server, purpose="body"),
+                    Request("HEAD", server.origin + "/", purpose="body"),
+                    Request("DELETE", server.origin + "/", purpose="api"),
+                ):
+                    assert (roads._general is not None) is (len(seen) > 3), "aiohttp is loaded when it is needed"
+                    response = await roads.send(request, idle_timeout_s=IDLE_S)
+                    seen.append(type(response).__name__)
+                    response.abort()
+                assert seen == ["BodyResponse"] * 3 + ["AiohttpResponse"]
+                assert roads._general is not None
+                assert roads._door is roads._bodies._door is roads._general._door
+            finally:
+                await roads.close()
+
+    run(main)
+
+
+def test_what_a_proxy_carries_takes_the_general_road() -> None:
+    async def main() -> None:
+        async with serving(body_reply(b"ok")) as proxy:
+            roads = Roads(wiring.settings(proxy_filters=True), {"http_proxy": proxy.origin})
+            try:
+                request = Request(
+                    "GET", "http://origin.example/x", trusted_origins=frozenset({"http://origin.example:80"})
+                )
+                response = await roads.send(request, idle_timeout_s=IDLE_S)
+                assert type(response).__name__ == "AiohttpResponse"
+                response.abort()
+                assert proxy.head_lines()[0].startswith("GET http://origin.example/x")
+            finally:
+                await roads.close()
+
+    run(main)

@@ -1,0 +1,149 @@
+"""The knee of a host's goodput: steps that are worth it, and those that are not. Whole lines are in tests/engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetcher.plan.plateau import REQUEST_BYTES, Phase, Plateau, rungs, units
+
+MIB = 1 << 20
+
+
+class Course:
+    """A plateau under a curve of goodput over connections; as many are open as it allows."""
+
+    def __init__(self, plateau: Plateau, curve: Callable[[int], float]) -> None:
+        self.plateau, self.curve = plateau, curve
+        self.now = self.units = 0.0
+        self.levels = [plateau.level]
+
+    def run(self, seconds: float, *, open_max: int = 1000) -> Plateau:
+        for _ in range(round(seconds * 10)):
+            self.now += 0.1
+            connections = min(self.plateau.level, open_max)
+            self.units += self.curve(connections) * 0.1
+            if self.plateau.sample(self.now, self.units, connections):
+                self.levels.append(self.plateau.level)
+        return self.plateau
+
+
+def knee(at: int, each: float = 10.0 * MIB) -> Callable[[int], float]:
+    return lambda connections: min(connections, at) * each
+
+
+def test_rungs() -> None:
+    assert rungs(16) == (1, 2, 3, 4, 6, 8, 12, 16)
+    assert rungs(5) == (1, 2, 3, 4, 5)
+    assert rungs(1) == (1,)
+    assert rungs(100)[-3:] == (64, 96, 100)
+    assert units(0, 3) == 3 * REQUEST_BYTES
+
+
+@pytest.mark.parametrize(("at", "found"), [(1, 4), (4, 4), (5, 6), (6, 6), (8, 8), (9, 12), (12, 12), (40, 16)])
+def test_the_least_that_brings_nearly_all(at: int, found: int) -> None:
+    assert Course(Plateau(16), knee(at)).run(60.0).resting_level == found
+
+
+def test_it_doubles_until_that_does_not_pay() -> None:
+    course = Course(Plateau(64), knee(20))
+    course.run(6.0)
+    assert course.levels[:4] == [4, 8, 16, 32]
+    assert course.plateau.found
+    assert course.plateau.resting_level >= 16
+
+
+def test_nothing_is_learnt_while_there_is_too_little_to_do() -> None:
+    course = Course(Plateau(16), knee(40))
+    assert course.run(60.0, open_max=2).level == 4
+    assert not course.plateau.found
+    assert course.run(60.0).level == 16
+
+
+def test_a_quiet_time_is_no_bad_news() -> None:
+    course = Course(Plateau(16), knee(8))
+    course.run(30.0)
+    course.curve = lambda _: 0.0
+    course.run(30.0)
+    course.curve = knee(8)
+    assert course.run(60.0).resting_level == 8
+
+
+def test_tries_become_rare_where_nothing_changes() -> None:
+    course = Course(Plateau(16), knee(8))
+    course.run(60.0)
+    before = len(course.levels)
+    course.run(320.0)
+    assert 4 <= len(course.levels) - before <= 2 * 12
+
+
+def test_a_refusal_ends_the_doubling_and_a_try() -> None:
+    course = Course(Plateau(16), knee(40))
+    course.run(1.1)
+    assert (course.plateau.phase, course.plateau.level) == (Phase.GROWING, 8)
+    course.plateau.refused(course.now)
+    assert (course.plateau.phase, course.plateau.level) == (Phase.HOLDING, 4)
+    course = Course(Plateau(16, 8, grows=False), knee(8))
+    while course.plateau.phase is not Phase.PROBING:
+        course.run(0.1)
+    course.plateau.refused(course.now)
+    assert (course.plateau.phase, course.plateau.level) == (Phase.HOLDING, 8)
+
+
+def test_silence_is_one_step_down_and_soon_tried_again() -> None:
+    course = Course(Plateau(16, 12, grows=False), knee(12))
+    for _ in range(5):
+        course.plateau.stalled(100.0)
+    assert course.plateau.level == 8, "what fell silent together is one message"
+    course.now = 100.0
+    assert course.run(20.0).resting_level == 12
+    for moment in range(200, 300, 10):
+        course.plateau.stalled(float(moment))
+    assert course.plateau.level == 4
+
+
+def test_what_is_known_is_where_it_begins() -> None:
+    assert Plateau(16, 12).level == 12
+    assert Plateau(16, 1).level == 4
+    assert Plateau(8, 12).level == 8
+    assert Plateau(2).level == 2
+    assert Plateau(16, 12).phase is Phase.GROWING
+    assert Plateau(16, 12, grows=False).phase is Phase.HOLDING
+    assert Plateau(16, 16).phase is Phase.HOLDING
+
+
+@given(
+    level_max=st.integers(1, 70),
+    start=st.none() | st.integers(1, 200),
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["sample", "sample", "sample", "refused", "stalled"]),
+            st.floats(0.0, 3.0),
+            st.floats(0.0, 1e9),
+            st.integers(0, 80),
+        ),
+        max_size=120,
+    ),
+)
+def test_whatever_happens_it_stays_within_its_bounds(
+    level_max: int, start: int | None, steps: list[tuple[str, float, float, int]]
+) -> None:
+    plateau, now, received = Plateau(level_max, start), 0.0, 0.0
+    for what, later_s, more, connections in steps:
+        now += later_s
+        received += more
+        if what == "sample":
+            plateau.sample(now, received, connections)
+        elif what == "refused":
+            plateau.refused(now)
+        else:
+            plateau.stalled(now)
+        assert min(4, level_max) <= plateau.level <= level_max
+        assert min(4, level_max) <= plateau.resting_level <= level_max
+
+
+def test_repr_is_the_state_summary() -> None:
+    assert repr(Plateau(16)) == "<Plateau growing 4 of 16, 0.0 MiB/s>"
