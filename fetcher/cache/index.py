@@ -153,16 +153,6 @@ class Index:
             for rows in idle:
                 rows.close()
 
-    def bytes_on_disk(self) -> int:
-        """The database with its log."""
-        total = 0
-        for suffix in ("", "-wal", "-shm") if self._path else ():
-            try:
-                total += os.stat(f"{self._path}{suffix}").st_blocks * 512
-            except OSError:
-                continue
-        return total
-
     def is_sound(self) -> bool:
         """SQLite's own check, over all of it."""
         try:

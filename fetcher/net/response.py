@@ -6,40 +6,26 @@ import asyncio
 from collections.abc import Mapping
 
 import aiohttp
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDictProxy
 
 from fetcher.errors import ForbiddenError, TransportError
+from fetcher.net.answer import DRAIN_BYTES_MAX, DRAIN_TIME_MAX_S, Answer, joined
 from fetcher.net.foreign import map_exceptions
 from fetcher.net.request import display_url
 from fetcher.net.transport import Receiver
 
 READ_BYTES = 256 << 10
-DRAIN_BYTES_MAX = 64 << 10
-"""An unread rest up to this (the text of a redirect) is read and thrown away: cheaper than a new TLS connection."""
-DRAIN_TIME_MAX_S = 1.0
 
 
-class AiohttpResponse:
+class AiohttpResponse(Answer):
     """See ``transport.Response``."""
 
-    __slots__ = (
-        "__weakref__",
-        "_aborted",
-        "_headers",
-        "_idle_timeout_s",
-        "_received",
-        "_response",
-        "_rest",
-        "_room",
-        "_url",
-    )
+    __slots__ = ("_aborted", "_idle_timeout_s", "_received", "_response", "_room")
 
     def __init__(self, response: aiohttp.ClientResponse, url: str, idle_timeout_s: float) -> None:
+        super().__init__(url, _joined(response.headers))
         self._response = response
-        self._url = url
         self._idle_timeout_s = idle_timeout_s
-        self._headers: Mapping[str, str] = _joined(response.headers)
-        self._rest: memoryview | None = None
         self._received = 0
         self._room = asyncio.Event()
         self._aborted = False
@@ -50,24 +36,6 @@ class AiohttpResponse:
     @property
     def status(self) -> int:
         return self._response.status
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._headers
-
-    @property
-    def content_length(self) -> int | None:
-        value = self._headers.get("Content-Length", "")
-        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
-
-    @property
-    def content_encoding(self) -> str | None:
-        value = self._headers.get("Content-Encoding")
-        return None if value is None else value.strip().lower()
 
     async def read_some(self, limit: int) -> bytes | memoryview:
         if self._rest is not None:
@@ -84,10 +52,6 @@ class AiohttpResponse:
             raise self._failed(error) from None
         self._received += len(piece)
         return piece if len(piece) <= limit else self._take(memoryview(piece), limit)
-
-    def _take(self, piece: memoryview, limit: int) -> memoryview:
-        self._rest = piece[limit:] if len(piece) > limit else None
-        return piece[:limit]
 
     def _failed(self, error: Exception) -> TransportError | ForbiddenError:
         """Our error for one that ended the body."""
@@ -122,21 +86,6 @@ class AiohttpResponse:
     def resume(self) -> None:
         self._room.set()
 
-    async def read_all(self, bytes_max: int) -> bytes:
-        length = self.content_length
-        pieces: list[bytes | memoryview] = []
-        total = 0
-        while length is None or length <= bytes_max:
-            piece = await self.read_some(bytes_max + 1)
-            if not piece:
-                return b"".join(pieces)
-            total += len(piece)
-            if total > bytes_max:
-                break
-            pieces.append(piece)
-        self.abort()
-        raise ForbiddenError(f"{display_url(self._url)}: the answer is longer than {bytes_max} bytes")
-
     async def release(self) -> None:
         response, content = self._response, self._response.content
         self._rest = None
@@ -169,11 +118,4 @@ class AiohttpResponse:
 
 def _joined(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:
     """``headers`` with fields of one name joined, as RFC 9110 allows."""
-    names = {name.lower() for name in headers}
-    if len(names) == len(headers):
-        return headers
-    joined: CIMultiDict[str] = CIMultiDict()
-    for name in headers:
-        if name not in joined:
-            joined[name] = ", ".join(headers.getall(name))
-    return joined
+    return headers if len({name.lower() for name in headers}) == len(headers) else joined(headers)

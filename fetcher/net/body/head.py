@@ -6,8 +6,6 @@ a length beside a transfer coding, lines that end in a bare LF, folded fields) i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import httptools
 from multidict import CIMultiDict
 
@@ -148,15 +146,3 @@ def end_of_head(data: bytearray | bytes, seen: int) -> int:
     if end > HEAD_BYTES_MAX:
         raise MisframedError
     return end + len(_END)
-
-
-def joined(head: Head) -> Mapping[str, str]:
-    """The fields, with those of one name joined, as RFC 9110 (5.3) allows."""
-    fields = head.fields
-    if not head.repeats:
-        return fields
-    found: CIMultiDict[str] = CIMultiDict()
-    for name in fields:
-        if name not in found:
-            found[name] = ", ".join(fields.getall(name))
-    return found

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from fetcher.errors import ForbiddenError, TransportError
+from fetcher.errors import TransportError
+from fetcher.net.answer import DRAIN_BYTES_MAX, DRAIN_TIME_MAX_S, Answer, joined
 from fetcher.net.body.connection import Connection, CutError, SilentError
-from fetcher.net.body.head import Head, MisframedError, joined
+from fetcher.net.body.head import Head, MisframedError
 from fetcher.net.request import display_url
 from fetcher.net.transport import Receiver
 
-DRAIN_BYTES_MAX = 64 << 10
-"""An unread rest up to this (the text of a redirect) is read and thrown away: cheaper than a new TLS connection."""
-DRAIN_TIME_MAX_S = 1.0
 
-
-class BodyResponse:
+class BodyResponse(Answer):
     """See ``transport.Response``."""
 
-    __slots__ = ("_connection", "_give_back", "_head", "_headers", "_idle_timeout_s", "_over", "_rest", "_url")
+    __slots__ = ("_connection", "_give_back", "_head", "_idle_timeout_s", "_over")
 
     def __init__(
         self, connection: Connection, head: Head, url: str, idle_timeout_s: float, give_back: Callable[[], None] | None
     ) -> None:
         """``give_back``: takes the connection once it may be asked again; None: it is closed then."""
+        super().__init__(url, joined(head.fields) if head.repeats else head.fields)
         self._connection = connection
         self._head = head
-        self._headers: Mapping[str, str] = joined(head)
-        self._url = url
         self._idle_timeout_s = idle_timeout_s
         self._give_back = give_back
-        self._rest: memoryview | None = None
         self._over = False
 
     def __repr__(self) -> str:
@@ -40,24 +35,6 @@ class BodyResponse:
     @property
     def status(self) -> int:
         return self._head.status
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._headers
-
-    @property
-    def content_length(self) -> int | None:
-        value = self._headers.get("Content-Length", "")
-        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
-
-    @property
-    def content_encoding(self) -> str | None:
-        value = self._headers.get("Content-Encoding")
-        return None if value is None else value.strip().lower()
 
     async def read_some(self, limit: int) -> bytes | memoryview:
         if self._rest is not None:
@@ -69,10 +46,6 @@ class BodyResponse:
         except (CutError, SilentError, MisframedError) as error:
             raise self._failed(error) from None
         return piece if len(piece) <= limit else self._take(memoryview(piece), limit)
-
-    def _take(self, piece: memoryview, limit: int) -> memoryview:
-        self._rest = piece[limit:] if len(piece) > limit else None
-        return piece[:limit]
 
     async def receive(self, receiver: Receiver) -> None:
         if self._over:
@@ -103,21 +76,6 @@ class BodyResponse:
         return TransportError(
             f"{display_url(self._url)}: connection closed after {self._connection.received}{of} bytes"
         )
-
-    async def read_all(self, bytes_max: int) -> bytes:
-        length = self.content_length
-        pieces: list[bytes | memoryview] = []
-        total = 0
-        while length is None or length <= bytes_max:
-            piece = await self.read_some(bytes_max + 1)
-            if not piece:
-                return b"".join(pieces)
-            total += len(piece)
-            if total > bytes_max:
-                break
-            pieces.append(piece)
-        self.abort()
-        raise ForbiddenError(f"{display_url(self._url)}: the answer is longer than {bytes_max} bytes")
 
     async def release(self) -> None:
         if self._over:
