@@ -116,7 +116,7 @@ class Lanes:
         )
 
     def _pick_hedge(self) -> Step | None:
-        if self._is_kept() or self._run.sharing >= self._run.lanes_max:
+        if not self._run.begun or self._is_kept() or self._run.sharing >= self._run.lanes_max:
             return None
         found = self._run.hedging.pick()
         if found is None:
@@ -127,7 +127,7 @@ class Lanes:
     def _pick_part(self, jobs: Sequence[FileJob]) -> Step | None:
         run, admission = self._run, self._tools.admission
         now = self._tools.clock()
-        if run.sharing >= run.lanes_max:
+        if not jobs or run.sharing >= run.lanes_max:
             return None
         for job in jobs:
             if job.drop is not None or job.not_before > now or job.transfer.state is not State.FETCHING:
@@ -169,14 +169,18 @@ class Lanes:
     def _pick_small_of(self, queue: deque[FileJob]) -> Step | None:
         """The first of a queue whose host has a place."""
         admission, now = self._tools.admission, self._tools.clock()
+        full: str | None = None
         for _ in range(min(len(queue), SMALL_LOOK_AHEAD)):
             job = queue[0]
-            if (refused := self._refused(job)) is not None:
+            host, pause_s = job.source.host, job.source.pause_s()
+            if pause_s > 0 and (refused := self._refused(job)) is not None:
                 queue.popleft()
                 return self._named(job, self._refuse, refused)
-            if job.not_before <= now and job.source.pause_s() <= 0 and admission.may_start(job.source.host):
-                queue.popleft()
-                return self._named(job, self._do_small, admission.take(job.source.host))
+            if job.not_before <= now and pause_s <= 0 and host != full:
+                if admission.may_start(host):
+                    queue.popleft()
+                    return self._named(job, self._do_small, admission.take(host))
+                full = host  # mostly that of all the others, too
             queue.rotate(-1)
         return None
 
@@ -198,9 +202,9 @@ class Lanes:
         self, job: FileJob, step: Callable[Concatenate[FileJob, P], Awaitable[None]], *arguments: P.args, **_: P.kwargs
     ) -> None:
         try:
-            with job.named():
-                await step(job, *arguments, **_)
+            await step(job, *arguments, **_)
         except FetcherError as error:
+            error.about(resource=job.resource, at=job.at)
             await self._run.fail(job, error)
 
     # -- doing -------------------------------------------------------------------------------------------------------

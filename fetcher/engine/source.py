@@ -85,25 +85,27 @@ class Source:
         Raises PartEnded for what another try may mend, a typed error for what is final.
         """
         whole = span.length == self._entry.size
-        async with self._renewing:
-            if self._renew:
-                await self._origin.renew(self._manifest, self._entry, self._asker)
-                self._renew = False
+        if self._renew or self._renewing.locked():
+            async with self._renewing:
+                if self._renew:
+                    await self._origin.renew(self._manifest, self._entry, self._asker)
+                    self._renew = False
         request = self._first()
+        key = key_of(request)
         if self._signed is None:
-            self._pace_key = key_of(request)
+            self._pace_key = key
         for _ in range(REDIRECTS_MAX + 1):
             asked = request if whole else replace(request, headers=(*request.headers, ("Range", span.header())))
-            self._pacer.sent(request)
+            self._pacer.sent_of(key)
             try:
                 response = await transport.send(asked, idle_timeout_s=idle_timeout_s, fresh_connection=fresh)
             except BaseException as error:
-                self._pacer.unanswered(request)
+                self._pacer.unanswered_of(key)
                 if isinstance(error, TransportError):
                     raise PartEnded(Outcome.CUT, error.message) from error
                 raise
             try:
-                self._pacer.observe(request, response)
+                self._pacer.observe_of(key, response)
                 following = self._origin.follow(request, response)
                 if following is None:
                     self._judge(response, request, span, whole=whole)
@@ -117,48 +119,59 @@ class Source:
                 self._signed = following
                 if not place.move(target):
                     raise PartEnded(Outcome.COMPLETE, f"{target} has no place free")
-            request = following
+            request, key = following, key_of(following)
         raise TransportError(f"{display_url(request.url)}: more than {REDIRECTS_MAX} redirects in a row")
 
     def _judge(self, response: Response, request: Request, span: ByteRange, *, whole: bool) -> None:
         """Return if the body is the span that was asked for; raise what the answer means otherwise."""
-        where = display_url(response.url)
         if response.status not in (200, 206):
-            self._judge_refusal(response, request, where)
+            self._judge_refusal(response, request, display_url(response.url))
         if self._is_encoded(response):
             raise PartEnded(
-                Outcome.MISFRAMED, f"{where} sent a {response.content_encoding} body though asked for identity"
+                Outcome.MISFRAMED,
+                f"{display_url(response.url)} sent a {response.content_encoding} body though asked for identity",
             )
         # Some stores answer a range with 200 and say by Content-Range that it is one (rclone).
         ranged = response.status == 206 or (not whole and "Content-Range" in response.headers)
         # Whose bytes they are comes before how many: another state mostly has another length.
         stated = self._origin.stated(response, self._entry, whole=whole and not ranged)
         if stated is None:
-            raise PartEnded(Outcome.CHANGED, f"{where} has another state than the one that was listed")
+            raise PartEnded(
+                Outcome.CHANGED, f"{display_url(response.url)} has another state than the one that was listed"
+            )
         length = response.content_length
         if ranged:
             try:
                 got, total = ByteRange.of_content_range(response.headers.get("Content-Range", ""))
             except ValueError as error:
-                raise PartEnded(Outcome.MISFRAMED, f"{where}: {error}") from None
+                raise PartEnded(Outcome.MISFRAMED, f"{display_url(response.url)}: {error}") from None
             if total is not None and total != self._entry.size:
-                raise PartEnded(Outcome.CHANGED, f"{where} says {total} bytes, the listing {self._entry.size}")
+                raise PartEnded(
+                    Outcome.CHANGED, f"{display_url(response.url)} says {total} bytes, the listing {self._entry.size}"
+                )
             if got != span or (length is not None and length != span.length):
-                raise PartEnded(Outcome.MISFRAMED, f"{where} answered {got} ({length} bytes) to a request for {span}")
+                raise PartEnded(
+                    Outcome.MISFRAMED,
+                    f"{display_url(response.url)} answered {got} ({length} bytes) to a request for {span}",
+                )
             if not self._is_told_apart(response):
-                raise PartEnded(Outcome.UNRANGED, f"{where} gives ranges without a word of whose state they are")
+                raise PartEnded(
+                    Outcome.UNRANGED, f"{display_url(response.url)} gives ranges without a word of whose state they are"
+                )
         else:
             if length is not None and length != self._entry.size:
                 weak = self._entry.validator is not None and self._entry.validator.kind != "strong"
                 outcome = Outcome.CHANGED if weak else Outcome.MISFRAMED  # its length is all that tells
-                raise PartEnded(outcome, f"{where} says {length} bytes, the listing {self._entry.size}")
+                raise PartEnded(
+                    outcome, f"{display_url(response.url)} says {length} bytes, the listing {self._entry.size}"
+                )
             if not whole:
-                raise PartEnded(Outcome.UNRANGED, f"{where} ignores Range")
+                raise PartEnded(Outcome.UNRANGED, f"{display_url(response.url)} ignores Range")
         self.stated = stated
         etag = response.headers.get("ETag")
         if etag and not etag.startswith("W/"):
             if self._etag is not None and self._etag != etag:
-                raise PartEnded(Outcome.CHANGED, f"{where} has another ETag than before")
+                raise PartEnded(Outcome.CHANGED, f"{display_url(response.url)} has another ETag than before")
             self._etag = etag
         self._answered = True
         self._refused = 0  # this URL is good; that it may be used up soon is another matter

@@ -66,6 +66,8 @@ class Answer(ABC):
             if total > bytes_max:
                 break
             pieces.append(piece)
+            if total == length:
+                return bytes(piece) if len(pieces) == 1 else b"".join(pieces)
         self.abort()
         raise ForbiddenError(f"{display_url(self._url)}: the answer is longer than {bytes_max} bytes")
 

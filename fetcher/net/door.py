@@ -20,7 +20,7 @@ from fetcher.model.version import VERSION
 from fetcher.net.authorize import authorization
 from fetcher.net.guard import Guard, canonical_literal
 from fetcher.net.proxies import proxies_of
-from fetcher.net.request import Address, Request, address_of, display_url
+from fetcher.net.request import Address, Request, address_of, display_url, origin_at
 
 KEPT_ALIVE_S = 30.0
 ORIGINS_KEPT_MAX = 64
@@ -84,7 +84,7 @@ class Door:
     def admit(self, request: Request) -> Passage:
         """The request may go out, as far as can be told before its host has an address."""
         address = address_of(request.url)
-        guarded = request.guarded
+        guarded = address.origin not in request.trusted_origins
         literal = canonical_literal(address.host)
         proxy = self._proxies.for_address(address)
         if guarded and proxy is not None:
@@ -95,12 +95,14 @@ class Door:
             self._see_proxied(address, literal)
         elif literal is not None:
             self.see(address.host, [literal], address.port, address.scheme)
+        carries = request.credential is not None and request.credential_origin == address.origin
         headers = dict(request.headers)
-        secret = request.secret_query or request.carried_credential is not None
+        secret = request.secret_query or carries
         # Never readable on the way to a stranger. A guarded request over plain http reaches nothing but addresses that
         # FETCHER_ALLOW_NET holds, so only the others are judged once more.
         bare_credential = secret and not guarded and address.scheme == "http"
-        headers |= authorization(request)
+        if carries:
+            headers |= authorization(request)
         for value in headers.values():
             if not (value.isascii() and value.isprintable()):
                 # Such as an ETag with raw bytes in it, on its way back as If-Range; or a token that ends with its line.
@@ -126,7 +128,7 @@ class Door:
         """Take note of where an unguarded request leads. Raises ForbiddenError for a name that led to a public address
         before and leads inside now: what is under way was held to be everybody's."""
         barred = next((ip for ip in addresses if self.guard.judge_endpoint(ip, port, scheme) is not None), None)
-        origin = Address(scheme, host.lower(), port).origin
+        origin = origin_at(scheme, host.lower(), port)
         if barred is not None and not self._verdicts.setdefault(origin, True):
             raise ForbiddenError(
                 f"{host} led to a public address before, and leads to {barred} now", hint="start the program again"

@@ -30,9 +30,6 @@ class Pacer:
         self._budgets: dict[PaceKey, dict[str, RateBudget]] = {}
         self._in_flight: Counter[PaceKey] = Counter()
 
-    def _of(self, request: Request) -> dict[str, RateBudget]:
-        return self._budgets.get(key_of(request), {}) if self._budgets else {}
-
     def delay_s(self, request: Request) -> float:
         """How long ``request`` should wait so that no 429 comes; 0.0 where nothing is known."""
         return self.delay_of(key_of(request))
@@ -47,16 +44,20 @@ class Pacer:
 
     def sent(self, request: Request) -> None:
         """``request`` goes out now: one less is left. To be followed by ``observe`` or ``unanswered``."""
-        self._in_flight[key_of(request)] += 1
-        now = self._clock()
-        for budget in self._of(request).values():
-            budget.take(now)
+        self.sent_of(key_of(request))
+
+    def sent_of(self, key: PaceKey) -> None:
+        self._in_flight[key] += 1
+        if budgets := self._budgets.get(key):
+            now = self._clock()
+            for budget in budgets.values():
+                budget.take(now)
 
     def unanswered(self, request: Request) -> None:
         """No answer came to ``request``, and none will."""
-        self._landed(key_of(request))
+        self.unanswered_of(key_of(request))
 
-    def _landed(self, key: PaceKey) -> None:
+    def unanswered_of(self, key: PaceKey) -> None:
         if self._in_flight[key] > 1:
             self._in_flight[key] -= 1
         else:
@@ -64,8 +65,10 @@ class Pacer:
 
     def observe(self, request: Request, answer: Answer) -> None:
         """Take note of what ``answer`` announces."""
-        key = key_of(request)
-        self._landed(key)
+        self.observe_of(key_of(request), answer)
+
+    def observe_of(self, key: PaceKey, answer: Answer) -> None:
+        self.unanswered_of(key)  # it is under way no longer
         announced = answer.headers.get("RateLimit")
         if announced is None:
             return
@@ -84,7 +87,8 @@ PaceKey: TypeAlias = tuple[str, str, Credential | None]
 
 def key_of(request: Request) -> PaceKey:
     """What requests that share their budgets have in common."""
-    return request.origin, request.purpose, request.carried_credential
+    origin = request.origin
+    return origin, request.purpose, request.credential if origin == request.credential_origin else None
 
 
 def wait_asked_s(answer: Answer, now_unix_s: float) -> float | None:

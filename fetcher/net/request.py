@@ -79,11 +79,16 @@ class Address:
     host: str
     """Lower case; an IPv6 literal without its brackets."""
     port: int
+    origin: str = field(init=False, compare=False)
+    """``scheme://host:port``: made once, as each request needs it several times."""
 
-    @property
-    def origin(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", origin_at(self.scheme, self.host, self.port))
+
+
+def origin_at(scheme: str, host: str, port: int) -> str:
+    """``scheme://host:port``; brackets are put around an IPv6 literal."""
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class Answer(Protocol):
@@ -130,7 +135,6 @@ def _address(url: str) -> Address | str:
     return "neither http nor https"
 
 
-@lru_cache(maxsize=1024)
 def origin_of(url: str) -> str:
     """``scheme://host:port``, lower case, default port explicit: what credentials and connections are bound to."""
     return address_of(url).origin

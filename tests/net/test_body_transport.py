@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import threading
 
 import pytest
 
 from fetcher.errors import TransportError
 from fetcher.net.body import transport as body_transport
-from fetcher.net.body.connection import Connection, Stage
+from fetcher.net.body.connection import Connection
 from fetcher.net.body.transport import BodyTransport
+from fetcher.net.body.wire import Stage
 from fetcher.net.request import Request
 from fetcher.net.roads import Roads
 from tests.net import wiring
 from tests.net.raw_server import Connection as Peer
 from tests.net.raw_server import body_reply, serving
 from tests.net.wiring import IDLE_S, body_of, get, run
+
+WAIT_S = 20.0
 
 loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 
@@ -89,6 +95,55 @@ def test_a_server_that_speaks_before_it_is_asked_has_ended_the_connection() -> N
             await listener.wait_closed()
 
     run(main)
+
+
+@loops
+@pytest.mark.parametrize("more", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"], ids=["closes", "speaks"])
+def test_what_the_loop_has_not_come_to_yet_is_seen_before_a_connection_is_asked_again(more: bytes, uv: bool) -> None:
+    """The next request goes out in the same turn of the loop, which all the while had no time for the socket."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(WAIT_S)
+    go_on, said = threading.Event(), threading.Event()
+    answers: list[bytes] = []
+
+    def serve() -> None:
+        for body in (b"mine", b"next"):
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.settimeout(WAIT_S)
+                if not accepted.recv(1 << 16):
+                    return
+                accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n" + body)
+                answers.append(body)
+                if body == b"mine":
+                    go_on.wait(WAIT_S)
+                    accepted.sendall(more)
+                    if not more:
+                        accepted.shutdown(socket.SHUT_WR)
+                    said.set()
+                with contextlib.suppress(OSError):
+                    accepted.recv(1 << 16)  # until the other side is gone
+
+    async def main() -> None:
+        made = BodyTransport(wiring.settings())
+        try:
+            request = Request("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/")
+            assert await body_of(made, request) == b"mine"
+            go_on.set()
+            assert said.wait(WAIT_S)
+            assert await body_of(made, request) == b"next"
+        finally:
+            await made.close()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        run(main, uv=uv)
+    finally:
+        go_on.set()
+        listener.close()
+        server.join()
+    assert answers == [b"mine", b"next"]
 
 
 class Talker(asyncio.Protocol):

@@ -142,10 +142,13 @@ def test_a_server_that_hangs_up_at_once(uv: bool) -> None:
 
 @loops
 @pytest.mark.parametrize("speak", [b"220 mail.example ESMTP\r\n", b"\r\n\r\n", b"SSH-2.0-x\r\n\r\n", b"\0" * 100])
-def test_a_server_that_speaks_first_is_none_of_ours(speak: bytes, uv: bool) -> None:
+def test_a_server_that_speaks_first_is_none_of_ours(speak: bytes, uv: bool, both: str) -> None:
+    # aiohttp passes over empty lines, and waits for an answer until its time is over.
+    tries = 2 if (both, speak) == ("aiohttp", b"\r\n\r\n") else 10
+
     async def main() -> None:
         async with listening(speak) as server, transport() as made:
-            for _ in range(10):
+            for _ in range(tries):
                 with pytest.raises(TransportError):
                     await body_of(made, get(server), idle_timeout_s=1.0)
 

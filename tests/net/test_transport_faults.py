@@ -212,7 +212,7 @@ def test_a_certificate_for_another_name_is_final() -> None:
 
 def test_no_tls_at_the_other_end() -> None:
     async def main() -> None:
-        async with serving(body_reply(b"ok")) as server, transport(connect_timeout_s=2.0) as made:
+        async with serving(body_reply(b"ok")) as server, transport(connect_timeout_s=0.5) as made:
             with pytest.raises(TransportError):
                 await made.send(Request("GET", f"https://127.0.0.1:{server.port}/"), idle_timeout_s=IDLE_S)
 

@@ -49,9 +49,13 @@ async def transport(**changes: Any) -> AsyncIterator[Any]:
 
 
 def run(main: Callable[[], Awaitable[None]], *, uv: bool = False) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uv else None) as runner:
-        runner.run(main())  # type: ignore[arg-type]
-    gc.collect()  # an answer that was forgotten would warn now, in this test
+    gc.freeze()  # what was there before is none of this test's, and going through it took longer than most tests
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if uv else None) as runner:
+            runner.run(main())  # type: ignore[arg-type]
+        gc.collect()  # an answer that was forgotten would warn now, in this test
+    finally:
+        gc.unfreeze()
 
 
 def get(server: RawServer, path: str = "/", **more: Any) -> Request:

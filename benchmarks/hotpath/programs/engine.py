@@ -26,6 +26,8 @@ from fetcher.net.transport import Response
 
 RANGE_BYTES = 16 << 20
 SLAB_BYTES = 1 << 20
+INLINE_BYTES_MAX = 64 << 10
+"""A small file of up to this comes as pieces, a longer one into a slab: as ``engine/receive.py`` does."""
 IDLE_TIMEOUT_S = 60.0
 THREADS = 2
 """As ``engine/disk.py`` has them on two cores."""
@@ -84,6 +86,20 @@ class Writer:
         self._drained.set()
 
 
+class Whole:
+    """A body of at most a slab, whole."""
+
+    def __init__(self, slab: Slab) -> None:
+        self._slab = slab
+        self.filled = 0
+
+    def get_buffer(self) -> memoryview:
+        return self._slab.view[self.filled :]
+
+    def buffer_updated(self, count: int) -> None:
+        self.filled += count
+
+
 class Adapter:
     """How the product sends requests and receives bodies."""
 
@@ -100,6 +116,14 @@ class Adapter:
 
     async def receive(self, response: Response, slabs: tuple[Slab, Slab], file: int, start: int, stop: int) -> None:
         await Writer(response, slabs, file, self._threads).run(start, stop)
+
+    async def body(self, response: Response, slab: Slab) -> bytes | memoryview:
+        length = response.content_length
+        if length is None or not INLINE_BYTES_MAX < length <= SLAB_BYTES:
+            return await response.read_all(64 << 20)
+        receiver = Whole(slab)
+        await response.receive(receiver)
+        return slab.view[: receiver.filled]
 
     async def close(self) -> None:
         await self._transport.close()
@@ -131,11 +155,12 @@ async def _many(adapter: Adapter, base: str, names: list[str], directory: Path, 
 
     async def take() -> int:
         count = 0
+        slab = Slab()
         for name in waiting:
             response = await adapter.ask("GET", f"{base}/{name}")
-            body = await response.read_all(64 << 20)
+            body = await adapter.body(response, slab)
             await response.release()
-            file = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            file = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             count += os.write(file, body)
             os.close(file)
         return count

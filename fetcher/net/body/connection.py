@@ -1,14 +1,7 @@
-"""One HTTP/1.1 connection: a request, its answer, the next request. A BufferedProtocol, on any event loop.
+"""One HTTP/1.1 connection: a request, its answer, the next request. On any event loop; ``wire`` has the socket's side.
 
 A body whose length is stated goes from the socket (or from TLS) straight into the memory of whoever receives it, and is
 counted, not parsed. Everything else, heads included, goes through a small buffer of the connection's own.
-
-===========  =======================================================================================================
-``IDLE``     nothing was asked; whatever comes now was not asked for, and ends the connection
-``HEAD``     a request is out
-``BODY``     the head of its answer is here
-``CLOSED``   nothing comes any more
-===========  =======================================================================================================
 
 Reading pauses while nobody has room for what comes, so memory is bounded by what the receivers own. While it pauses,
 silence is nobody's fault.
@@ -18,13 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-import select
 from collections import deque
-from collections.abc import Callable
-from enum import Enum
-from typing import cast
 
 from fetcher.net.body.head import HEADS_MAX, Head, MisframedError, end_of_head
+from fetcher.net.body.silence import Awaited
+from fetcher.net.body.wire import CutError, Stage, Wire
 from fetcher.net.transport import Receiver
 
 SCRATCH_BYTES = 64 << 10
@@ -33,40 +24,17 @@ AHEAD_BYTES_MAX = 128 << 10
 """Read ahead of whoever asks for pieces; lost when the process is killed."""
 
 
-class Stage(Enum):
-    """Where a connection stands; see above."""
-
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    CLOSED = "closed"
-
-
-class CutError(Exception):
-    """The connection ended before the answer did; ``args[0]`` is the OSError that ended it, or None. Never leaves this
-    room."""
-
-
-class SilentError(Exception):
-    """No byte came for too long. Never leaves this room."""
-
-
-class Connection(asyncio.BufferedProtocol):
+class Connection(Wire):
     """See above. One answer at a time: ``ask``, then ``read`` or ``receive`` until ``ended``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._transport: asyncio.Transport | None = None
+        super().__init__(loop)
         self._scratch = memoryview(mmap.mmap(-1, SCRATCH_BYTES))  # on a page: see engine/buffers.py
-        self.stage = Stage.IDLE
         self.asked_count = 0
         self.kept_until = 0.0
         """When the pool closes it; the pool's own."""
-        self.on_closed: Callable[[Connection], None] | None = None
         self.heard = False
         """Something of the answer under way has come."""
-        self.silent = False
-        """It ended because nothing came."""
         self.head: Head | None = None
         self.received = 0
         """Bytes of the body under way."""
@@ -85,29 +53,11 @@ class Connection(asyncio.BufferedProtocol):
         self._receiver: Receiver | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
-        self._paused = False
-        self._poll = select.poll()
-        self._idle_timeout_s = 0.0
-        self._heard_at = 0.0
-        self._head_by = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Connection {self.stage.value}, {self.asked_count} asked, {self.received} bytes of this body>"
 
     # -- asking ------------------------------------------------------------------------------------------------------
-
-    @property
-    def reusable(self) -> bool:
-        """Whether another request may be sent now.
-
-        What waits to be read on an idle connection is its end, or something that nobody asked for and that must not be
-        taken for the next answer; the event loop may not have come to it yet.
-        """
-        if self.stage is not Stage.IDLE or self._transport is None or self._transport.is_closing():
-            return False
-        return not self._poll.poll(0)
 
     @property
     def ended(self) -> bool:
@@ -125,7 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         self._heads = 0
         self.heard = False
         self._method = method
-        self._listen(idle_timeout_s, head_timeout_s)
+        self._silence.listen(idle_timeout_s, head_timeout_s)
         self._transport.write(text)
         await self._wait()
         return self._begun()
@@ -220,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.stage is Stage.BODY and self.ended and self._begun().keep_alive:
             self.stage = Stage.IDLE
             self._resume()
-        return self.stage is Stage.IDLE and self._transport is not None and not self._transport.is_closing()
+        return self.stage is Stage.IDLE and self._is_open
 
     def abort(self) -> None:
         """Close at once. May be called again, from any task; whoever waits gets a CutError."""
@@ -237,16 +187,12 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- what the event loop tells -----------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-
     def get_buffer(self, sizehint: int) -> memoryview:
         direct = self._direct
         return self._scratch if direct is None else direct
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._heard_at = self._loop.time()
+        self._silence.heard_at = self._loop.time()
         direct = self._direct
         if direct is None:
             self._take(bytes(self._scratch[:nbytes]))
@@ -278,12 +224,6 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._over(CutError(None))
         return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._over(CutError(exc))
-        self._transport = None
-        if self.on_closed is not None:
-            self.on_closed(self)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -375,22 +315,6 @@ class Connection(asyncio.BufferedProtocol):
         self._ended = True
         self._wake()
 
-    def _fail(self, error: BaseException) -> None:
-        transport = self._transport
-        self._over(error)
-        if transport is not None:
-            transport.abort()
-
-    def _over(self, error: BaseException) -> None:
-        """Nothing comes any more."""
-        if self.stage is Stage.CLOSED:
-            return
-        self.stage = Stage.CLOSED
-        if not self._ended:
-            self._error = error
-        self._mute()
-        self._wake()
-
     async def _wait(self) -> None:
         """For news: a head, bytes, room, an end. Raises the error that ended us, if one did and the body is not
         whole."""
@@ -411,51 +335,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._receiver is None or self._ended or self._error is not None:
             waiter.set_result(None)
 
-    def _pause(self) -> None:
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
-            self._paused = True
-            self._transport.pause_reading()
+    def _lost(self, error: BaseException) -> None:
+        if not self._ended:
+            self._error = error
+        self._wake()
 
-    def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._heard_at = self._loop.time()
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.resume_reading()
-
-    # -- silence -----------------------------------------------------------------------------------------------------
-
-    def _listen(self, idle_timeout_s: float, head_timeout_s: float) -> None:
-        now = self._loop.time()
-        self._idle_timeout_s = idle_timeout_s
-        self._heard_at = now
-        self._head_by = now + head_timeout_s
-        self._be_woken(now, min(idle_timeout_s, head_timeout_s))
-
-    def _be_woken(self, now: float, after_s: float) -> None:
-        """A timer of an earlier request that comes in time is good enough: making one costs more than it seems."""
-        if self._timer is not None:
-            if self._timer_at <= now + after_s:
-                return
-            self._timer.cancel()
-        self._timer_at = now + after_s
-        self._timer = self._loop.call_later(after_s, self._look_at_the_clock)
-
-    def _mute(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look_at_the_clock(self) -> None:
-        self._timer = None
+    def _waits_for(self) -> Awaited | None:
         if self._ended:
-            return  # nobody waits for anything
-        now = self._loop.time()
-        left_s = self._idle_timeout_s if self._paused else self._heard_at + self._idle_timeout_s - now
-        if self.stage is Stage.HEAD:  # one that comes byte by byte is never silent
-            left_s = min(left_s, self._head_by - now)
-        if left_s <= 0:
-            self.silent = True
-            self._fail(SilentError())
-        else:
-            self._be_woken(now, left_s)
+            return None
+        if self.stage is Stage.HEAD:
+            return "head"
+        return "room" if self._paused else "body"

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from fetcher.errors import TransportError
 from fetcher.net.answer import DRAIN_BYTES_MAX, DRAIN_TIME_MAX_S, Answer, joined
-from fetcher.net.body.connection import Connection, CutError, SilentError
+from fetcher.net.body.connection import Connection
 from fetcher.net.body.head import Head, MisframedError
+from fetcher.net.body.wire import CutError, SilentError
 from fetcher.net.request import display_url
 from fetcher.net.transport import Receiver
 
@@ -19,7 +20,12 @@ class BodyResponse(Answer):
     __slots__ = ("_connection", "_give_back", "_head", "_idle_timeout_s", "_over")
 
     def __init__(
-        self, connection: Connection, head: Head, url: str, idle_timeout_s: float, give_back: Callable[[], None] | None
+        self,
+        connection: Connection,
+        head: Head,
+        url: str,
+        idle_timeout_s: float,
+        give_back: Callable[[Connection], None] | None,
     ) -> None:
         """``give_back``: takes the connection once it may be asked again; None: it is closed then."""
         super().__init__(url, joined(head.fields) if head.repeats else head.fields)
@@ -35,6 +41,10 @@ class BodyResponse(Answer):
     @property
     def status(self) -> int:
         return self._head.status
+
+    @property
+    def content_length(self) -> int | None:
+        return self._head.stated_length
 
     async def read_some(self, limit: int) -> bytes | memoryview:
         if self._rest is not None:
@@ -100,7 +110,7 @@ class BodyResponse(Answer):
                 return
         self._over = True
         if connection.settle() and self._give_back is not None:
-            self._give_back()
+            self._give_back(connection)
         else:
             connection.abort()
 

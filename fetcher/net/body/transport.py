@@ -7,21 +7,26 @@ lane and origin, the one used last first; it is the one whose congestion window 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
 
 from fetcher.config import Settings
 from fetcher.errors import FetcherError, ForbiddenError, InternalError, TransportError
-from fetcher.net.body.connection import Connection, CutError, SilentError, Stage
+from fetcher.net.body.connection import Connection
 from fetcher.net.body.dial import Addresses, connect
 from fetcher.net.body.head import Head, MisframedError
 from fetcher.net.body.response import BodyResponse
+from fetcher.net.body.wire import CutError, SilentError, Stage
 from fetcher.net.door import KEPT_ALIVE_S, Door, Lane, user_agent
 from fetcher.net.guard import Lookup, canonical_literal, look_up
 from fetcher.net.naming import system_error
 from fetcher.net.request import Address, Request, display_url
 
+_TARGET = re.compile(r"[^:/?#]+://[^/?#]*([^#\s]*)(?:#|\Z)")
+"""What of a URL goes out behind the method: path and query. No blank, which would end it, is in one that was let in."""
 CLOSING_TURNS_MAX = 8
 """Of the event loop, until connections that were aborted are gone; TLS takes two more than a bare socket."""
 
@@ -57,27 +62,26 @@ class BodyTransport:
         return f"<BodyTransport {len(self._open)} connections, {self._door!r}>"
 
     async def send(self, request: Request, *, idle_timeout_s: float, fresh_connection: bool = False) -> BodyResponse:
-        passage = self._door.admit(request)
-        if passage.lane.proxy is not None:
+        address, headers, lane, kept = self._door.admit(request)
+        if lane.proxy is not None:
             raise InternalError("a request for a proxy came to the transport that knows none")
-        address = passage.address
-        text = _text(request, address, passage.headers)
-        place = (passage.lane, address.origin)
-        try:
-            connection = None if fresh_connection else self._kept(place)
-            head = None if connection is None else await self._ask_again(connection, request, text, idle_timeout_s)
-            if connection is None or head is None:
-                connection = await self._connect(passage.lane, address, request, anew=fresh_connection)
-                head = await self._ask(connection, request, text, idle_timeout_s)
-        except FetcherError:
-            raise
-        except (OSError, RuntimeError) as error:
-            ours = system_error(error, display_url(request.url), idle_timeout_s=idle_timeout_s)
-            if ours is None:
-                raise
-            raise ours from None  # a foreign text may have the URL in it, and a traceback in a log would show it
-        give_back = (lambda: self._keep(place, connection)) if passage.kept else None
-        return BodyResponse(connection, head, request.url, idle_timeout_s, give_back)
+        text = _text(request, address, headers)
+        place = (lane, address.origin)
+        head: Head | None = None
+        connection = None if fresh_connection else self._kept(place)
+        if connection is not None:
+            try:
+                head = await connection.ask(text, request.method, idle_timeout_s, self._head_timeout_s(idle_timeout_s))
+            except BaseException as error:
+                # Its server may have closed it as we asked, which says nothing of the request (RFC 9112, 9.3.1).
+                if connection.heard or connection.silent or not isinstance(error, CutError | OSError):
+                    if (ours := _named(error, connection, request, idle_timeout_s)) is None:
+                        raise
+                    raise ours from None
+        if connection is None or head is None:
+            connection = await self._connect(lane, address, request, idle_timeout_s, anew=fresh_connection)
+            head = await self._ask(connection, request, text, idle_timeout_s)
+        return BodyResponse(connection, head, request.url, idle_timeout_s, partial(self._keep, place) if kept else None)
 
     def inner(self, origins: Iterable[str]) -> bool:
         return self._door.inner(origins)
@@ -96,37 +100,17 @@ class BodyTransport:
                 break
             await asyncio.sleep(0)  # the loop closes sockets in one of its next turns
 
-    async def _ask(self, connection: Connection, request: Request, text: bytes, idle_timeout_s: float) -> Head:
-        """The head of the answer; what ends it comes out as an error that can be named."""
-        try:
-            return await connection.ask(
-                text, request.method, idle_timeout_s, self._connect_timeout_s + 2 * idle_timeout_s
-            )
-        except CutError as error:
-            if isinstance(error.args[0], OSError):
-                raise error.args[0] from None
-            raise TransportError(
-                f"{display_url(request.url)}: the connection was closed before the answer was complete"
-            ) from None
-        except SilentError:
-            raise TransportError(f"{display_url(request.url)}: no answer within {idle_timeout_s:g} s") from None
-        except MisframedError:
-            raise TransportError(f"{display_url(request.url)}: the answer is not proper HTTP") from None
-        except BaseException:
-            connection.abort()
-            raise
+    def _head_timeout_s(self, idle_timeout_s: float) -> float:
+        return self._connect_timeout_s + 2 * idle_timeout_s
 
-    async def _ask_again(
-        self, connection: Connection, request: Request, text: bytes, idle_timeout_s: float
-    ) -> Head | None:
-        """On a kept connection; None where its server closed it as we asked, which says nothing of the request
-        (RFC 9112, 9.3.1)."""
+    async def _ask(self, connection: Connection, request: Request, text: bytes, idle_timeout_s: float) -> Head:
+        """On a new connection: the head of the answer."""
         try:
-            return await self._ask(connection, request, text, idle_timeout_s)
-        except (TransportError, OSError):
-            if connection.heard or connection.silent:
+            return await connection.ask(text, request.method, idle_timeout_s, self._head_timeout_s(idle_timeout_s))
+        except BaseException as error:
+            if (ours := _named(error, connection, request, idle_timeout_s)) is None:
                 raise
-            return None
+            raise ours from None
 
     # -- connections -------------------------------------------------------------------------------------------------
 
@@ -167,7 +151,9 @@ class BodyTransport:
         if self._idle:
             self._sweeper = loop.call_later(KEPT_ALIVE_S / 2, self._sweep)
 
-    async def _connect(self, lane: Lane, address: Address, request: Request, *, anew: bool) -> Connection:
+    async def _connect(
+        self, lane: Lane, address: Address, request: Request, idle_timeout_s: float, *, anew: bool
+    ) -> Connection:
         if self._closed:
             raise TransportError("the transport is closed")
         try:
@@ -178,8 +164,12 @@ class BodyTransport:
         except TimeoutError:
             where = display_url(request.url)
             raise TransportError(f"{where}: no connection within {self._connect_timeout_s:g} s") from None
+        except (OSError, RuntimeError) as error:
+            if (ours := system_error(error, display_url(request.url), idle_timeout_s=idle_timeout_s)) is None:
+                raise
+            raise ours from None  # a foreign text may have the URL in it, and a traceback in a log would show it
         if connection.stage is not Stage.CLOSED:
-            connection.on_closed = self._open.discard
+            connection.on_closed = partial(self._open.discard, connection)
             self._open.add(connection)
         return connection
 
@@ -190,22 +180,45 @@ class BodyTransport:
         return self._ssl
 
 
-def _text(request: Request, address: Address, headers: Mapping[str, str]) -> bytes:
-    """The request as it goes out: the URL byte for byte as it was given, its authority in ``Host``."""
-    after = request.url.partition("#")[0].partition("://")[2]
-    start = min((at for at in (after.find("/"), after.find("?")) if at >= 0), default=len(after))
-    target = after[start:]
-    if not target.startswith("/"):
-        target = f"/{target}"
+def _named(
+    error: BaseException, connection: Connection, request: Request, idle_timeout_s: float
+) -> FetcherError | None:
+    """Our error for what ended an answer before its head was here. None for what is to be raised as it is: a
+    cancellation, a bug."""
+    where = display_url(request.url)
+    if isinstance(error, SilentError):
+        return TransportError(f"{where}: no answer within {idle_timeout_s:g} s")
+    if isinstance(error, MisframedError):
+        return TransportError(f"{where}: the answer is not proper HTTP")
+    if isinstance(error, CutError):
+        if not isinstance(error.args[0], OSError):
+            return TransportError(f"{where}: the connection was closed before the answer was complete")
+        error = error.args[0]
+    else:
+        connection.abort()
+    if isinstance(error, OSError | RuntimeError):
+        # A foreign text may have the URL in it, and a traceback in a log would show it.
+        return system_error(error, where, idle_timeout_s=idle_timeout_s)
+    return None
+
+
+@lru_cache(maxsize=256)
+def _host_lines(address: Address) -> str:
+    """What follows the target in each request to one address."""
     host = f"[{address.host}]" if ":" in address.host else address.host
     if address.port != (443 if address.scheme == "https" else 80):
         host = f"{host}:{address.port}"
-    own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if "Accept" not in headers:
-        own = f"Accept: */*\r\n{own}"
-    if "\r" in target or not request.method.isalpha():
+    return f" HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {user_agent()}\r\nAccept-Encoding: identity\r\n"
+
+
+def _text(request: Request, address: Address, headers: Mapping[str, str]) -> bytes:
+    """The request as it goes out: the URL byte for byte as it was given, its authority in ``Host``."""
+    match = _TARGET.match(request.url)
+    if match is None or not request.method.isalpha():
         raise ForbiddenError(f"not a usable URL: {display_url(request.url)}")
-    return (
-        f"{request.method} {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {user_agent()}\r\n"
-        f"Accept-Encoding: identity\r\n{own}\r\n"
-    ).encode("ascii")
+    target = match[1]
+    if not target.startswith("/"):
+        target = f"/{target}"
+    own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
+    accept = "" if "Accept" in headers else "Accept: */*\r\n"
+    return f"{request.method} {target}{_host_lines(address)}{accept}{own}\r\n".encode("ascii")
