@@ -2,7 +2,8 @@
 """BLAKE3 over blocks, compiled: the Python face of core/.
 
 Every argument is checked here, with the GIL held; the C below trusts its caller. The GIL is dropped for inputs of GIL_BYTES
-and more. This module must not know what the bytes mean; its readable twin is pure.py, its promises are in blake3.pyi.
+and more, by root_of for more than ROOT_GIL_BYTES. This module must not know what the bytes mean; its readable twin is
+pure.py, its promises are in blake3.pyi.
 """
 import os
 from operator import index  # a float is no number of bytes, though C would take it
@@ -22,6 +23,10 @@ cdef object FILE_BYTES_MAX = (1 << 63) - 1  # off_t
 cdef object BLOCK_BYTES_MIN = BLAKE3_CHUNK_BYTES
 cdef object BLOCK_BYTES_MAX = 1 << 30
 cdef object KEY_BYTES = 32
+# Roots of small files are asked for on an event loop: this much takes 5 microseconds, and beside busy threads to hand the
+# GIL over costs more than that.
+cdef enum:
+    ROOT_GIL_BYTES = 64 << 10
 
 
 cdef size_t checked_block(object block) except 0:
@@ -84,7 +89,7 @@ def root_of(data, *, key=None):
     set_mode(&mode, key)
     take_bytes(data, &view)
     try:
-        if view.len < GIL_BYTES:
+        if view.len <= ROOT_GIL_BYTES:
             blake3_root(&mode, <const uint8_t *>view.buf, view.len, root)
         else:
             with nogil:

@@ -17,7 +17,7 @@ def link_files(source: int, names: Sequence[bytes], target: int, targets: Sequen
     anything. One errno for each, 0 where it was made; all are tried."""
 
 def look_for_files(folder: int, names: Sequence[bytes]) -> list[int]:
-    """lstat(2) each. One errno for each, 0 where something has the name."""
+    """lstat(2) each. The size of each plain file; ``-EINVAL`` for what is none, else minus errno."""
 
 def unlink_files(folder: int, names: Sequence[bytes]) -> list[int]:
     """unlink(2) each. One errno for each, 0 where it is gone; all are tried."""

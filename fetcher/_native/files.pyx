@@ -8,7 +8,7 @@ import os
 from operator import index
 
 from cpython.bytes cimport PyBytes_AsString
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from fetcher._native.arguments cimport PyBuffer_Release, take_bytes
@@ -20,7 +20,7 @@ cdef extern from "core/files_many.h" nogil:
     int files_write(int folder, const char *const *names, const file_content *contents, size_t count, unsigned int mode,
                     size_t *failed)
     void files_link(int source, const char *const *names, int target, const char *const *targets, size_t count, int *errors)
-    void files_look(int folder, const char *const *names, size_t count, int *errors)
+    void files_look(int folder, const char *const *names, size_t count, int64_t *sizes)
     void files_unlink(int folder, const char *const *names, size_t count, int *errors)
 
 
@@ -111,14 +111,23 @@ def link_files(source, names, target, targets):
 
 
 def look_for_files(folder, names):
-    return of_each(folder, names, False)
+    cdef int descriptor = index(folder)
+    cdef list listed = checked_names(names)
+    cdef size_t count = len(listed)
+    cdef const char **texts = NULL
+    cdef int64_t *sizes = NULL
+    try:
+        texts = pointers(listed)
+        sizes = <int64_t *>new_array(count, sizeof(int64_t))
+        with nogil:
+            files_look(descriptor, texts, count, sizes)
+        return [sizes[position] for position in range(count)]
+    finally:
+        free(sizes)
+        free(texts)
 
 
 def unlink_files(folder, names):
-    return of_each(folder, names, True)
-
-
-cdef list of_each(object folder, object names, bint unlinking):
     cdef int descriptor = index(folder)
     cdef list listed = checked_names(names)
     cdef size_t count = len(listed)
@@ -128,10 +137,7 @@ cdef list of_each(object folder, object names, bint unlinking):
         texts = pointers(listed)
         errors = <int *>new_array(count, sizeof(int))
         with nogil:
-            if unlinking:
-                files_unlink(descriptor, texts, count, errors)
-            else:
-                files_look(descriptor, texts, count, errors)
+            files_unlink(descriptor, texts, count, errors)
         return [errors[position] for position in range(count)]
     finally:
         free(errors)

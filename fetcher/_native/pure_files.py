@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,12 +52,20 @@ def link_files(source: int, names: Sequence[bytes], target: int, targets: Sequen
 
 def look_for_files(folder: int, names: Sequence[bytes]) -> list[int]:
     _check(names)
-    return [_error_of(partial(os.lstat, name, dir_fd=folder)) for name in names]
+    return [_size_of(folder, name) for name in names]
 
 
 def unlink_files(folder: int, names: Sequence[bytes]) -> list[int]:
     _check(names)
     return [_error_of(partial(os.unlink, name, dir_fd=folder)) for name in names]
+
+
+def _size_of(folder: int, name: bytes) -> int:
+    try:
+        status = os.lstat(name, dir_fd=folder)
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+    return status.st_size if stat.S_ISREG(status.st_mode) else -errno.EINVAL
 
 
 def _error_of(call: Callable[[], object]) -> int:

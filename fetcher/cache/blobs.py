@@ -25,30 +25,14 @@ class Blobs:
         self._index = index
         self._layout = layout
 
-    def get(self, root: str) -> Blob | None:
-        """The Blob of this name, if it is there."""
-        with self._index.read() as rows:
-            row = rows.execute("SELECT size FROM blobs WHERE root = ?", (root,)).fetchone()
-        return self.proven(root, row[0]) if row else None
-
-    def find(self, digest: Digest, size: int, *, principal: str | None) -> Blob | None:
-        """A Blob that has this sha256 and that this principal may have."""
-        if digest.algorithm != "sha256" or not digest.whole:
-            return None
-        root = self._linkable([(digest.hex, size)], principal).get((digest.hex, size))
-        return self.proven(root, size) if root is not None else None
-
-    def of_content(self, content: str, digest: Digest | None, size: int, *, principal: str | None) -> Blob | None:
-        """The Blob that a flight of this content has published; else one with the stated sha256.
-
-        A content id names its scope (everybody, or one principal), so a row under it is for whoever can form the id.
-        """
-        return self.of_contents([(content, digest, size)], principal=principal)[0]
-
     def of_contents(
         self, wanted: Sequence[tuple[str, Digest | None, int]], *, principal: str | None
     ) -> list[Blob | None]:
-        """The same for many ``(content id, stated digest, size)``, with few questions to the index."""
+        """For each ``(content id, stated digest, size)``, in their order, the Blob that a flight of this content has
+        published; else one with the stated sha256, computed by us, that this principal may have.
+
+        A content id names its scope (everybody, or one principal), so a row under it is for whoever can form the id.
+        """
         with self._index.read() as rows:
             published = select_many(
                 rows,

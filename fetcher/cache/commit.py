@@ -6,6 +6,7 @@ the Blob's name, directory durable, row. A crash leaves at worst files that no r
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,8 +43,6 @@ class Committer:
         self._clock = clock
         self._owner_id = owner_id
         self._blobs = blobs
-        self._prefixes: set[str] = set()
-        """Of Blobs' names: their directories were there once."""
 
     # --- one large content
 
@@ -276,17 +275,29 @@ class Committer:
     def _name_small(self, folder: int, blobs: int, made: Sequence[_Made]) -> None:
         """Give the bodies in ``folder`` their Blobs' names. No barrier for these: a row whose body a power cut took is
         recognised by ``Blobs.proven``."""
-        for digits in {blob.root[:2] for blob in made} - self._prefixes:
-            make_directory(self._layout.blobs / digits, self._layout.directory_mode, self._layout.group)
-            self._prefixes.add(digits)
-        for blob, error in zip(made, _link_small(folder, blobs, made), strict=True):
-            if error:  # it is there already, or can't be linked; or somebody has removed what we have made above
+        missing = self._link_small(folder, blobs, made, errno.ENOENT)
+        if missing:
+            for digits in {blob.root[:2] for blob in missing}:  # the first with these two digits
+                make_directory(f"{self._layout.blobs}/{digits}", self._layout.directory_mode, self._layout.group)
+            self._link_small(folder, blobs, missing, None)
+
+    def _link_small(self, folder: int, blobs: int, made: Sequence[_Made], later: int | None) -> list[_Made]:
+        """Link bodies to their Blobs' names, each for itself where that fails; returns those whose errno is ``later``,
+        for another try."""
+        names = [blob.body.rpartition("/")[2].encode() for blob in made]  # digits, as below
+        targets = [f"{blob.root[:2]}/{blob.root}".encode() for blob in made]
+        left: list[_Made] = []
+        for blob, error in zip(made, durable.link_files(folder, names, blobs, targets), strict=True):
+            if error and error == later:
+                left.append(blob)
+            elif error:  # it is there already, or can't be linked; or somebody has removed what we made just now
                 self._name(blob, b"")
+        return left
 
     def _keep_small(self, blobs: int, made: Sequence[_Made]) -> None:
         """See ``_keep_names``."""
-        errors = durable.look_for_files(blobs, [os.fsencode(self._layout.blob_name(blob.root)) for blob in made])
-        self._keep_names([blob for blob, error in zip(made, errors, strict=True) if error])
+        sizes = durable.look_for_files(blobs, [f"{blob.root[:2]}/{blob.root}".encode() for blob in made])
+        self._keep_names([blob for blob, size in zip(made, sizes, strict=True) if size < 0])
 
     # --- rows
 
@@ -333,12 +344,6 @@ class _Made:
         """Written name and final name of all that it consists of."""
         body = (self.body, self.place)
         return (body,) if self.tree is None else ((str(self.tree), str(layout.tree(self.root))), body)
-
-
-def _link_small(folder: int, blobs: int, made: Sequence[_Made]) -> list[int]:
-    """Link staged bodies to their Blobs' names; the errno of each."""
-    names = [os.fsencode(os.path.basename(blob.body)) for blob in made]
-    return durable.link_files(folder, names, blobs, [os.fsencode(f"{blob.root[:2]}/{blob.root}") for blob in made])
 
 
 def _root_in_order(descriptor: int, size: int) -> str:

@@ -141,7 +141,8 @@ def link_files(source: int, names: Sequence[bytes], target: int, targets: Sequen
 
 
 def look_for_files(folder: int, names: Sequence[bytes]) -> list[int]:
-    """Whether names of an open directory are taken: the errno of lstat(2) of each, 0 where one is."""
+    """What has these names in an open directory: the size of each plain file; ``-EINVAL`` for what is none, else minus
+    the errno of lstat(2)."""
     from fetcher._native import many_files
 
     return many_files.look_for_files(folder, names)

@@ -30,8 +30,8 @@ BUSY_TIMEOUT_S = 30.0
 NEEDED_BYTES = 64 << 10
 """With less free space SQLite can't grow the smallest of its files."""
 
-BULK_ROWS = 64
-"""Inserted with one statement. SQLite takes 999 placeholders at least; preparing it costs what some ten rows do."""
+BULK_PLACEHOLDERS = 999
+"""Of one statement that inserts: any SQLite takes so many."""
 BULK_VALUES = 512
 """Looked for with one statement."""
 
@@ -177,13 +177,13 @@ def insert_many(
 ) -> None:
     """``INSERT … INTO table (…) VALUES`` of many rows with few statements: sqlite3 gives the GIL away for each one, and
     beside a busy event loop it is long in coming back. ``then``: what follows the rows, as ``ON CONFLICT …``."""
-    whole = len(values) - len(values) % BULK_ROWS
-    if values:
-        row = f"({', '.join('?' * len(values[0]))})"
-        many = f"{into} VALUES {', '.join([row] * BULK_ROWS)} {then}"
-        for start in range(0, whole, BULK_ROWS):
-            rows.execute(many, [value for row_values in values[start : start + BULK_ROWS] for value in row_values])
-        rows.executemany(f"{into} VALUES {row} {then}", values[whole:])
+    if not values:
+        return
+    row = f"({', '.join('?' * len(values[0]))})"
+    at_once = BULK_PLACEHOLDERS // len(values[0])
+    for start in range(0, len(values), at_once):
+        part = values[start : start + at_once]
+        rows.execute(f"{into} VALUES {', '.join([row] * len(part))} {then}", [value for one in part for value in one])
 
 
 def select_many(

@@ -64,8 +64,8 @@ def content_id(
     A sha256 that an origin states names the content wherever it lies there; otherwise the URL (without query) and its
     strong validator do. Not at other origins: whoever states the sha256 of what others want, and sends something else,
     or at a crawl, would keep them waiting for his flight and fill their Partial. What has been *found* to have a sha256
-    is linked wherever it came from (``Blobs.find``). Private content has its principal in the name, so that strangers
-    never meet in one Partial.
+    is linked wherever it came from (``Blobs.of_contents``). Private content has its principal in the name, so that
+    strangers never meet in one Partial.
     """
     scope = ("private", principal or "") if private else ("public", "")
     if digest is not None and digest.algorithm == "sha256" and digest.whole:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NoReturn
 
 from fetcher.cache import durable
 from fetcher.cache.damage import Identity, identity_of
@@ -42,14 +42,17 @@ class StagedDirectory:
         """Folder names below the top with their descriptors; the top's name is empty."""
         self.to_sync: list[str] = []
         """What has to be made durable: folders, and bodies that had to be copied."""
-        self._bodies: set[tuple[str, Identity]] = set()
-        """Roots of Blobs, and the bodies that were linked, or copied."""
+        self._linked: list[tuple[str, str]] = []
+        """Roots of Blobs, and paths that their bodies have here, too."""
+        self._copied: set[tuple[str, Identity]] = set()
+        """Roots of Blobs, and the bodies that were copied."""
 
     def is_of_these_blobs(self) -> bool:
         """Whether what was linked and copied is what has the Blobs' names now."""
-        for root, body in self._bodies:
+        linked = ((root, identity_of(os.lstat(f"{self._path}/{path}"))) for root, path in self._linked)
+        for root, body in (*self._copied, *linked):
             try:
-                if identity_of(os.lstat(self._layout.blob(root))) != body:
+                if identity_of(os.lstat(self._layout.blob_place(root))) != body:
                     return False
             except (FileNotFoundError, NotADirectoryError):
                 return False
@@ -82,43 +85,44 @@ class StagedDirectory:
                 os.close(self._create(_name_of(entry), folder))
             else:
                 linked.append((entry, root))
+        names = [os.fsencode(_name_of(entry)) for entry, _ in linked]
         sources = [os.fsencode(self._layout.blob_name(root)) for _, root in linked]
-        errors = durable.link_files(blobs, sources, folder, [os.fsencode(_name_of(entry)) for entry, _ in linked])
+        errors = durable.link_files(blobs, sources, folder, names)
         for (entry, root), error in zip(linked, errors, strict=True):
-            if not self._check(entry, root, folder, error):
+            if not error:
+                self._linked.append((root, entry.path))
+            elif not self._copy(entry, root, folder, error):
                 gone.append(root)
+        if not gone:
+            for (entry, root), size in zip(linked, durable.look_for_files(folder, names), strict=True):
+                if size != entry.size:
+                    self._refuse(entry, root, size)
         return gone
 
-    def _check(self, entry: FileEntry, root: str, folder: int, error: int) -> bool:
-        """Whether a file that was linked, or could not be (``error``), is there in the end; False: its Blob is gone."""
-        name, blob = _name_of(entry), self._layout.blob_place(root)
-        copied: Identity | None = None
+    def _refuse(self, entry: FileEntry, root: str, size: int) -> NoReturn:
+        """What has the Blob's name is not what was put there."""
+        if size < 0 and size != -errno.EINVAL:
+            raise OSError(-size, os.strerror(-size), f"{self._path}/{entry.path}")
+        what = f"has {size} bytes" if size >= 0 else "is no plain file"
+        raise CacheError(
+            f"{self._layout.blob_place(root)} {what}, {entry.path} should have {entry.size} bytes",
+            hint="something outside of fetcher changed the cache; remove that file and run the command again",
+        )
+
+    def _copy(self, entry: FileEntry, root: str, folder: int, error: int) -> bool:
+        """A second body, where the first takes no more links or the file system has none (``error``). False: it is
+        gone."""
         if error == errno.ENOENT:
             return False
-        if error:
-            if error not in durable.NOT_LINKABLE:
-                raise OSError(error, os.strerror(error), blob)
-            copied = self._copy(blob, name, folder, entry)
-            if copied is None:
-                return False
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        self._bodies.add((root, copied or identity_of(status)))
-        if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
-            raise CacheError(
-                f"{blob} has {status.st_size} bytes, {entry.path} should have {entry.size}",
-                hint="something outside of fetcher changed the cache; remove that file and run the command again",
-            )
-        return True
-
-    def _copy(self, blob: str, name: str, folder: int, entry: FileEntry) -> Identity | None:
-        """A second body, where the first takes no more links or the file system has none. Says of which body; None: it
-        is gone."""
+        blob, name = self._layout.blob_place(root), _name_of(entry)
+        if error not in durable.NOT_LINKABLE:
+            raise OSError(error, os.strerror(error), blob)
         try:
             source = os.open(blob, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            return None
+            return False
         try:
-            copied = identity_of(os.fstat(source))
+            self._copied.add((root, identity_of(os.fstat(source))))
             self._draw(allocation.whole_units(entry.size))
             target = self._create(name, folder)
             try:
@@ -128,7 +132,7 @@ class StagedDirectory:
         finally:
             os.close(source)
         self.to_sync.append(f"{self._path}/{entry.path}")
-        return copied
+        return True
 
     def _create(self, name: str, folder: int) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,4 +1,4 @@
-"""The cache as one object: opens a directory, and hands each question to the room that answers it. No rule lives here.
+"""The cache as one object: hands each question to the room that answers it. No rule lives here.
 
 The upper half (looking up, leasing) is the hit path and imports only light rooms; what fetches, removes or hashes is
 imported when first needed. Safe to use from several threads, not across fork().
@@ -6,34 +6,24 @@ imported when first needed. Safe to use from several threads, not across fork().
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fetcher.cache import clock as clock_room
-from fetcher.cache import due, identity, opening, timekeeping
-from fetcher.cache.clock import Clock
-from fetcher.cache.index import Index
-from fetcher.cache.layout import Layout
-from fetcher.cache.leases import Leases
-from fetcher.cache.owners import Owner, Owners
+from fetcher.cache import due
+from fetcher.cache.opened import Opened
 from fetcher.cache.proofs import Proofs
-from fetcher.cache.records import Lease, Pin, Recovery, Snapshot, SnapshotFile
-from fetcher.cache.rooms import Rooms
-from fetcher.cache.snapshots import Snapshots
-from fetcher.config import Settings
-from fetcher.errors import InternalError
+from fetcher.cache.records import Lease, Pin, Snapshot, SnapshotFile
 
 if TYPE_CHECKING:
+    from fetcher.cache.blobs import Blobs
     from fetcher.cache.condemn import Condemning
+    from fetcher.cache.flights import Flights
     from fetcher.cache.hosts import Hosts
     from fetcher.cache.markets import Markets
     from fetcher.cache.partials import Partial
     from fetcher.cache.prune import PrunePlan
-    from fetcher.cache.records import Blob, FlightClaim, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
+    from fetcher.cache.records import Blob, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
     from fetcher.cache.reservation import Reservation
     from fetcher.cache.small_files import SmallStaging
     from fetcher.cache.staged import PublishedFile
@@ -42,113 +32,8 @@ if TYPE_CHECKING:
     from fetcher.plan.eviction import Choice
 
 
-class Cache:
+class Cache(Opened):
     """One cache directory, opened. Build it with ``Cache.open``."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        layout: Layout,
-        index: Index,
-        recovery: Recovery,
-        clock: Clock,
-        read_only: bool,
-    ) -> None:
-        self.settings = settings
-        self.layout = layout
-        self.index = index
-        self.recovery = recovery
-        """What was adopted, if this call had to make the index anew."""
-        self.read_only = read_only
-        self._clock = clock
-        self._ahead_s = clock() - clock.boot_s()
-        """How far the calendar was ahead of the boot's clock when we last looked."""
-        self._owners = Owners(
-            layout, lost_after_s=settings.owner_lost_after_s, clock=clock, locks_trusted=lambda: self.locks_trusted
-        )
-        self._leases = Leases(index, self._owners, clock)
-        self._snapshots = Snapshots(index, layout, clock, keep_from=settings.keep_from)
-        self._lock = threading.RLock()
-        self._rooms = Rooms(
-            settings,
-            layout,
-            index,
-            self._owners,
-            self._leases,
-            self._snapshots,
-            clock,
-            lambda: self.owner.id,
-            self._lock,
-        )
-        self._owner: Owner | None = None
-        self._principal_key: bytes | None = None
-        self._closed = False
-
-    @classmethod
-    def open(cls, settings: Settings, *, clock: Callable[[], float] = time.time, read_only: bool = False) -> Cache:
-        """Open, and create if need be. ``read_only`` creates and changes nothing; a missing cache is an empty one then.
-
-        Raises CacheError, with the cure, for anything that can't be used as it is.
-        """
-        layout, whole_clock = Layout(settings), clock_room.of(clock)
-        if read_only:
-            index, recovery = opening.to_look(layout, whole_clock)
-        else:
-            layout.prepare()
-            index, recovery = opening.to_write(layout, whole_clock)
-        return cls(settings, layout, index, recovery, whole_clock, read_only)
-
-    def close(self) -> None:
-        """Close Partials still open (they are kept for resume), drop our lock, close the index. May be called again."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            owner, room = self._owner, self._rooms.open_partials
-        # Whoever takes our lock takes our Partials by rename, and relies on it that nobody writes to them any more.
-        quiet = room is None or room.close()
-        if owner is not None and quiet:
-            owner.close(keep_file=room is not None and room.left_behind())
-        elif owner is not None:
-            owner.fall_silent()
-        self.index.close()
-
-    def __enter__(self) -> Cache:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @cached_property
-    def locks_trusted(self) -> bool:
-        """Whether a lock in the cache directory proves that its holder lives; otherwise heartbeats are all there is."""
-        return opening.locks_trusted(self.index, self.layout)
-
-    @property
-    def owner(self) -> Owner:
-        """Our life sign, made on first need."""
-        with self._lock:
-            if self._owner is None:
-                if self.read_only or self._closed:
-                    raise InternalError("a cache opened for looking, or closed, owns nothing")
-                self._owner = Owner(
-                    self.layout,
-                    heartbeat_s=self.settings.heartbeat_s,
-                    clock=self._clock,
-                    locks_trusted=self.locks_trusted,
-                )
-            return self._owner
-
-    @property
-    def principal_key(self) -> bytes:
-        """32 random bytes of this cache: principals are hashes keyed with them, useless anywhere else."""
-        if self._principal_key is None:
-            self._principal_key = identity.principal_key(self.layout.principal_key, create=not self.read_only)
-        return self._principal_key
-
-    def index_is_sound(self) -> bool:
-        """Look at all of the index; one that is damaged is made anew by whoever opens the cache next."""
-        return self.index.is_sound()
 
     # --- hit path
 
@@ -166,14 +51,6 @@ class Cache:
     def proofs(self) -> Proofs:
         """Who was seen to have access to what, a short time ago."""
         return Proofs(self.index, self._clock, lambda: self.principal_key)
-
-    def _settle(self) -> None:
-        """If the calendar was set while we were open, move the times of all rows with it: before anything is judged by
-        them, and before there are rows with new ones, which would be moved as well."""
-        ahead_s = self._clock() - self._clock.boot_s()
-        if abs(ahead_s - self._ahead_s) > timekeeping.JUMP_S and not self.read_only:
-            self._ahead_s = ahead_s
-            timekeeping.settle(self.index, self._clock)
 
     def touch(self, snapshot_id: str) -> None:
         """It was used just now. Best effort, written at most once a minute."""
@@ -265,27 +142,10 @@ class Cache:
 
     # --- planning
 
-    def blob(self, root: str) -> Blob | None:
-        """The Blob of this name, if it is there."""
-        return self._rooms.blobs.get(root)
-
-    def find_blob(self, digest: Digest, size: int, *, principal: str | None) -> Blob | None:
-        """A Blob with this sha256, computed by us, that this principal may have."""
-        return self._rooms.blobs.find(digest, size, principal=principal)
-
-    def content_blob(self, content_id: str, digest: Digest | None, size: int, *, principal: str | None) -> Blob | None:
-        """The Blob that a flight of this content has published, or one with the stated sha256 (as ``find_blob``)."""
-        return self._rooms.blobs.of_content(content_id, digest, size, principal=principal)
-
-    def content_blobs(
-        self, wanted: Sequence[tuple[str, Digest | None, int]], *, principal: str | None
-    ) -> list[Blob | None]:
-        """The same for many ``(content id, stated digest, size)``, in their order."""
-        return self._rooms.blobs.of_contents(wanted, principal=principal)
-
-    def blob_digests(self, root: str) -> tuple[Digest, ...]:
-        """What we computed over a Blob and found to be what an origin claimed."""
-        return self._rooms.blobs.digests(root)
+    @property
+    def blobs(self) -> Blobs:
+        """Which Blobs there are for whom."""
+        return self._rooms.blobs
 
     def space(self, *, candidates: bool = True) -> Space:
         """What is free, promised, and (with ``candidates``, which looks at every Snapshot) could be evicted."""
@@ -312,25 +172,10 @@ class Cache:
         """Which of these contents somebody fetches now who has reserved their space."""
         return self._rooms.flights_living(contents)
 
-    def flight_claim(self, content_id: str, size: int) -> FlightClaim:
-        """Try to become the one who fetches this content."""
-        return self._rooms.flights.claim([(content_id, size)])[0]
-
-    def flight_claim_many(self, contents: Sequence[tuple[str, int]]) -> list[FlightClaim]:
-        """The same for many ``(content id, size)``, in one transaction."""
-        return self._rooms.flights.claim(contents)
-
-    def flight_progress(self, content_id: str, bytes_proven: int) -> None:
-        self._rooms.flights.progress([(content_id, bytes_proven)])
-
-    def flight_progress_many(self, proven: Sequence[tuple[str, int]]) -> None:
-        self._rooms.flights.progress(proven)
-
-    def flight_release(self, content_id: str) -> None:
-        self._rooms.flights.release([content_id])
-
-    def flight_release_many(self, content_ids: Sequence[str]) -> None:
-        self._rooms.flights.release(content_ids)
+    @property
+    def flights(self) -> Flights:
+        """Who fetches which content now, with us as one of those who ask."""
+        return self._rooms.flights
 
     # --- bytes
 

@@ -47,7 +47,7 @@ class Flights:
                 del self._held[job.content_id]
 
     def _claim_rows(self, jobs: Sequence[FileJob]) -> None:
-        claims = self._cache.flight_claim_many([(job.content_id, job.size) for job in jobs])
+        claims = self._cache.flights.claim([(job.content_id, job.size) for job in jobs])
         ours: defaultdict[str | None, list[FileJob]] = defaultdict(list)
         for job, claim in zip(jobs, claims, strict=True):
             job.mine = claim.mine
@@ -57,7 +57,7 @@ class Flights:
                 ours[job.principal].append(job)
         for principal, members in ours.items():
             wanted = [(job.content_id, job.entry.digest, job.size) for job in members]
-            for job, blob in zip(members, self._cache.content_blobs(wanted, principal=principal), strict=True):
+            for job, blob in zip(members, self._cache.blobs.of_contents(wanted, principal=principal), strict=True):
                 job.blob = blob
                 if blob is not None:
                     found = compared(self._cache, job.entry, blob.root)
@@ -70,7 +70,7 @@ class Flights:
         try:
             if mine:
                 # The rows first: another run of ours that takes the flight meanwhile would lose its row with ours.
-                await self._workers.index(self._cache.flight_release_many, mine)
+                await self._workers.index(lambda: self._cache.flights.release(mine))
         finally:
             for job in held:
                 del self._held[job.content_id]
@@ -80,4 +80,4 @@ class Flights:
         """Tell the waiters of other processes how far our flights are."""
         rows = [(job.content_id, job.transfer.bytes_written) for job in jobs if job.mine]
         if rows:
-            await self._workers.index(self._cache.flight_progress_many, rows)
+            await self._workers.index(lambda: self._cache.flights.progress(rows))

@@ -214,7 +214,7 @@ def compared(cache: Cache, entry: FileEntry, root: str) -> Digest | None:
         return entry.digest
     # The validator says that it is the same content; which of its digests was looked at then, the Blob knows. Others
     # that it is known by may be another origin's word, except those that only an S3 gives, and with the body itself.
-    known = cache.blob_digests(root)
+    known = cache.blobs.digests(root)
     stated = [digest for digest in known if digest == entry.digest or digest in entry.guesses]
     with_body = [digest for digest in known if digest.algorithm in WITH_BODY]
     return max(stated or with_body, key=lambda digest: STRENGTH.index(digest.algorithm), default=None)

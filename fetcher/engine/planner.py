@@ -38,7 +38,7 @@ def plan_manifest(
         for entry in asked
     ]
     wanted_rows = [(content, entry.digest, entry.size) for content, entry in zip(contents, asked, strict=True)]
-    blobs = iter(zip(contents, cache.content_blobs(wanted_rows, principal=principal), strict=True))
+    blobs = iter(zip(contents, cache.blobs.of_contents(wanted_rows, principal=principal), strict=True))
     files: list[PlannedFile] = []
     for entry in manifest.files:
         if entry.size == 0:

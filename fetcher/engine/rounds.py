@@ -178,4 +178,6 @@ def _row(file: PlannedFile, jobs: dict[str, FileJob]) -> PublishedRow:
         job = jobs[file.content_id]
         assert job.blob is not None
         compared, root = (job.verified[0] if job.verified else None), job.blob.root
-    return replace(file.entry, digest=compared), root, compared.algorithm if compared else "size"
+    # No new entry where this one says it already, as mostly: of entries there may be very many.
+    entry = file.entry if compared is file.entry.digest else replace(file.entry, digest=compared)
+    return entry, root, compared.algorithm if compared else "size"

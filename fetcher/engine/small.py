@@ -40,12 +40,13 @@ as one of 1,000. What a kill can lose by it is what comes in this time."""
 
 def examine(job: FileJob, data: memoryview | bytes, kept: bytes = b"") -> SmallFile | None:
     """Hash a small file; None if it is not what the origin stated. ``kept``: its bytes, if it is to keep them."""
+    at_once = len(data) <= INLINE_BYTES_MAX
     if job.digest is not None:
-        if not hashing.matches(job.digest, data):
+        if not hashing.matches(job.digest, data, at_once=at_once):
             return None
         job.verified = (job.digest,)
     else:
-        job.verified = tuple(guess for guess in job.entry.guesses if hashing.matches(guess, data))[:1]
+        job.verified = tuple(guess for guess in job.entry.guesses if hashing.matches(guess, data, at_once=at_once))[:1]
     return SmallFile(
         content_id=job.content_id,
         data=kept,
@@ -91,15 +92,20 @@ class SmallCommitter:
         small = examine(job, data)
         if small is None:
             return None
-        with self._staging_lock:
-            if self._staging is None:
-                self._staging = self._cache.small_staging()
+        staging = self._stage()
         self._reservation.draw(len(data))
         try:
-            (name,) = self._staging.write([data])
+            (name,) = staging.write([data])
         finally:
             self._reservation.wrote(len(data))
         return replace(small, staged=name, staged_bytes=len(data))
+
+    def _stage(self) -> SmallStaging:
+        """In a worker: where all batches are written."""
+        with self._staging_lock:
+            if self._staging is None:
+                self._staging = self._cache.small_staging()
+            return self._staging
 
     async def close(self) -> None:
         """Remove what was written and not published; no other call may be under way."""
@@ -152,4 +158,4 @@ class SmallCommitter:
         """In a worker."""
         unwritten = sum(small.size for small in files if small.staged is None)
         self._draw(unwritten + sum(allocation.beside_bytes(small.size) for small in files))
-        return self._cache.commit_small(files, private=private, principal=principal, staging=self._staging)
+        return self._cache.commit_small(files, private=private, principal=principal, staging=self._stage())

@@ -6,6 +6,7 @@ and can neither leave it, nor collide with another name of the same Manifest.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -25,8 +26,18 @@ _DEVICES = frozenset(
 Namespaces). A share or a disk of such a system can't hold them; as a drive or a backslash they are another's syntax."""
 
 
+_PLAIN = re.compile(
+    r"(?:(?!(?:CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(?:[./]|\Z))[A-Z0-9_][A-Z0-9_.-]*/){0,15}"
+    r"(?!(?:CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(?:[./]|\Z))[A-Z0-9_][A-Z0-9_.-]*",
+    re.ASCII | re.IGNORECASE,
+)
+"""Paths that none of the rules below has to look at, if they are not longer than a name may be: nearly all."""
+
+
 def path_fault(path: str) -> str | None:
     """Why ``path`` is not a safe relative file path, or None."""
+    if len(path) <= NAME_BYTES_MAX and _PLAIN.fullmatch(path):
+        return None
     if not path:
         return "empty name"
     try:

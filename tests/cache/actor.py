@@ -14,6 +14,7 @@ from fetcher.cache import steps
 from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
 from fetcher.errors import FetcherError
+from tests.cache.asking import claimed
 from tests.cache.world import block_of, head_of, key_of, many_files_by_os, paint, publish, settings
 from tests.support import locks
 
@@ -50,7 +51,7 @@ def write_blocks(cache: Cache, size: str, shade: str, count: str) -> None:
     data = paint(int(size), int(shade))
     partial = cache.partial_open(head_of(data))
     adopted = len(partial.proven)
-    cache.flight_claim(partial.head.content_id, len(data))
+    claimed(cache, partial.head.content_id, len(data))
     for block in range(int(count)):
         partial.write_block(block, block_of(data, block))
     say(owner=cache.owner.id, adopted=adopted, path=str(partial.path))
@@ -61,7 +62,7 @@ def write_blocks(cache: Cache, size: str, shade: str, count: str) -> None:
 
 
 def claim(cache: Cache, content: str) -> None:
-    found = cache.flight_claim(content, 1)
+    found = claimed(cache, content, 1)
     say(owner=cache.owner.id, mine=found.mine, holder=found.owner_id)
     wait()
 
@@ -70,7 +71,7 @@ def race(cache: Cache, content: str) -> None:
     """Claim at a signal, so that two do it at the same time."""
     say(owner=cache.owner.id)
     wait()
-    found = cache.flight_claim(content, 1)
+    found = claimed(cache, content, 1)
     say(mine=found.mine, holder=found.owner_id)
     wait()
 

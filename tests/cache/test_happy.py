@@ -15,6 +15,7 @@ from fetcher.cache.tree_file import TreeFile
 from fetcher.errors import CacheError, ForbiddenError, InternalError
 from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry
+from tests.cache.asking import blob_of, blob_of_content
 from tests.cache.world import (
     MIB,
     Clock,
@@ -63,7 +64,7 @@ def test_files_are_links_to_blobs_and_empty_ones_are_made(cache: Cache) -> None:
         if file.root is None:
             assert (status.st_size, status.st_nlink) == (0, 1)
         else:
-            blob = cache.blob(file.root)
+            blob = blob_of(cache, file.root)
             assert blob is not None and os.path.samestat(blob.path.stat(), status)
             assert file.root == blake3.blake3(CONTENTS[file.path]).hexdigest()
 
@@ -186,7 +187,7 @@ def test_two_contents_of_one_batch_may_be_equal(cache: Cache) -> None:
     blobs = cache.commit_small(items, private=False, principal=None)
     assert len({blob.root for blob in blobs}) == 1
     for item in items:
-        assert cache.content_blob(item.content_id, None, 4, principal=None) == blobs[0]
+        assert blob_of_content(cache, item.content_id, None, 4, principal=None) == blobs[0]
 
 
 def test_a_large_batch_has_one_barrier(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

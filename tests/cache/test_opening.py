@@ -18,6 +18,7 @@ from fetcher.cache import mounts
 from fetcher.cache.schema import SCHEMA_VERSION
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError
+from tests.cache.asking import blob_with
 from tests.cache.world import (
     MIB,
     ROOT_OF_CHECKOUT,
@@ -242,9 +243,9 @@ def test_a_lost_index_is_made_anew(open_cache: Callable[..., Cache], clock: Cloc
     assert second.lookup(key_of("p"), "alice") is not None
     assert second.lookup(key_of("p"), "bob") is None
     data = CONTENTS["a/b/large"]
-    assert second.find_blob(sha256(data), len(data), principal=None) is not None
-    assert second.find_blob(sha256(b"secret"), 6, principal="bob") is None
-    assert second.find_blob(sha256(b"secret"), 6, principal="alice") is not None
+    assert blob_with(second, sha256(data), len(data), principal=None) is not None
+    assert blob_with(second, sha256(b"secret"), 6, principal="bob") is None
+    assert blob_with(second, sha256(b"secret"), 6, principal="alice") is not None
     assert_sound(second)
     second.remove([public.id, private.id])
     assert list(second.layout.blobs.glob("??/*")) == []

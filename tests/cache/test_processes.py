@@ -16,6 +16,7 @@ import pytest
 from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError, InternalError, LeaseError
+from tests.cache.asking import claimed
 from tests.cache.world import Clock, assert_sound, child, files_below, head_of, publish, settings, tell, told
 
 CONTENT = "c" * 64
@@ -76,38 +77,38 @@ def test_who_claims_between_our_look_and_our_transaction_has_it(
     real = one.index.write
 
     def late(**options: bool) -> object:
-        two.flight_claim(CONTENT, 1)
+        claimed(two, CONTENT, 1)
         return real(**options)
 
     monkeypatch.setattr(one.index, "write", late)
-    claim = one.flight_claim(CONTENT, 1)
+    claim = claimed(one, CONTENT, 1)
     assert (claim.mine, claim.owner_id) == (False, two.owner.id)
 
 
 def test_a_dead_owners_flight_is_taken_over(place: Path) -> None:
     with child("claim", place, CONTENT) as other, Cache.open(settings(place)) as cache:
         owner = told(other)["owner"]
-        waiting = cache.flight_claim(CONTENT, 1)
+        waiting = claimed(cache, CONTENT, 1)
         assert (waiting.mine, waiting.owner_id, waiting.owner_state) == (False, owner, "alive")
         other.kill()
         other.wait()
-        mine = cache.flight_claim(CONTENT, 1)
+        mine = claimed(cache, CONTENT, 1)
         assert (mine.mine, mine.owner_id, mine.previous_owner) == (True, cache.owner.id, owner)
-        again = cache.flight_claim(CONTENT, 1)
+        again = claimed(cache, CONTENT, 1)
         assert (again.mine, again.previous_owner) == (True, None)
 
 
 def test_progress_is_seen_and_release_frees(open_cache: Callable[..., Cache]) -> None:
     one, two = open_cache(), open_cache()
-    claims = one.flight_claim_many([(f"{number:064x}", 10) for number in range(3)])
+    claims = one.flights.claim([(f"{number:064x}", 10) for number in range(3)])
     assert all(claim.mine for claim in claims)
-    one.flight_progress_many([(f"{number:064x}", number) for number in range(3)])
-    two.flight_progress(f"{2:064x}", 99)  # not its flight
-    two.flight_release(f"{2:064x}")
-    seen = two.flight_claim_many([(f"{number:064x}", 10) for number in range(4)])
+    one.flights.progress([(f"{number:064x}", number) for number in range(3)])
+    two.flights.progress([(f"{2:064x}", 99)])  # not its flight
+    two.flights.release([f"{2:064x}"])
+    seen = two.flights.claim([(f"{number:064x}", 10) for number in range(4)])
     assert [(claim.mine, claim.bytes_proven) for claim in seen] == [(False, 0), (False, 1), (False, 2), (True, 0)]
-    one.flight_release_many([f"{number:064x}" for number in range(3)])
-    assert two.flight_claim(f"{1:064x}", 10).mine
+    one.flights.release([f"{number:064x}" for number in range(3)])
+    assert claimed(two, f"{1:064x}", 10).mine
 
 
 def test_a_process_lease_ends_with_its_process(place: Path) -> None:
@@ -270,7 +271,7 @@ def test_two_pid_namespaces(place: Path) -> None:
         process.kill()
         process.wait()
         await_state(cache, holder["owner"], "dead")
-        claim = cache.flight_claim(head.content_id, 7000)
+        claim = claimed(cache, head.content_id, 7000)
         assert (claim.mine, claim.previous_owner) == (True, holder["owner"])
 
 

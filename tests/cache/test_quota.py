@@ -19,6 +19,7 @@ from fetcher.cache.space import INDEX_ROOM_BYTES
 from fetcher.cache.store import Cache
 from fetcher.config import load
 from fetcher.errors import NoSpaceError, UsageError
+from tests.cache.asking import blob_of, blob_with
 from tests.cache.world import MIB, Clock, block_of, head_of, key_of, paint, publish, put_large, sha256, tree_on_disk
 
 QUOTA = 128 * MIB
@@ -163,7 +164,7 @@ def test_what_a_plan_holds_is_held_while_it_evicts(
 
     monkeypatch.setattr(space_room.Room, "_reserve_freed", after_another)
     reservation = limited.reserve(90 * MIB, evict=[old.id], hold=[blob.root])
-    assert limited.blob(blob.root) == blob
+    assert blob_of(limited, blob.root) == blob
     reservation.release()
 
 
@@ -207,18 +208,18 @@ def test_what_is_about_to_be_linked_is_no_garbage(limited: Cache, clock: Clock) 
     publish(limited, "m", {"weights": weights}, keep_for_s=10.0)
     expired = publish(limited, "other", {"f": paint(2 * MIB, 5)}, keep_for_s=10.0)
     clock.turn(11)
-    blob = limited.find_blob(sha256(weights), len(weights), principal=None)
+    blob = blob_with(limited, sha256(weights), len(weights), principal=None)
     assert blob is not None
     report = limited.gc(at_once=True, spare_roots=[blob.root])
     assert report.snapshots == (expired.id,)
-    assert limited.blob(blob.root) == blob and limited.lookup(key_of("m"), None) is not None
+    assert blob_of(limited, blob.root) == blob and limited.lookup(key_of("m"), None) is not None
     loose = put_large(limited, paint(2 * MIB, 9))
     limited.reserve(0).release()
     clock.turn(1)
     limited.gc(at_once=True, spare_roots=[loose.root])
-    assert limited.blob(loose.root) == loose
+    assert blob_of(limited, loose.root) == loose
     limited.gc(at_once=True)
-    assert limited.blob(loose.root) is None
+    assert blob_of(limited, loose.root) is None
 
 
 # --- without a quota, and a silly one --------------------------------------------------------------------------------

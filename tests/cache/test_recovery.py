@@ -17,6 +17,7 @@ from fetcher.cache.store import Cache
 from fetcher.cache.tree_file import TreeFile
 from fetcher.engine.verify import verify
 from fetcher.errors import CacheError, LeaseError, NoSpaceError
+from tests.cache.asking import blob_of, blob_of_content, blob_with
 from tests.cache.world import (
     MIB,
     Clock,
@@ -261,19 +262,19 @@ def test_a_body_whose_tree_proves_it_is_adopted_for_whom_it_was_fetched(
     if lost == "row":
         with cache.index.write(durable=True) as rows:
             rows.execute("DELETE FROM blobs")
-        assert cache.find_blob(sha256(BIG), len(BIG), principal=principal) is None
+        assert blob_with(cache, sha256(BIG), len(BIG), principal=principal) is None
         cache.gc()
         again = cache
     else:
         lose_index(cache)
         again = open_cache()
         assert again.recovery.blobs == 1
-    assert again.blob(blob.root) == blob
+    assert blob_of(again, blob.root) == blob
     content = head_of(BIG, private=principal is not None, principal=principal).content_id
-    assert again.content_blob(content, None, len(BIG), principal=principal) == blob
+    assert blob_of_content(again, content, None, len(BIG), principal=principal) == blob
     for asker in (None, "alice", "bob"):
         may = principal is None or asker == principal
-        assert (again.find_blob(sha256(BIG), len(BIG), principal=asker) is not None) == may
+        assert (blob_with(again, sha256(BIG), len(BIG), principal=asker) is not None) == may
 
 
 @pytest.mark.needs("native")
@@ -282,9 +283,9 @@ def test_a_crash_between_name_and_row_costs_no_download(place: Path, clock: Cloc
     with child("crash-at", place, "blob:names-durable") as process:
         assert process.wait() == 9
     with Cache.open(settings(place), clock=clock) as cache:
-        assert cache.find_blob(sha256(BIG), len(BIG), principal=None) is None
+        assert blob_with(cache, sha256(BIG), len(BIG), principal=None) is None
         cache.gc()
-        found = cache.find_blob(sha256(BIG), len(BIG), principal=None)
+        found = blob_with(cache, sha256(BIG), len(BIG), principal=None)
         assert found is not None and found.path.read_bytes() == BIG
         assert_sound(cache)
 
@@ -322,9 +323,9 @@ def test_what_does_not_prove_itself_is_swept(cache: Cache, open_cache: Open, clo
     spoil(cache.layout, blob.root, how)
     lose_index(cache)
     again = open_cache()
-    assert again.recovery.blobs == 0 and again.blob(blob.root) is None
+    assert again.recovery.blobs == 0 and blob_of(again, blob.root) is None
     again.gc()
-    assert again.blob(blob.root) is None and blob.path.exists(), "it has its grace: somebody may be about to name it"
+    assert blob_of(again, blob.root) is None and blob.path.exists(), "its grace: somebody may be about to name it"
     clock.turn(again.settings.gc_grace_s + 60)
     again.gc()
     assert [name for name in files_below(again) if not name.startswith("owners")] == []

@@ -20,6 +20,7 @@ from fetcher.cache import journal, takeover
 from fetcher.cache.records import PartialHead
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError, InternalError
+from tests.cache.asking import claimed
 from tests.cache.world import MIB, Clock, believed, block_of, child, head_of, paint, put_large, settings, tell, told
 
 SIZE = 5 * MIB + 9
@@ -265,7 +266,7 @@ def test_after_kill_9_the_blocks_are_adopted_by_rename(place: Path) -> None:
         writer.kill()
         writer.wait()
     with Cache.open(settings(place)) as cache:
-        claim = cache.flight_claim(head_of(data).content_id, SIZE)
+        claim = claimed(cache, head_of(data).content_id, SIZE)
         assert (claim.mine, claim.owner_state, claim.previous_owner) == (True, "dead", before["owner"])
         partial = cache.partial_open(head_of(data), previous_owner=claim.previous_owner)
         assert sorted(partial.proven) == believed([0, 1, 2, 3])
@@ -321,7 +322,7 @@ def test_a_living_writer_is_left_alone(place: Path) -> None:
     data = paint(SIZE, 7)
     with child("write", place, str(SIZE), "7", "4") as writer, Cache.open(settings(place)) as cache:
         path = Path(told(writer)["path"])
-        assert not cache.flight_claim(head_of(data).content_id, SIZE).mine
+        assert not claimed(cache, head_of(data).content_id, SIZE).mine
         partial = cache.partial_open(head_of(data))
         assert partial.proven == {}
         assert path.is_dir() and path != partial.path
@@ -337,7 +338,7 @@ def test_a_stopped_writer_is_copied_and_never_changes_a_blob(place: Path) -> Non
         before = told(writer)
         writer.send_signal(signal.SIGSTOP)
         deadline = time.monotonic() + 20
-        while not (claim := cache.flight_claim(head_of(data).content_id, SIZE)).mine:
+        while not (claim := claimed(cache, head_of(data).content_id, SIZE)).mine:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert (claim.owner_state, claim.previous_owner) == ("lost", before["owner"])

@@ -14,6 +14,7 @@ from fetcher.cache.snapshots import HANDED_OUT_S
 from fetcher.cache.space import Room
 from fetcher.cache.store import Cache
 from fetcher.errors import InternalError, LeaseError, NoSpaceError
+from tests.cache.asking import blob_of, blob_with, claimed
 from tests.cache.world import (
     MIB,
     Clock,
@@ -73,7 +74,7 @@ def test_what_mounted_a_condemned_snapshot_reads_on_and_who_asks_again_downloads
         os.close(descriptor)
     finally:
         os.close(mounted)
-    assert cache.find_blob(sha256(data), len(data), principal=None) is not None
+    assert blob_with(cache, sha256(data), len(data), principal=None) is not None
     again = publish(cache, "old", {"f": data})
     clock.turn(cache.settings.gc_grace_s + 1)
     assert cache.gc().blobs == 0
@@ -210,7 +211,7 @@ def test_an_unreferenced_blob_has_its_grace(cache: Cache, clock: Clock) -> None:
 def test_what_the_dead_held_is_free(open_cache: Callable[..., Cache], clock: Clock) -> None:
     one, two = open_cache(), open_cache()
     one.reserve(MIB)
-    one.flight_claim("c" * 64, 1)
+    claimed(one, "c" * 64, 1)
     put(one, paint(2 * MIB))
     assert two.space().reserved_bytes == MIB
     one.close()
@@ -453,7 +454,7 @@ def test_what_a_plan_links_survives_its_own_evictions(cache: Cache, clock: Clock
     root = next(file.root for file in cache.files(snapshot.id) if file.path == "f")
     assert root is not None
     reservation = cache.reserve(0, evict=[snapshot.id], hold=[root])
-    assert cache.snapshots() == [] and cache.blob(root) is not None
+    assert cache.snapshots() == [] and blob_of(cache, root) is not None
     again = cache.publish(new_snapshot("n", {}, clock()), [(entry("f", paint(2 * MIB)), root, "sha256")])
     assert tree_on_disk(again.path) == {"f": paint(2 * MIB)}
     reservation.release()

@@ -23,6 +23,7 @@ from fetcher.cache.store import Cache
 from fetcher.errors import LeaseError
 from fetcher.model.job import parse_job
 from fetcher.testing import Hub, Synthetic
+from tests.cache.asking import blob_of, blob_with
 from tests.cache.world import (
     MIB,
     ROOT_OF_CHECKOUT,
@@ -97,7 +98,7 @@ def link_again(cache: Cache, name: str, contents: Mapping[str, bytes] = CONTENTS
     for _ in range(3):
         files, held = [], []
         for path, data in sorted(contents.items()):
-            found = cache.find_blob(sha256(data), len(data), principal=None)
+            found = blob_with(cache, sha256(data), len(data), principal=None)
             if found is None:
                 found = put(cache, data)
             assert found is not None
@@ -120,7 +121,7 @@ def assert_kept(cache: Cache, snapshot: Snapshot, contents: Mapping[str, bytes] 
     assert tree_on_disk(snapshot.path) == dict(contents)
     for file in cache.files(snapshot.id):
         assert file.root is not None
-        assert cache.blob(file.root) is not None, f"{file.path} has lost its Blob"
+        assert blob_of(cache, file.root) is not None, f"{file.path} has lost its Blob"
     assert_sound(cache)
 
 

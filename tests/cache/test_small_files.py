@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from fetcher.cache import durable
-from fetcher.cache.index import BULK_ROWS, BULK_VALUES, insert_many, select_many
+from fetcher.cache.index import BULK_PLACEHOLDERS, BULK_VALUES, insert_many, select_many
 from fetcher.cache.records import SmallFile
 from fetcher.cache.small_files import SmallStaging
 from fetcher.cache.steps import listen
 from fetcher.cache.store import Cache
 from fetcher.hashing import root_of
+from tests.cache.asking import blob_of_content, blob_with
 from tests.cache.world import head_of, publish, sha256
 
 
@@ -51,7 +52,7 @@ def test_written_ahead_and_with_the_batch(cache: Cache) -> None:
     for data, blob in zip([*contents, b"five"], [*blobs, *more], strict=True):
         assert (blob.root, blob.size, blob.path.read_bytes()) == (root_of(data).hex(), len(data), data)
         assert stat.S_IMODE(blob.path.stat().st_mode) == 0o444
-        assert cache.find_blob(sha256(data), len(data), principal=None) == blob
+        assert blob_with(cache, sha256(data), len(data), principal=None) == blob
     assert leftovers(cache) == []
 
 
@@ -129,11 +130,12 @@ def test_a_disk_that_refuses_leaves_nothing(cache: Cache, monkeypatch: pytest.Mo
     with pytest.raises(NoSpaceError if error == errno.ENOSPC else CacheError):
         cache.commit_small([unwritten(b"one")], private=False, principal=None)
     assert leftovers(cache) == []
-    assert cache.content_blob(head_of(b"one").content_id, None, 3, principal=None) is None
+    assert blob_of_content(cache, head_of(b"one").content_id, None, 3, principal=None) is None
 
 
 # --- many rows at once -----------------------------------------------------------------------------------------------
 
+BULK_ROWS = BULK_PLACEHOLDERS // 2
 COUNTS = sorted({0, 1, BULK_ROWS - 1, BULK_ROWS, BULK_ROWS + 1, BULK_VALUES, BULK_VALUES + 1, 3 * BULK_VALUES})
 
 
@@ -167,8 +169,8 @@ def test_many_contents_are_found_as_one_by_one(cache: Cache) -> None:
     asked += [(f"{n:064x}", sha256(data), len(data)) for n, data in enumerate(public)]  # known by their digest alone
     asked += [(private_id, None, 6), ("e" * 64, sha256(secret), 6), ("f" * 64, None, 6), (asked[0][0], None, 99)]
     for principal in (None, "alice", "bob"):
-        single = [cache.content_blob(*one, principal=principal) for one in asked]
-        assert cache.content_blobs(asked, principal=principal) == single
+        single = [blob_of_content(cache, *one, principal=principal) for one in asked]
+        assert cache.blobs.of_contents(asked, principal=principal) == single
         assert single[3] is None and single[703] is None
         assert (single[-3] is not None) == (principal == "alice")
         assert sum(blob is not None for blob in single[:1400]) == 1398

@@ -11,6 +11,7 @@ from fetcher.cache.records import SmallFile
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError
 from fetcher.model.digest import Digest
+from tests.cache.asking import blob_of, blob_of_content, blob_with
 from tests.cache.world import MIB, head_of, key_of, paint, publish, put, sha256
 
 ALICE, BOB = "a" * 32, "b" * 32
@@ -41,19 +42,19 @@ def test_private_bytes_of_nobody_are_nobodys(cache: Cache) -> None:
     publish(cache, "m", {"f": b"secret"}, private=True, principal=None)
     for principal in (None, ALICE, ""):
         assert cache.lookup(key_of("m"), principal) is None
-        assert cache.find_blob(sha256(b"secret"), 6, principal=principal) is None
+        assert blob_with(cache, sha256(b"secret"), 6, principal=principal) is None
 
 
 @pytest.mark.parametrize("data", [b"small", paint(2 * MIB)], ids=["small", "large"])
 def test_a_private_blob_is_found_by_who_fetched_it(cache: Cache, data: bytes) -> None:
     blob = put(cache, data, private=True, principal=ALICE)
     digest = sha256(data)
-    assert cache.find_blob(digest, len(data), principal=ALICE) == blob
-    assert cache.find_blob(digest, len(data), principal=BOB) is None
-    assert cache.find_blob(digest, len(data), principal=None) is None
+    assert blob_with(cache, digest, len(data), principal=ALICE) == blob
+    assert blob_with(cache, digest, len(data), principal=BOB) is None
+    assert blob_with(cache, digest, len(data), principal=None) is None
     put(cache, data)  # now it was fetched in public, too
     for principal in (None, ALICE, BOB):
-        assert cache.find_blob(digest, len(data), principal=principal) == blob
+        assert blob_with(cache, digest, len(data), principal=principal) == blob
 
 
 def test_only_a_sha256_that_we_computed_finds_a_blob(cache: Cache) -> None:
@@ -62,10 +63,10 @@ def test_only_a_sha256_that_we_computed_finds_a_blob(cache: Cache) -> None:
     md5 = Digest("md5", hashlib.md5(data).hexdigest())
     cache.commit_small([SmallFile("0" * 64, data, (git, md5), "git-sha1")], private=False, principal=None)
     for digest in (git, md5, sha256(data)):  # nobody computed the sha256
-        assert cache.find_blob(digest, len(data), principal=None) is None
+        assert blob_with(cache, digest, len(data), principal=None) is None
     put(cache, data)
-    assert cache.find_blob(sha256(data), len(data), principal=None) is not None
-    assert cache.find_blob(sha256(data), len(data) + 1, principal=None) is None
+    assert blob_with(cache, sha256(data), len(data), principal=None) is not None
+    assert blob_with(cache, sha256(data), len(data) + 1, principal=None) is None
 
 
 def test_a_content_is_found_by_its_own_id(cache: Cache) -> None:
@@ -73,9 +74,9 @@ def test_a_content_is_found_by_its_own_id(cache: Cache) -> None:
     blob = put(cache, data, private=True, principal=ALICE)
     hers = head_of(data, private=True, principal=ALICE).content_id
     his = head_of(data, private=True, principal=BOB).content_id
-    assert cache.content_blob(hers, None, len(data), principal=ALICE) == blob
-    assert cache.content_blob(his, sha256(data), len(data), principal=BOB) is None
-    assert cache.content_blob(hers, None, len(data) + 1, principal=ALICE) is None
+    assert blob_of_content(cache, hers, None, len(data), principal=ALICE) == blob
+    assert blob_of_content(cache, his, sha256(data), len(data), principal=BOB) is None
+    assert blob_of_content(cache, hers, None, len(data) + 1, principal=ALICE) is None
 
 
 def test_a_blob_that_is_gone_or_cut_is_not_found(cache: Cache) -> None:
@@ -83,11 +84,11 @@ def test_a_blob_that_is_gone_or_cut_is_not_found(cache: Cache) -> None:
     blob = put(cache, data)
     assert blob is not None
     os.truncate(blob.path, 5)
-    assert cache.find_blob(sha256(data), len(data), principal=None) is None
+    assert blob_with(cache, sha256(data), len(data), principal=None) is None
     blob.path.unlink()
-    assert cache.blob(blob.root) is None
+    assert blob_of(cache, blob.root) is None
     assert put(cache, data) == blob
-    assert cache.blob(blob.root) == blob
+    assert blob_of(cache, blob.root) == blob
 
 
 def test_the_principal_key(cache: Cache) -> None:

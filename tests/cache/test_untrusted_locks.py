@@ -23,6 +23,7 @@ from fetcher.cache.store import Cache
 from fetcher.errors import CacheError, LeaseError
 from fetcher.testing import Hub, Synthetic
 from fetcher.testing.faults import OnRequest
+from tests.cache.asking import claimed
 from tests.cache.test_processes import await_state
 from tests.cache.world import Clock, believed, block_of, child, head_of, paint, publish, put_large, settings, told
 from tests.e2e.support import RESUMES, Child, Gate, Told, held_by, kept_blocks, patient, tree_of, wait_until
@@ -130,7 +131,7 @@ def test_a_living_owner_is_never_touched(open_void: Open, place: Path) -> None:
         fact = told(other)
         cache.gc()
         assert cache._owners.state(fact["owner"]) == "alive"
-        claim = cache.flight_claim(head_of(paint(SIZE, 2)).content_id, SIZE)
+        claim = claimed(cache, head_of(paint(SIZE, 2)).content_id, SIZE)
         assert (claim.mine, claim.owner_state) == (False, "alive")
         with cache._owners.holding(fact["owner"]) as held:
             assert not held
@@ -163,7 +164,7 @@ def test_a_silent_owner_is_lost_and_copied(open_void: Open, place: Path, number:
         await_state(cache, fact["owner"], "lost")
         with cache._owners.holding(fact["owner"]) as held:
             assert not held, "nothing is proven by this lock"
-        claim = cache.flight_claim(head_of(DATA).content_id, SIZE)
+        claim = claimed(cache, head_of(DATA).content_id, SIZE)
         assert (claim.mine, claim.previous_owner, claim.owner_state) == (True, fact["owner"], "lost")
         partial = cache.partial_open(head_of(DATA), previous_owner=claim.previous_owner)
         assert sorted(partial.proven) == believed([0, 1, 2])

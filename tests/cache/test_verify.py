@@ -25,6 +25,7 @@ from fetcher.cache.tree_file import TreeFile
 from fetcher.engine import verify as engine
 from fetcher.errors import InterruptedByUser, LeaseError
 from fetcher.model.events import Event, Progress
+from tests.cache.asking import blob_of, blob_of_content
 from tests.cache.world import (
     MIB,
     Clock,
@@ -183,12 +184,12 @@ def test_a_flipped_bit_is_found_and_named(
     assert hidden(cache) == [snapshot.id] and snapshot.path.exists(), "its sound files stay referenced"
     assert not cache.layout.sidecar(snapshot.id).exists(), "no index made anew adopts it"
     assert cache.lookup(key_of("m"), None) is None
-    assert cache.blob(root) is None and not cache.layout.tree(root).exists()
+    assert blob_of(cache, root) is None and not cache.layout.tree(root).exists()
     head = head_of(CONTENTS[path])
-    assert cache.content_blob(head.content_id, None, head.size, principal=None) is None
+    assert blob_of_content(cache, head.content_id, None, head.size, principal=None) is None
     assert cache.get_snapshot(other.id) == other
     for name, data in CONTENTS.items():
-        assert not data or (cache.blob(root_of(data)) is None) == (name == path)
+        assert not data or (blob_of(cache, root_of(data)) is None) == (name == path)
     again = verify(cache)
     assert again.sound and again.hidden == 1
     assert [name for name in files_below(cache) if "/." in name] == []
@@ -234,7 +235,7 @@ def test_a_blob_in_no_snapshot(cache: Cache) -> None:
     flip(blob.path, 2 * MIB)
     damage = only(verify(cache))
     assert (damage.files, damage.action, damage.blocks) == ((), "removed", blocks_or_none(2))
-    assert cache.blob(blob.root) is None
+    assert blob_of(cache, blob.root) is None
 
 
 def test_a_hundred_small_ones(cache: Cache) -> None:
@@ -302,7 +303,7 @@ def test_a_damaged_tree_of_a_damaged_body(
     assert (damage.reason, damage.path, damage.action) == ("content", cache.layout.blob(root), "removed")
     assert damage.blocks == ((4,) if trusted and hashing.HAS_TREE else None)
     assert "chaining values" in damage.message
-    assert cache.blob(root) is None and not cache.layout.tree(root).exists()
+    assert blob_of(cache, root) is None and not cache.layout.tree(root).exists()
 
 
 def test_a_tree_of_another_file(cache: Cache, snapshot: Snapshot) -> None:
@@ -349,7 +350,7 @@ def test_another_size(cache: Cache, snapshot: Snapshot, path: str, edit: str) ->
     damage = only(verify(cache))
     assert (damage.reason, damage.action, damage.size) == ("size", "removed", size)
     assert f"should have {size}" in damage.message
-    assert served(cache) == [] and cache.blob(root_of(CONTENTS[path])) is None
+    assert served(cache) == [] and blob_of(cache, root_of(CONTENTS[path])) is None
 
 
 _SNAPSHOT_EDITS: Sequence[tuple[str, Callable[[Path], object], str, str]] = [
@@ -400,7 +401,7 @@ def test_a_snapshot_that_is_not_what_it_was(
     assert damage.action == "removed"
     assert served(cache) == []
     for data in CONTENTS.values():
-        assert not data or cache.blob(root_of(data)) is not None, "the Blobs are right, and stay"
+        assert not data or blob_of(cache, root_of(data)) is not None, "the Blobs are right, and stay"
     assert verify(cache).sound
     assert tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS
 
@@ -473,7 +474,7 @@ def test_a_damaged_second_body(cache: Cache, no_links: Snapshot, path: str, posi
     assert (damage.reason, damage.path) == ("content", no_links.path / path)
     assert damage.blocks == ((0,) if len(CONTENTS[path]) <= MIB else blocks_or_none(position // MIB))
     assert served(cache) == []
-    assert cache.blob(root_of(CONTENTS[path])) is not None, "the Blob is right, and stays"
+    assert blob_of(cache, root_of(CONTENTS[path])) is not None, "the Blob is right, and stays"
     assert tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS
 
 
@@ -506,7 +507,7 @@ def test_a_block_that_can_not_be_read_does_not_end_the_scan(
     damage = only(verify(cache))
     assert (damage.reason, damage.blocks, damage.action) == ("unreadable", (2, 5), "removed")
     assert "the disk gives an error: 2-3 MiB; other bytes than were verified: 5-6 MiB" in damage.message
-    assert cache.blob(root_of(CONTENTS["big"])) is None
+    assert blob_of(cache, root_of(CONTENTS["big"])) is None
 
 
 @pytest.mark.parametrize(("path", "block"), [("small", 0), ("big", 4)])
@@ -568,7 +569,7 @@ def test_what_a_lease_holds_stays_for_its_job_and_for_nobody_else(
         cache.lease_timed([snapshot.id], 60)
     with pytest.raises(GoneError):
         cache.copy_stage(snapshot.id)
-    assert cache.blob(root_of(CONTENTS["big"])) is None
+    assert blob_of(cache, root_of(CONTENTS["big"])) is None
     assert [lease.id] == [known.id for known in cache.leases()], "the refused one left nothing"
     # It is still shown, and found again.
     (shown,) = cache.snapshots()
@@ -645,7 +646,7 @@ def test_a_pin_survives_and_keeps_the_next_one(cache: Cache, snapshot: Snapshot,
     clock.turn(1000 * 86_400)
     assert cache.gc().snapshots == ()
     for name, data in CONTENTS.items():
-        assert not data or (cache.blob(root_of(data)) is None) == (name == "big"), "what is sound is still pinned"
+        assert not data or (blob_of(cache, root_of(data)) is None) == (name == "big"), "what is sound is still pinned"
     with pytest.raises(LeaseError, match="pinned"):
         cache.remove([snapshot.id])
     fresh = publish(cache, "m", CONTENTS)
@@ -663,7 +664,7 @@ def test_a_pin_keeps_sound_files_of_a_directory_that_is_gone(
     clock.turn(1000 * 86_400)
     for _ in range(2):
         cache.gc()
-    assert cache.blob(root_of(CONTENTS["big"])) is not None
+    assert blob_of(cache, root_of(CONTENTS["big"])) is not None
 
 
 def test_one_that_is_damaged_again_and_again(cache: Cache, snapshot: Snapshot) -> None:
@@ -700,7 +701,7 @@ def test_an_older_revision_does_not_take_the_place_of_a_damaged_one(
     verify(cache)
     clock.turn(1000 * 86_400)
     assert cache.gc().snapshots == (), "both are the newest of their kind"
-    assert cache.blob(root_of(CONTENTS["big"])) is not None
+    assert blob_of(cache, root_of(CONTENTS["big"])) is not None
 
 
 def test_what_is_damaged_keeps_its_sound_files_for_the_next_fetch(
@@ -711,10 +712,10 @@ def test_what_is_damaged_keeps_its_sound_files_for_the_next_fetch(
     verify(cache)
     clock.turn(cache.settings.gc_grace_s - 60)
     cache.gc()
-    assert cache.blob(root_of(CONTENTS["nested/two"])) is not None
+    assert blob_of(cache, root_of(CONTENTS["nested/two"])) is not None
     clock.turn(120)
     collect_twice(cache, clock)
-    assert cache.blob(root_of(CONTENTS["nested/two"])) is None and cache.snapshots() == []
+    assert blob_of(cache, root_of(CONTENTS["nested/two"])) is None and cache.snapshots() == []
 
 
 def test_what_a_living_owner_holds_is_not_spared(open_cache: Callable[..., Cache], cache: Cache) -> None:
@@ -852,7 +853,7 @@ def test_a_blob_whose_name_a_sound_body_took_stays(
     _after_the_scan(monkeypatch, cache, lambda: put_large(cache, CONTENTS["big"]))
     damage = only(verify(cache))
     assert [file.path for file in damage.files] == ["big"] and damage.action == "removed"
-    blob = cache.blob(root_of(CONTENTS["big"]))
+    blob = blob_of(cache, root_of(CONTENTS["big"]))
     assert blob is not None and blob.path.read_bytes() == CONTENTS["big"]
     assert verify(cache).sound
 

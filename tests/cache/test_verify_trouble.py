@@ -26,6 +26,7 @@ from fetcher.cache.store import Cache
 from fetcher.cache.survey import UNREADABLE_MAX
 from fetcher.engine import verify as engine
 from fetcher.errors import CacheError, FetcherError, NoSpaceError
+from tests.cache.asking import blob_of
 from tests.cache.test_verify import (
     CONTENTS,
     _after_the_scan,
@@ -358,7 +359,7 @@ def test_what_others_had_found_when_one_thread_failed_is_told(cache: Cache, monk
     with pytest.raises(CacheError, match="no descriptors"):
         verify(cache, on_damage=told.append)
     assert [damage.path for damage in told] == [cache.layout.blob(root_of(b"second one"))]
-    assert cache.blob(root_of(b"second one")) is None
+    assert blob_of(cache, root_of(b"second one")) is None
 
 
 # --- a disk that fails once, or altogether
@@ -732,7 +733,7 @@ def test_a_crash_before_the_commit(
     reasons = {damage.reason for damage in verify(cache).damage}
     assert reasons == {"sidecar", "missing"}, "the Blob had lost its name"
     assert served(cache) == [] and hidden(cache) == [snapshot.id]
-    assert cache.blob(root_of(CONTENTS["nested/two"])) is not None
+    assert blob_of(cache, root_of(CONTENTS["nested/two"])) is not None
     assert tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS
     cache.gc()
     assert verify(cache).sound is not leased

@@ -16,7 +16,12 @@ from fetcher.cache.layout import fields_digest
 from fetcher.cache.store import Cache
 from fetcher.engine import loop, small
 from fetcher.engine.jobs import FileJob
-from fetcher.engine.small import HELD_BYTES_MAX, HELD_FILES_MAX, INLINE_BYTES_MAX, SmallCommitter
+from fetcher.engine.small import (
+    HELD_BYTES_MAX,
+    HELD_FILES_MAX,
+    INLINE_BYTES_MAX,
+    SmallCommitter,
+)
 from fetcher.engine.workers import Workers
 from fetcher.hashing import root_of
 from fetcher.model.digest import Digest
@@ -170,6 +175,23 @@ def test_a_batch_that_is_large_enough_goes(
             await committer.add(job_of(data), found)
             await asyncio.sleep(0)
         assert len(await waiting) == count
+
+    with_committer(cache, workers, use, lambda _: True)
+
+
+def test_all_batches_of_a_run_are_written_in_one_directory(cache: Cache, workers: Workers, tmp_path: Path) -> None:
+    partials = tmp_path / "cache/partials-v1"
+
+    async def use(committer: SmallCommitter, _: FakeReservation) -> None:
+        for data in (b"one", b"two"):
+            job = job_of(data)
+            found = await committer.examine(job, memoryview(data))
+            assert found is not None
+            await committer.commit([(job, found)])
+            assert job.blob is not None and job.blob.path.read_bytes() == data
+            assert len(list(partials.iterdir())) == 1
+        await committer.close()
+        assert list(partials.iterdir()) == []
 
     with_committer(cache, workers, use, lambda _: True)
 

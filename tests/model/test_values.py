@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,6 +148,18 @@ def test_a_safe_path_never_leaves_its_directory(path: str) -> None:
 
     if path_fault(path) is None:
         assert posixpath.normpath(f"/cache/{path}") == f"/cache/{path}"
+
+
+def test_the_short_cut_for_plain_paths_says_what_the_rules_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = random.Random(7)
+    characters = "abcCONcomLPT19/.._-- $\\:\u0131\u017f\u212a\n"
+    words = ["con", "CON.txt", "com1", "lpt0", "aux", "nul", "a", "..", ".", "", ".a", "a.", "x" * 254, "x" * 256]
+    paths = ["".join(dice.choice([*characters, *words]) for _ in range(dice.randrange(8))) for _ in range(30_000)]
+    paths += ["/".join(dice.choice(words) for _ in range(dice.randrange(70))) for _ in range(3_000)]
+    told = [path_fault(path) for path in paths]
+    monkeypatch.setattr("fetcher.model.paths._PLAIN", re.compile(r"(?!)"))
+    assert told == [path_fault(path) for path in paths]
+    assert told.count(None) > 1_000
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from fetcher import hashing
 from fetcher.errors import InternalError
+from fetcher.hashing import in_order
 from fetcher.hashing.crc import BlockCrcs, RunningCrc
 from fetcher.hashing.in_order import InOrderDigest
 from fetcher.model.digest import HEX_DIGITS, STRENGTH, Digest, weakest
@@ -32,6 +33,37 @@ KNOWN = {
     "sha256": "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",
 }
 """Of ``123456789``: the check values of the catalogue of CRCs and of NVM Express; the others are coreutils'."""
+
+
+@pytest.mark.parametrize("algorithm", HEX_DIGITS)
+@pytest.mark.parametrize("size", [0, 1, 2046, 2047, 2048, 4094, 4095, 4096, 1 << 16])
+def test_a_digest_taken_in_pieces_is_the_same(algorithm: str, size: int) -> None:
+    data = paint(size)
+    claim = Digest(algorithm, hashing.digest_bytes(algorithm, data))
+    assert hashing.matches(claim, data, at_once=True)
+    other = bytearray(data or b"0")
+    other[-1] ^= 1
+    assert not hashing.matches(claim, other, at_once=True)
+    parts = Digest(algorithm, "0" * HEX_DIGITS[algorithm], 1000)
+    assert hashing.matches(parts, data, at_once=True) == hashing.matches(parts, data)
+
+
+def test_no_piece_is_large_enough_to_hand_the_interpreter_over() -> None:
+    class Seen:
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        def update(self, data: memoryview) -> None:
+            self.sizes.append(data.nbytes)
+
+        def hexdigest(self) -> str:
+            return "0" * 64
+
+    seen = Seen()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(in_order._NEW, "sha256", lambda size: seen)
+        assert hashing.matches(Digest("sha256", "0" * 64), bytes(10_000), at_once=True)
+    assert sum(seen.sizes) == 10_000 and max(seen.sizes) < 2048, "hashlib's HASHLIB_GIL_MINSIZE"
 
 
 @pytest.mark.parametrize("algorithm", KNOWN)

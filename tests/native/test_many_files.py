@@ -116,11 +116,19 @@ def test_what_can_be_unlinked_is(twin: Any, folder: int, tmp_path: Path) -> None
 
 
 def test_what_has_a_name_is_seen(twin: Any, folder: int, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+    (tmp_path / "file").write_bytes(b"four")
+    (tmp_path / "empty").touch()
     (tmp_path / "folder").mkdir()
-    (tmp_path / "dangling").symlink_to("nowhere")
-    names = [b"file", b"missing", b"folder", b"dangling", b"file/below"]
-    assert twin.look_for_files(folder, names) == [0, errno.ENOENT, 0, 0, errno.ENOTDIR]
+    (tmp_path / "symlink").symlink_to("file")
+    names = [b"file", b"missing", b"folder", b"symlink", b"file/below", b"empty"]
+    none, no_file = -errno.ENOENT, -errno.EINVAL
+    assert twin.look_for_files(folder, names) == [4, none, no_file, no_file, -errno.ENOTDIR, 0]
+
+
+def test_a_size_beyond_four_gib_is_told(twin: Any, folder: int, tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate((5 << 30) + 1)
+    assert twin.look_for_files(folder, [b"large"]) == [(5 << 30) + 1]
 
 
 def test_none_at_all(twin: Any, folder: int) -> None:

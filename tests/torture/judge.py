@@ -25,6 +25,7 @@ from fetcher.client import Fetcher
 from fetcher.config import Settings
 from fetcher.errors import FetcherError
 from fetcher.testing import Hub
+from tests.cache.asking import blob_of, blob_of_content
 from tests.torture import world
 
 MIB = 1 << 20
@@ -220,7 +221,7 @@ class Judge:
             roots = [root for (root,) in rows.execute("SELECT root FROM blobs")]
         held = set()
         for root in roots:
-            blob = cache.blob(root)
+            blob = blob_of(cache, root)
             if blob is None:
                 continue  # a row that counts for nothing
             data = blob.path.read_bytes()
@@ -231,7 +232,7 @@ class Judge:
                 continue
             sha256 = hashlib.sha256(data).hexdigest()
             held.add(sha256)
-            for digest in cache.blob_digests(root):
+            for digest in cache.blobs.digests(root):
                 if digest.algorithm == "sha256" and digest.hex != sha256:
                     verdict.faults.append(f"Blob {root} is said to have {digest}")
             if len(data) > hashing.BLOCK_BYTES:
@@ -280,7 +281,7 @@ class Judge:
         kept, sizes = resumable(cache.layout)
         for content, (size, bytes_proven) in proven.items():
             verdict.proven_bytes += bytes_proven
-            if cache.content_blob(content, None, size, principal=None) is None:
+            if blob_of_content(cache, content, None, size, principal=None) is None:
                 verdict.lost_bytes += max(0, bytes_proven - kept.get(content, 0))
         # A block that is at its worker when all is full is written nevertheless: two per connection.
         allowed = self._processes * (self._settings.sync_bytes + 2 * self._connections * MIB)

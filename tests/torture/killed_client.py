@@ -17,6 +17,7 @@ from fetcher.cache import adoption, blobs, gc, prune, publish, recovery, space, 
 from fetcher.cache.store import Cache
 from fetcher.errors import FetcherError
 from tests.cache import world
+from tests.cache.asking import claimed
 
 
 def work(order: dict[str, Any], tell: Any) -> None:
@@ -41,7 +42,7 @@ def work(order: dict[str, Any], tell: Any) -> None:
             reservation.draw(order["bytes"])
             if order["partial_blocks"]:
                 data = next(data for data in contents.values() if len(data) > world.MIB)
-                cache.flight_claim(world.head_of(data).content_id, len(data))
+                claimed(cache, world.head_of(data).content_id, len(data))
                 partial = cache.partial_open(world.head_of(data))
                 for block in range(partial.block_count)[: order["partial_blocks"]]:
                     if block not in partial.proven:

@@ -59,10 +59,16 @@ void files_link(int source, const char *const *names, int target, const char *co
         errors[index] = linkat(source, names[index], target, targets[index], 0) ? errno : 0;
 }
 
-void files_look(int folder, const char *const *names, size_t count, int *errors) {
+static int64_t size_of_one(int folder, const char *name) {
     struct stat status;
+    if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW))
+        return -errno;
+    return S_ISREG(status.st_mode) ? status.st_size : -EINVAL;
+}
+
+void files_look(int folder, const char *const *names, size_t count, int64_t *sizes) {
     for (size_t index = 0; index < count; index++)
-        errors[index] = fstatat(folder, names[index], &status, AT_SYMLINK_NOFOLLOW) ? errno : 0;
+        sizes[index] = size_of_one(folder, names[index]);
 }
 
 void files_unlink(int folder, const char *const *names, size_t count, int *errors) {

@@ -21,8 +21,8 @@ int files_write(int folder, const char *const *names, const struct file_content 
  * anything. `errors[i]` is 0 or errno; one that fails does not keep the others from being made. */
 void files_link(int source, const char *const *names, int target, const char *const *targets, size_t count, int *errors);
 
-/* lstat(2) each; `errors[i]` is 0 where something has the name, else errno. */
-void files_look(int folder, const char *const *names, size_t count, int *errors);
+/* lstat(2) each; `sizes[i]` is the size of a plain file, -EINVAL for what is none, else minus errno. */
+void files_look(int folder, const char *const *names, size_t count, int64_t *sizes);
 
 /* unlink(2) each; `errors[i]` is 0 or errno. */
 void files_unlink(int folder, const char *const *names, size_t count, int *errors);
