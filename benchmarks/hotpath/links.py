@@ -84,6 +84,12 @@ def received_bytes(pid: int) -> int:
     return int(line.partition(":")[2].split()[0]) if line else 0
 
 
+def line_bytes(inside: tuple[str, ...]) -> int:
+    """What has come over the link so far into a namespace, that the command ``inside`` enters."""
+    command = [*inside, "cat", "/sys/class/net/link0/statistics/rx_bytes"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def _ip(*arguments: str) -> None:
     for again in (True, False):  # a namespace is busy for a moment when the last process in it has just ended
         done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)

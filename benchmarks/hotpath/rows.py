@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.hotpath import contents
+from benchmarks.hotpath import contents, links
 from benchmarks.hotpath.machine import Conditions, facts, run
 from benchmarks.hotpath.race import BIG, MIB, Options, Race, Row, room_in, touching
 from benchmarks.hotpath.refusals import link_refused, linked
@@ -98,6 +98,18 @@ def link_capped(options: Options) -> Iterator[Row]:
         work = replace(work, base=server.capped)
         entrants = ("fetcher", "aria2c -x16", "aria2c -x8", "curl")
         yield from Race("link-capped", options, "file", entrants, work, root, conditions, server).rows()
+
+
+def link_straggler(options: Options) -> Iterator[Row]:
+    """40 ms, 1 Gbit/s, one connection in five crawls: what asking twice gains, and what it costs the line."""
+    with linked(options) as (server, root, conditions, work):
+        work = replace(work, base=server.straggling)
+        entrants = ("fetcher", "fetcher, no hedges", "aria2c -x16")
+        before = links.line_bytes(conditions.inside)
+        for row in Race("link-straggler", options, "file", entrants, work, root, conditions, server).rows():
+            after = links.line_bytes(conditions.inside)
+            yield row | {"line_bytes": after - before}
+            before = after
 
 
 def _many_files(
@@ -211,6 +223,7 @@ ROWS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "https": https,
     "disk": disk,
     "link-capped": link_capped,
+    "link-straggler": link_straggler,
     "link-429": link_refused,
     "small": small,
     "medium": medium,

@@ -35,8 +35,12 @@ class Server(Protocol):
 
 
 PORTS = 10_000, 32_000
+LISTENERS = ("plain", "capped", "straggling", "switched", "tls", "hub")
 CAPPED = "20m"
 """Of one connection, a second, at the listener that caps: as object stores do."""
+
+STRAGGLING = "2m"
+"""Of one in five connections, a second, at the listener that lets some crawl: as one ailing machine of a store does."""
 
 _CONFIGURATION = """
 user root;
@@ -57,6 +61,7 @@ http {{
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
   map_hash_max_size 65536; map_hash_bucket_size 256;
+  map $connection $crawl {{ "~[05]$" {crawl}; default 0; }}
   {maps}
   server {{
     listen {host}:{plain} backlog=4096;
@@ -66,6 +71,11 @@ http {{
     listen {host}:{capped} backlog=4096;
     root {root};
     limit_rate {rate};
+  }}
+  server {{
+    listen {host}:{straggling} backlog=4096;
+    root {root};
+    limit_rate $crawl;
   }}
   server {{
     listen {host}:{switched} backlog=4096;
@@ -125,6 +135,10 @@ class Nginx:
         return self._origin("capped")
 
     @property
+    def straggling(self) -> str:
+        return self._origin("straggling")
+
+    @property
     def switched(self) -> str:
         return self._origin("switched")
 
@@ -174,7 +188,7 @@ def nginx(
     _make_certificate(directory)
     hubs = hubs or Hubs()
     for _ in range(TRIES):
-        ports = dict(zip(("plain", "capped", "switched", "tls", "hub"), _free_ports(5), strict=True))
+        ports = dict(zip(LISTENERS, _free_ports(len(LISTENERS)), strict=True))
         with _hub(hubs, root, f"http://{host}:{ports['plain']}") as known:
             maps, locations = _hub_parts(hubs, root, known)
             text = _CONFIGURATION.format(
@@ -182,6 +196,7 @@ def nginx(
                 root=root,
                 host=host,
                 rate=CAPPED,
+                crawl=STRAGGLING,
                 maps="\n".join(maps),
                 hub_locations="\n".join(locations) or "return 404;",
                 **ports,

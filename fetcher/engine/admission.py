@@ -140,11 +140,11 @@ class Admission:
         """The host answered 429 or 503."""
         self.host(origin).busy(self._clock(), retry_after_s=retry_after_s, dice=self._dice.random())
 
-    def answered(self, origin: str) -> None:
-        """The host began to send what was asked for. Raises the number allowed after refusals."""
+    def answered(self, origin: str, waited_s: float) -> None:
+        """The host began to send what was asked for so long before. Raises the number allowed after refusals."""
         window = self.host(origin)
         before = int(window.cap)
-        window.answered(self._clock())
+        window.answered(self._clock(), waited_s)
         if int(window.cap) > before:
             self.changed()
 

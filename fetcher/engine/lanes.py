@@ -13,15 +13,16 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from fetcher.engine.admission import Place
-from fetcher.engine.jobs import Active, FileJob, OriginChangedError, PartEnded
+from fetcher.engine.early_ends import ended_early, wrong_small
+from fetcher.engine.jobs import Active, FileJob, PartEnded
+from fetcher.engine.queues import SMALL_READY_MAX
 from fetcher.engine.receive import receive_part, receive_small
 from fetcher.engine.small import INLINE_BYTES_MAX
-from fetcher.errors import FetcherError, IntegrityError, RateLimitedError, TransportError
+from fetcher.errors import FetcherError, RateLimitedError
 from fetcher.model.ranges import ByteRange
 from fetcher.net.transport import Response
 from fetcher.plan.transfer import Event, Outcome, Part, State
 from fetcher.plan.watch import Pulse
-from fetcher.plan.window import DOUBLINGS_MAX
 
 if TYPE_CHECKING:
     from fetcher.engine.run import Run
@@ -31,10 +32,6 @@ Step = Coroutine[Any, Any, None]
 
 SMALL_LOOK_AHEAD = 8
 """Small files looked at for one whose host has a place."""
-SMALL_READY_MAX = 4096
-"""Small files ready to be asked for, where the hosts of the first ones want no request for …"""
-RESTS_S = 1.0
-"""… longer than this."""
 
 
 class Lanes:
@@ -98,7 +95,7 @@ class Lanes:
         step = self._pick_part([job for job in self._run.begun if not job.failures])
         if step is not None or self._run.sharing >= self._run.lanes_max:
             return step
-        following = self._run.next_to_begin()
+        following = self._run.queues.next_to_begin(self._run.begun)
         if following is not None:
             return self._named(following, self._run.begin)
         return self._pick_part(sorted((job for job in self._run.begun if job.failures), key=lambda job: job.failures))
@@ -147,24 +144,21 @@ class Lanes:
         return None
 
     def _pick_small(self) -> Step | None:
-        run = self._run
-        batch = run.next_small_to_claim()  # before the last one is taken: the lanes do not wait for the index
+        run, queues = self._run, self._run.queues
+        batch = queues.next_small_to_claim()  # before the last one is taken: the lanes do not wait for the index
         if batch:
             return run.claim(batch)
-        if (run.small or run.small_failed) and self._is_kept():
+        if (queues.small or queues.small_failed) and self._is_kept():
             return None
-        if (step := self._pick_small_of(run.small)) is not None:
+        if (step := self._pick_small_of(queues.small)) is not None:
             return step
-        if run.small and self._rests(run.small[0]):  # others' hosts may want a request
-            batch = run.next_small_to_claim(enough=SMALL_READY_MAX)
+        if queues.small and queues.rests(queues.small[0]):  # others' hosts may want a request
+            batch = queues.next_small_to_claim(enough=SMALL_READY_MAX)
             if batch:
                 return run.claim(batch)
-        return self._pick_small_of(run.small_failed)
-
-    def _rests(self, job: FileJob) -> bool:
-        """Whether no request for it is wanted for a while."""
-        not_before = max(job.not_before, self._tools.admission.host(job.source.host).not_before)
-        return max(not_before - self._tools.clock(), job.source.pause_s()) > RESTS_S
+        if not queues.small and queues.small_to_come:
+            return None  # what is being claimed meanwhile goes first
+        return self._pick_small_of(queues.small_failed)
 
     def _pick_small_of(self, queue: deque[FileJob]) -> Step | None:
         """The first of a queue whose host has a place."""
@@ -226,7 +220,7 @@ class Lanes:
             outcome = Outcome.COMPLETE
         except PartEnded as ended:
             outcome = ended.outcome
-            self._part_ended_early(job, ended, place.host)
+            ended_early(self._run, job, ended, place.host)
         finally:
             job.source.scouting = False
             job.transfer.end(part, outcome)
@@ -249,9 +243,9 @@ class Lanes:
                 job.entry = job.source.stated
             small = await self._run.committer.examine(job, data)
             if small is None:
-                self._wrong_small(job)
+                wrong_small(job)
         except PartEnded as ended:
-            self._part_ended_early(job, ended, place.host)
+            ended_early(self._run, job, ended, place.host)
         finally:
             if slab is not None:
                 self._tools.slabs.give_back((slab,))
@@ -259,24 +253,14 @@ class Lanes:
         if job.abandoned:
             await self._run.drop([job])  # it is under way no longer
         elif small is None:
-            (self._run.small_failed if job.failures else self._run.small).append(job)
+            self._run.queues.add_small(job)
             self._run.changed.set()
         else:
             self._run.observer.bytes_done += job.size
             self._run.progressed()
+            self._run.queues.small_came(job.resource)
             job.handed_over = True
             await self._run.committer.add(job, small)
-
-    def _wrong_small(self, job: FileJob) -> None:
-        job.transfer.wrong_digests += 1
-        job.source.forget()
-        job.failures += 1
-        if job.transfer.wrong_digests > job.transfer.RESTARTS_MAX:
-            raise IntegrityError(
-                f"{job.entry.path}: the origin twice sent bytes that are not {job.digest}",
-                hint="nothing of it was published; the origin's copy is damaged, or somebody changes it on the way",
-                resource=job.resource,
-            )
 
     @asynccontextmanager
     async def _request(
@@ -292,6 +276,7 @@ class Lanes:
         job.active.add(active)
         try:
             async with asyncio.timeout(None) as active.deadline:
+                asked_at = self._tools.clock()
                 # The watchdog times the silence of a part; the transport's own limit only backs it up.
                 response = await job.source.open(
                     self._tools.transport,
@@ -300,7 +285,7 @@ class Lanes:
                     fresh=fresh,
                     idle_timeout_s=4 * self._settings.part_idle_timeout_s,
                 )
-                self._tools.admission.answered(place.host)
+                self._tools.admission.answered(place.host, self._tools.clock() - asked_at)
                 yield response
                 await response.release()
         except TimeoutError:
@@ -316,55 +301,3 @@ class Lanes:
         if elapsed_s > 0 and active.part is not None:
             self._run.finished_rates.append(span.length / elapsed_s)
         self._tools.admission.served(place.host)
-
-    def _part_ended_early(self, job: FileJob, ended: PartEnded, host: str) -> None:
-        """Book an early end: who has to wait, what has to be looked up again."""
-        now = self._tools.clock()
-        outcome = ended.outcome
-        if job.one_stream and not job.small and job.transfer.bytes_written:
-            job.drop = outcome  # what another answer brings may be of another state
-        if outcome in (Outcome.COMPLETE, Outcome.SHED):
-            return  # located, but no place at that host; or given way: the part is simply taken up again
-        self._run.last_failure = ended
-        if outcome is Outcome.BUSY:
-            self._tools.admission.busy(host, ended.retry_after_s)
-            if ended.retry_after_s is not None and ended.retry_after_s > self._settings.retry_after_max_s:
-                raise RateLimitedError(
-                    f"{ended.reason} and asks to wait {ended.retry_after_s:.0f} s", resource=job.resource
-                )
-        elif outcome in (Outcome.STALLED, Outcome.SLOW):
-            self._run.observer.parts_moved += 1
-            job.failures += outcome is Outcome.STALLED
-            if outcome is Outcome.STALLED:
-                self._tools.admission.stalled(host)
-        elif outcome is Outcome.CHANGED:
-            if job.entry.validator is not None:
-                job.distrusted = True
-                raise OriginChangedError(
-                    f"{job.entry.path}: origin changed while it was being fetched: {ended.reason}",
-                    hint="run the command again once the origin has settled",
-                    resource=job.resource,
-                )
-            if job.small:
-                self._changed_small(job, ended)
-            else:
-                job.drop = outcome
-                for other in job.active:
-                    other.end_with(Outcome.CHANGED, asyncio.get_running_loop().time())
-        else:
-            job.failures += 1
-            if job.failures > 1:
-                ceiling = min(
-                    self._settings.backoff_max_s, self._settings.backoff_min_s * 2.0 ** min(job.failures, DOUBLINGS_MAX)
-                )
-                job.not_before = (
-                    now
-                    + self._settings.backoff_min_s
-                    + self._tools.dice.random() * (ceiling - self._settings.backoff_min_s)
-                )
-
-    def _changed_small(self, job: FileJob, ended: PartEnded) -> None:
-        job.transfer.origin_changes += 1
-        job.source.forget()
-        if job.transfer.origin_changes > job.transfer.RESTARTS_MAX:
-            raise TransportError(f"origin changed: {ended.reason}", resource=job.resource)

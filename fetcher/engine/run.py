@@ -1,5 +1,5 @@
-"""One call's transfers: queues and books of a run. Lanes take from them, attendants finish files, a watchdog keeps
-time.
+"""One call's transfers: beginnings, endings and books of a run. Lanes take from its queues, attendants finish files, a
+watchdog keeps time.
 
 All tasks live in one TaskGroup: the first error ends the run, and what was proven stays.
 """
@@ -18,6 +18,7 @@ from fetcher.engine.hedging import Hedging
 from fetcher.engine.jobs import Active, FileJob, PartEnded
 from fetcher.engine.lanes import Lanes
 from fetcher.engine.observe import Observer
+from fetcher.engine.queues import Queues
 from fetcher.engine.small import SmallCommitter
 from fetcher.engine.tools import Tools
 from fetcher.engine.watchdog import Watchdog
@@ -56,15 +57,6 @@ OF_ONE_JOB = (
 FINISHED_RATES = 64
 SMALL_LANE = 4
 """Every so many-th lane takes small files first: their round trips overlap the large files' bytes."""
-SMALL_CLAIM = 64
-SMALL_CLAIM_MAX = 512
-"""Flights of small files are taken so many at a time: one transaction, and the rest stays free for others. Twice as
-many as before where those were taken less than CLAIM_EVERY_S ago."""
-CLAIM_EVERY_S = 0.1
-OPENING_MAX = 2
-"""Partials being opened at once: re-hashing what an earlier run left is the disk's work."""
-STUCK_MAX = 128
-"""Large files begun that get nowhere, beside which others are begun all the same. Each holds a few descriptors."""
 
 
 class Run:
@@ -88,10 +80,8 @@ class Run:
         self.committer = SmallCommitter(
             tools.cache, tools.workers, reservation, lambda gathered: self._missing > gathered
         )
-        self.small: deque[FileJob] = deque()
-        """Ours, ready to be asked for."""
-        self.small_failed: deque[FileJob] = deque()
-        """Ours, and to be asked for again once no others are ready: they would take the places of those."""
+        self.queues = Queues(tools, jobs)
+        """Of what is not under way."""
         self.begun: list[FileJob] = []
         """Large, Partial open or about to be."""
         self.elsewhere: list[FileJob] = []
@@ -111,13 +101,6 @@ class Run:
         self._jobs = tuple(jobs)
         self._reservation = reservation
         self._missing = len(jobs)
-        self._unclaimed_large = deque(job for job in jobs if not job.small)
-        self._unclaimed_small = deque(job for job in jobs if job.small)
-        self._ready_large: deque[FileJob] = deque()
-        self._claiming_small = False
-        self._small_claim = SMALL_CLAIM
-        self._small_claimed_at = float("-inf")
-        self._opening = 0
         self._claiming: set[str] = set()
         """Content ids of jobs that are in no queue, as their flights are being taken."""
         self._group: asyncio.TaskGroup | None = None
@@ -183,24 +166,10 @@ class Run:
 
     # -- whose turn --------------------------------------------------------------------------------------------------
 
-    def next_to_begin(self) -> FileJob | None:
-        """A large file to begin now. Files begun are finished first, so there is one only where those offer no part."""
-        failing = sum(job.failures > 0 for job in self.begun)
-        if self._opening >= OPENING_MAX or len(self.begun) - min(failing, STUCK_MAX) >= self.settings.connections_max:
-            return None
-        queue = self._ready_large or self._unclaimed_large
-        if not queue:
-            return None
-        self._opening += 1
-        job = queue.popleft()
-        return job
-
     def part_bytes(self, job: FileJob) -> int:
         """How long the next part of ``job`` may be."""
         window = self.tools.admission.host(job.source.host)
-        queues = (self._ready_large, self._unclaimed_large, self.small, self.small_failed, self._unclaimed_small)
-        follows = any(queues)
-        left = float("inf") if follows else sum(begun.transfer.bytes_to_start for begun in self.begun)
+        left = float("inf") if self.queues.follows else sum(begun.transfer.bytes_to_start for begun in self.begun)
         return part_bytes(
             self.settings.part_bytes,
             speed_bytes_per_s=window.connection_bytes_per_s,
@@ -209,19 +178,6 @@ class Run:
             window_bytes=job.transfer.part_bytes_max,
         )
 
-    def next_small_to_claim(self, *, enough: int | None = None) -> list[FileJob]:
-        """Small files whose flights to take now; none while there are enough ready, or some being claimed."""
-        if enough is None:
-            enough = self._small_claim // 2
-        if self._claiming_small or not self._unclaimed_small or len(self.small) > enough:
-            return []
-        self._claiming_small = True
-        now = self.tools.clock()
-        soon = now - self._small_claimed_at < CLAIM_EVERY_S
-        self._small_claim = min(SMALL_CLAIM_MAX, 2 * self._small_claim) if soon else SMALL_CLAIM
-        self._small_claimed_at = now
-        return [self._unclaimed_small.popleft() for _ in range(min(self._small_claim, len(self._unclaimed_small)))]
-
     async def claim(self, jobs: Sequence[FileJob]) -> None:
         """Take the flights that are free: queue what is ours, remember what is not, book what is here already."""
         self._claiming.update(job.content_id for job in jobs)
@@ -229,7 +185,7 @@ class Run:
             await self._flights.claim(jobs)
         finally:
             self._claiming.difference_update(job.content_id for job in jobs)
-            self._claiming_small = False
+            self.queues.claiming_small = False
         asked = {job.content_id for job in jobs}
         self.elsewhere = [job for job in self.elsewhere if job.content_id not in asked]
         found = []
@@ -242,10 +198,10 @@ class Run:
                 found.append(job)
             elif job.mine and job.small:
                 self._count(job, 0)
-                self.small.append(job)
+                self.queues.add_small(job)
             elif job.mine:
                 # What a former owner had done stays counted until his Partial has been looked at.
-                self._ready_large.append(job)
+                self.queues.ready_large.append(job)
             else:
                 # An heir begins at zero, and soon has what the former owner had: no step back for that.
                 self._count(job, max(job.bytes_counted, job.bytes_done))
@@ -268,7 +224,7 @@ class Run:
             self.begun.append(job)
             await self._open(job)
         finally:
-            self._opening -= 1
+            self.queues.opening -= 1
             self.changed.set()
         assert self._group is not None
         self._group.create_task(self._attend(job))
@@ -310,7 +266,7 @@ class Run:
 
     def told_to_wait(self, now: float) -> bool:
         """Whether an origin has named the time before which it wants no request of ours."""
-        waiting = [*self.begun, *list(self.small)[:1], *list(self.small_failed)[:1]]
+        waiting = [*self.begun, *list(self.queues.small)[:1], *list(self.queues.small_failed)[:1]]
         admission = self.tools.admission
         return any(admission.host(job.source.host).not_before > now or job.source.pause_s() > 0 for job in waiting)
 
@@ -356,10 +312,7 @@ class Run:
                 idle.append(job)
             job.wake()
         gone = {job.content_id for job in idle}
-        for queue in (self._unclaimed_large, self._unclaimed_small, self._ready_large, self.small, self.small_failed):
-            kept = [job for job in queue if job.content_id not in gone]
-            queue.clear()
-            queue.extend(kept)
+        self.queues.remove(gone)
         self.elsewhere = [job for job in self.elsewhere if job.content_id not in gone]
         await self._complete([job for job in idle if not self._is_on_its_way(job)])
         self.changed.set()

@@ -15,12 +15,16 @@ LONGEST_FACTOR = 8
 SHARES = 2
 """Of what is left, a part is at most one of so many for each connection: the last ones get shorter and shorter, and end
 at about the same time."""
+LAST_S = 0.25
+"""Of one connection: shorter than that, or than one block, the last parts are not. Otherwise they would be nothing but
+round trips; longer ones leave a line to one or two connections for as long as they take."""
 
 
 def part_bytes(
     least_bytes: int, *, speed_bytes_per_s: float, left_bytes: float, connections: int, window_bytes: int
 ) -> int:
-    """About how long the next part should be, in whole blocks; ``least_bytes`` where nothing better is known.
+    """About how long the next part should be, in whole blocks; ``least_bytes`` where nothing better is known, and less
+    only for the last ones.
 
     ``speed_bytes_per_s``: of one connection, 0.0 if unknown. ``left_bytes``: what nobody has asked for yet.
     ``window_bytes``: how far parts may run ahead in all; every connection finds room in it.
@@ -28,7 +32,9 @@ def part_bytes(
     if speed_bytes_per_s <= 0:
         return least_bytes
     shares = SHARES * max(1, connections)
-    wanted = min(
-        speed_bytes_per_s * PART_S, LONGEST_FACTOR * least_bytes, left_bytes / shares, float(window_bytes // shares)
-    )
+    share = left_bytes / shares
+    if share < least_bytes:
+        wanted = max(share, min(least_bytes, speed_bytes_per_s * LAST_S))
+        return max(BLOCK_BYTES, int(wanted) // BLOCK_BYTES * BLOCK_BYTES)
+    wanted = min(speed_bytes_per_s * PART_S, LONGEST_FACTOR * least_bytes, share, float(window_bytes // shares))
     return max(least_bytes, int(wanted) // BLOCK_BYTES * BLOCK_BYTES)

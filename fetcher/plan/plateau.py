@@ -13,12 +13,19 @@ may bring hardly less, and tries that led nowhere become rare.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
+
+from fetcher.plan.rungs import Reached, Sample, rungs
 
 START = 4
 """Connections to a host that nothing is known of. Fewer save nothing and hang on one stalled connection; this is also
 as far down as economy goes (refusals go to one)."""
+START_FAR = 6
+"""To one whose first answer took ``FAR_S``: there each connection needs many round trips to find its speed, and mostly
+finds a window or a cap per stream then. Six is what browsers open, so every host is used to it; eight fill such a line
+little sooner, and are doubled to sixteen where eight would have been enough."""
+FAR_S = 0.01
+"""Far more than a host next door takes; less than one on another continent, or a store that has to look."""
 
 REQUEST_BYTES = 64 << 10
 """What a finished request counts besides its bytes. Small files are bound by round trips: their goodput is files per
@@ -67,35 +74,9 @@ class Phase(Enum):
     PROBING = "probing"
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """What a number of connections brought."""
-
-    level: int
-    rate: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One look at a host."""
-
-    at: float
-    units: float
-    connections: int
-
-
 def units(bytes_received: int, requests_done: int) -> float:
     """Goodput's measure: bytes, and something for each request, so that many small files count as well."""
     return bytes_received + requests_done * REQUEST_BYTES
-
-
-def rungs(level_max: int) -> tuple[int, ...]:
-    """The numbers of connections that are tried: each a third to a half more than the one before."""
-    found, power = [], 1
-    while power <= level_max:
-        found += [level for level in (power, power + power // 2) if level <= level_max]
-        power *= 2
-    return tuple(sorted({*found, level_max}))
 
 
 class Plateau:
@@ -126,6 +107,8 @@ class Plateau:
         self._probe_at: float | None = None
         self._upwards = False
         self._stalled_at = float("-inf")
+        self._untouched = start is None
+        """Nothing was measured, and nothing refused."""
         self._interrupted = False
         """A refusal has ended the doubling …"""
         self._resumed = False
@@ -164,9 +147,16 @@ class Plateau:
             self._take(now)
         return self.level != before
 
+    def answered(self, now: float, waited_s: float) -> None:
+        """The host began to answer a request ``waited_s`` after it was made."""
+        if self._untouched and waited_s >= FAR_S and self.level < START_FAR:
+            self._before = min(START_FAR, self.level_max)
+            self._set(self._before, now)
+
     def refused(self, now: float) -> None:
         """The host does not want so many: no try goes on, and what was measured meanwhile means nothing. A doubling of
         which nothing was measured yet is no try: it begins when the host is well."""
+        self._untouched = False
         if self.phase is Phase.GROWING and self._trail:
             found = self.found
             self._settle_on(self._best(), now)
@@ -214,6 +204,7 @@ class Plateau:
 
     def _take(self, now: float) -> None:
         """A measurement is complete."""
+        self._untouched = False
         first = self._samples[0]
         rate = (self._samples[-1].units - first.units) / (now - first.at)
         in_use = sum(sample.connections for sample in self._samples) / len(self._samples)

@@ -128,9 +128,10 @@ class HostWindow:
             wait_s = max(wait_s, retry_after_s)
         self.not_before = max(self.not_before, now + wait_s)
 
-    def answered(self, now: float) -> None:
-        """The host began to send what was asked for: it takes requests."""
+    def answered(self, now: float, waited_s: float) -> None:
+        """The host began to send what was asked for ``waited_s`` before: it takes requests."""
         self._busy_in_a_row = 0
+        self.plateau.answered(now, waited_s)
         level = float(self.plateau.resting_level)
         if self._allowed >= level:
             return

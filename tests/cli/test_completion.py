@@ -67,6 +67,22 @@ def test_bash(script: Path, tmp_path: Path) -> None:
     assert by_bash(script, "fetcher", "cache", "") == {"dir"}
 
 
+@pytest.mark.needs("debian:bash")
+@pytest.mark.parametrize("script", ["bash"], indirect=True)
+def test_bash_and_an_equals_sign(script: Path, tmp_path: Path) -> None:
+    """A word of its own, as bash has it; or part of the option, where COMP_WORDBREAKS is without it."""
+    (tmp_path / "models").mkdir()
+    assert by_bash(script, "fetcher", "get", "x", "--to", "=", cwd=tmp_path) == {"models"}
+    assert by_bash(script, "fetcher", "get", "x", "--to", "=", "mo", cwd=tmp_path) == {"models"}
+    assert by_bash(script, "fetcher", "get", "x", "--to", "=", "no", cwd=tmp_path) == set()
+    assert by_bash(script, "fetcher", "get", "x", "--to=mo", cwd=tmp_path) == {"--to=models"}
+    assert by_bash(script, "fetcher", "get", "x", "--to=no", cwd=tmp_path) == set()
+    assert by_bash(script, "fetcher", "job", "x", "--format", "=", "do") == {"docker"}
+    for given in (["--cache-dir", "=", "/x"], ["--cache-dir=/x"], ["--json", "--cache-dir", "=", "/x"]):
+        assert by_bash(script, "fetcher", *given, "pre") == {"prefetch"}
+        assert by_bash(script, "fetcher", *given, "cache", "") == {"dir"}
+
+
 @pytest.mark.needs("debian:fish")
 @pytest.mark.parametrize("script", ["fish"], indirect=True)
 def test_fish(script: Path, tmp_path: Path, isolated_environment: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,18 @@ def test_all_are_refused_each_for_its_own_reason(hub: Hub, cache_dir: Path) -> N
     assert [type(results[name]) for name in (BAD, OTHER)] == [DeniedError, NotFoundError]
 
 
+def test_small_files_that_stall_wait_behind_those_of_others(hub: Hub, cache_dir: Path) -> None:
+    """One after the other they would take all connections for longer than a run may go without a byte."""
+    hub.add_repo(BAD, files={f"bad-{number}.bin": Synthetic(3000, number) for number in range(150)})
+    hub.add_repo(GOOD, files={f"{number}.bin": Synthetic(2000, number) for number in range(20)})
+    hub.faults.add(StallAfter(0).on(path="bad-*"))
+    results = fetch_each(
+        hub, cache_dir, [BAD, GOOD], connections_max=4, part_idle_timeout_s=0.4, no_progress_timeout_s=4.0
+    )
+    assert isinstance(results[BAD], TransportError)
+    good(results, hub, GOOD)
+
+
 # --- refused in mid-run ----------------------------------------------------------------------------------------------
 
 FAULTS: dict[str, tuple[Any, type[FetcherError]]] = {

@@ -62,6 +62,8 @@ class Stream:
     age_s: float = 0.0
     refused: bool = False
     answered: bool = False
+    trips: int = 1
+    """That it waits before the first byte comes."""
     luck: float = 1.0
     """Its speed beside that of the others."""
 
@@ -115,6 +117,7 @@ class World:
                     self.now + trips * line.round_trip_s,
                     float(line.part_bytes) * (1.0 if line.done else self.rng.uniform(0.3, 1.0)),
                     age,
+                    trips=trips,
                     luck=self.rng.uniform(0.9, 1.1),
                     refused=line.busy(self.now, len(line.streams)),
                 )
@@ -155,7 +158,7 @@ class World:
             count = min(stream.left_bytes, rate * TICK_S)
             if not stream.answered:
                 stream.answered = True
-                self.admission.answered(line.name)
+                self.admission.answered(line.name, stream.trips * line.round_trip_s)
             stream.age_s += TICK_S
             stream.left_bytes -= count
             self.admission.received(line.name, int(count))

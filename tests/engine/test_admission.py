@@ -102,10 +102,10 @@ def test_a_busy_host_rests_and_comes_back(clock: Clock) -> None:
     assert not books.may_start(HUB), "the window was halved to one"
     books.served(HUB)
     assert not books.may_start(HUB), "this one was asked before"
-    books.answered(HUB)
+    books.answered(HUB, 0.0)
     assert not books.may_start(HUB), "two were too many a second ago"
     clock.now += 5.0
-    books.answered(HUB)
+    books.answered(HUB, 0.0)
     assert books.may_start(HUB)
     place.leave()
 

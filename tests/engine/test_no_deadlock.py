@@ -22,9 +22,11 @@ import pytest
 
 from fetcher.config import Settings
 from fetcher.engine.admission import Admission, Place
+from fetcher.engine.early_ends import ended_early
 from fetcher.engine.hedging import Hedging
 from fetcher.engine.jobs import Active, FileJob, PartEnded
 from fetcher.engine.lanes import Lanes
+from fetcher.engine.queues import Queues
 from fetcher.engine.run import Run
 from fetcher.engine.watchdog import Watchdog
 from fetcher.errors import InternalError
@@ -113,11 +115,7 @@ class SimulatedRun:
         )
         self.observer = SimpleNamespace(parts_moved=0, bytes_done=0)
         self.begun = list(jobs)
-        self.small: deque[FileJob] = deque()
-        self.small_failed: deque[FileJob] = deque()
-        self._ready_large: deque[FileJob] = deque()
-        self._unclaimed_large: deque[FileJob] = deque()
-        self._unclaimed_small: deque[FileJob] = deque()
+        self.queues = Queues(self.tools, ())
         self.actives: set[Active] = set()
         self.lanes_max = settings.connections_max
         self.finished_rates: deque[float] = deque(maxlen=64)
@@ -131,12 +129,6 @@ class SimulatedRun:
 
     def progressed(self) -> None:
         self.progressed_at = self.tools.clock()
-
-    def next_to_begin(self) -> None:
-        return None
-
-    def next_small_to_claim(self, *, enough: int | None = None) -> list[FileJob]:
-        return []
 
 
 @dataclass
@@ -284,7 +276,7 @@ class World:
 
     def _answer(self, connection: Connection) -> None:
         if connection.ending is not Outcome.BUSY:
-            self.run_.tools.admission.answered(connection.place.host)
+            self.run_.tools.admission.answered(connection.place.host, 0.01)
         self._next_block(connection)
 
     def _next_block(self, connection: Connection) -> None:
@@ -349,7 +341,7 @@ class World:
             self.run_.finished_rates.append(part.span.length / elapsed_s)
             self.run_.tools.admission.served(connection.place.host)
         else:
-            self.lanes._part_ended_early(job, PartEnded(outcome, "simulated"), connection.place.host)
+            ended_early(self.run_, job, PartEnded(outcome, "simulated"), connection.place.host)  # type: ignore[arg-type]
         job.transfer.end(part, outcome)
         self.run_.hedging.over(job, part, outcome, active.pulse.bytes_received)
         connection.place.leave()
@@ -457,9 +449,9 @@ def test_more_small_files_are_taken_where_the_host_of_the_first_ones_wants_no_re
     run = SimulatedRun(settings, [], lambda: 0.0, random.Random(1))
     job = a_job(4096)
     job.source = SimulatedSource(HOSTS[0])  # type: ignore[assignment]
-    run.small.append(job)
+    run.queues.small.append(job)
     others = [a_job(4096)]
-    run.next_small_to_claim = lambda *, enough=None: others if enough else []  # type: ignore[method-assign]
+    run.queues.next_small_to_claim = lambda *, enough=None: others if enough else []  # type: ignore[method-assign]
     run.claim = lambda batch: ("claim", batch)  # type: ignore[attr-defined]
     lanes, admission = PickingLanes(run), run.tools.admission  # type: ignore[arg-type]
     while admission.may_start(HOSTS[0]):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetcher.plan.plateau import REQUEST_BYTES, Phase, Plateau, rungs, units
+from fetcher.plan.plateau import FAR_S, REQUEST_BYTES, START, START_FAR, Phase, Plateau, units
+from fetcher.plan.rungs import rungs
 
 MIB = 1 << 20
 
@@ -113,6 +114,25 @@ def test_what_is_known_is_where_it_begins() -> None:
     assert Plateau(16, 12).phase is Phase.GROWING
     assert Plateau(16, 12, grows=False).phase is Phase.HOLDING
     assert Plateau(16, 16).phase is Phase.HOLDING
+
+
+def test_a_host_that_is_far_away_begins_with_more() -> None:
+    course = Course(Plateau(16), knee(12))
+    course.plateau.answered(0.0, FAR_S)
+    assert (course.plateau.level, course.plateau.resting_level) == (START_FAR, START_FAR)
+    assert course.run(60.0).resting_level == 12
+    assert course.levels[1] == 2 * START_FAR
+    near, small, known, refused = Plateau(16), Plateau(3), Plateau(16, 4), Plateau(16)
+    near.answered(0.04, FAR_S / 2)
+    small.answered(0.04, 1.0)
+    known.answered(0.04, 1.0)
+    refused.refused(0.03)
+    refused.answered(0.04, 1.0)
+    assert [near.level, small.level, known.level, refused.level] == [START, 3, 4, START]
+    measured = Course(Plateau(16), knee(4))
+    measured.run(10.0)
+    measured.plateau.answered(measured.now, 1.0)
+    assert measured.plateau.level == START, "what was measured counts for more"
 
 
 @given(

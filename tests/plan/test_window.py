@@ -102,7 +102,7 @@ def test_golden(lines: list[Line]) -> None:
         if what == "busy":
             host.busy(now, retry_after_s=retry_after_s, dice=dice)
         else:
-            host.answered(now)
+            host.answered(now, 0.0)
         assert host.cap == cap, f"line {number}"
         assert host.not_before == pytest.approx(not_before), f"line {number}"
 
@@ -154,7 +154,7 @@ def test_never_below_one_never_above_the_most_and_always_open_again(
     host, now = window(cap), 0.0
     for step in steps:
         if isinstance(step, str):
-            host.answered(now)
+            host.answered(now, 0.0)
             continue
         later_s, dice, retry_after_s = step
         now += later_s
@@ -195,6 +195,6 @@ def test_a_refusal_is_remembered_for_a_while() -> None:
     host = window()
     assert not host.was_busy_lately(0.0)
     host.busy(0.0, retry_after_s=None, dice=0.0)
-    host.answered(1.0)
+    host.answered(1.0, 0.0)
     assert host.was_busy_lately(9.9)
     assert not host.was_busy_lately(10.0)

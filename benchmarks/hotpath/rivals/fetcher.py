@@ -57,6 +57,10 @@ def engine_many(work: Work) -> Command:
     return Command(python("engine", *arguments, "--names", str(names)), _environment(work))
 
 
+def get_without_hedges(work: Work) -> Command:
+    return _get(work, work.url, FETCHER_HEDGES_MAX="0")
+
+
 RIVALS = (
     Rival(
         "fetcher",
@@ -64,5 +68,6 @@ RIVALS = (
         module_version("fetcher"),
         verifies="every byte: BLAKE3 per block, what the origin states of the whole; durable",
     ),
+    Rival("fetcher, no hedges", {"file": get_without_hedges}, module_version("fetcher")),
     Rival("fetcher engine", {"file": engine, "files": engine_many}, module_version("fetcher")),
 )
