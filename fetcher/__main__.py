@@ -1,5 +1,5 @@
 """``python -m fetcher``: the command line."""
 
-from fetcher.cli.app import main
+from fetcher.cli.app import program
 
-raise SystemExit(main())
+program()

@@ -58,10 +58,11 @@ def _version(layout: Layout) -> int | None:
 
 def _make_index(layout: Layout, clock: Clock) -> Recovery:
     """Create the index, one process at a time; adopt what the sidecars tell."""
+    from fetcher.cache import lock_probe
     from fetcher.cache.recovery import adopt_all, forget_nameless
     from fetcher.cache.salvage import carry_over
 
-    locks_hold = mounts.probe_locks(layout.state_dir, layout.cache_dir)
+    locks_hold = lock_probe.probe_locks(layout.state_dir, layout.cache_dir)
     with _locks_of_making(layout):
         version = _version(layout)
         outdated = version is not None and index_room.is_outdated(layout.index, version)

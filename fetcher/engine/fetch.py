@@ -19,7 +19,6 @@ from fetcher.config import Settings
 from fetcher.engine.admission import Admission
 from fetcher.engine.asks import Ask, Outcome
 from fetcher.engine.buffers import SlabPool
-from fetcher.engine.copy_out import copy_out
 from fetcher.engine.disk import Disk
 from fetcher.engine.flights import Flights
 from fetcher.engine.jobs import OriginChangedError
@@ -102,6 +101,8 @@ class Engine:
 
     async def copy_out(self, snapshot: Snapshot, directory: Path, *, merge: bool) -> int:
         """See ``engine.copy_out``. Cancelled, it leaves no half of a new directory behind."""
+        from fetcher.engine.copy_out import copy_out  # few ask for it, and it comes with shutil
+
         stop = threading.Event()
         files = await self._tools.workers.slow(self._cache.files, snapshot.id)
 

@@ -9,12 +9,13 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from fetcher.cache import mounts
+from fetcher.cache import lock_probe, mounts
 from fetcher.cache.schema import SCHEMA_VERSION
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError
@@ -198,15 +199,56 @@ def test_the_file_system_is_read_from_the_kernel(tmp_path: Path) -> None:
 
 
 def test_locks_that_do_not_hold_are_noticed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounts, "_PROBE", "import sys; sys.exit(3)")
+    monkeypatch.setattr(lock_probe, "file_system_type", lambda _: "exotic")
+    monkeypatch.setattr(lock_probe, "_PROBE", "import sys; sys.exit(3)")
     with pytest.raises(CacheError, match="locks do not hold"):
         Cache.open(settings(place))
     assert not list(place.glob(".probe*"))
 
 
+@pytest.mark.parametrize("kind", ["exotic", "ext4"])
+@pytest.mark.parametrize("broken", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_lock_that_somebody_else_gets_is_noticed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, kind: str, broken: tuple[int, ...]
+) -> None:
+    """Also where the file system is one of those that are tried without a second process: what that finds wrong goes to
+    the second process, which has the last word."""
+    place.mkdir()
+    monkeypatch.setattr(lock_probe, "file_system_type", lambda _: kind)
+    real = lock_probe._locked
+
+    @contextmanager
+    def locked(state_dir: Path, cache_dir: Path) -> Iterator[list[Path]]:
+        with real(state_dir, cache_dir) as probes:
+            for number in broken:  # another file in its place: nobody has a lock on that
+                probes[number].unlink()
+                probes[number].touch()
+            yield probes
+
+    monkeypatch.setattr(lock_probe, "_locked", locked)
+    if min(broken) < 2:
+        with pytest.raises(CacheError, match="locks do not hold"):
+            lock_probe.probe_locks(place, place)
+    else:
+        assert lock_probe.probe_locks(place, place) is False
+    assert not list(place.glob(".probe*"))
+
+
+@pytest.mark.parametrize("kind", ["exotic", "ext4"])
+def test_locks_that_hold(place: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    place.mkdir()
+    monkeypatch.setattr(lock_probe, "file_system_type", lambda _: kind)
+    started: list[object] = []
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *args, **named: (started.append(args), run(*args, **named))[1])
+    assert lock_probe.probe_locks(place, place) is True
+    assert len(started) == (kind == "exotic")
+    assert not list(place.glob(".probe*"))
+
+
 def test_locks_are_probed_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Cache.open(settings(place)).close()
-    monkeypatch.setattr(mounts, "probe_locks", lambda *_: pytest.fail("probed again"))
+    monkeypatch.setattr(lock_probe, "probe_locks", lambda *_: pytest.fail("probed again"))
     Cache.open(settings(place)).close()
 
 

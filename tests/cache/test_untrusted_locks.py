@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fetcher.cache import mounts
+from fetcher.cache import lock_probe, mounts
 from fetcher.cache.owners import SILENCE_MAX_S, SILENT
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError, LeaseError
@@ -69,7 +69,7 @@ def open_void(void: None, place: Path, state: Path) -> Iterator[Open]:
 
 def test_it_is_found_out_once_and_kept(open_void: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not open_void().locks_trusted
-    monkeypatch.setattr(mounts, "probe_locks", lambda *_: pytest.fail("probed again"))
+    monkeypatch.setattr(lock_probe, "probe_locks", lambda *_: pytest.fail("probed again"))
     assert not open_void().locks_trusted
     assert not list(open_void().layout.cache_dir.glob(".probe*"))
 

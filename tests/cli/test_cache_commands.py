@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from fetcher.cache import mounts
+from fetcher.cache import lock_probe
 from fetcher.cache.records import GoneError, Snapshot
 from fetcher.cache.store import Cache
 from fetcher.cli import fetching
@@ -403,7 +403,7 @@ def test_doctor_says_whether_locks_are_believed(
     assert _checks(program)["locks"] == ("ok", "seen by other processes")
     isolated_environment.setenv("FETCHER_CACHE_DIR", str(tmp_path / "other"))
     isolated_environment.setenv("FETCHER_STATE_DIR", str(tmp_path / "state"))
-    isolated_environment.setattr(mounts, "probe_locks", lambda *_: False)
+    isolated_environment.setattr(lock_probe, "probe_locks", lambda *_: False)
     status, message = _checks(program)["locks"]
     assert status == "warn"
     assert "after 30 s of silence" in message

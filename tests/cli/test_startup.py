@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -129,3 +131,59 @@ def test_other_commands_are_not_loaded(program: Program) -> None:
     modules, _, _ = _run("cache", "dir")
     rooms = {name.removeprefix("fetcher.cli.") for name in modules if name.startswith("fetcher.cli.")}
     assert rooms == {"app", "cache", "context", "output"}
+
+
+NOT_FOR_A_MISS = {"aiohttp", "rich", "yaml", "botocore", "awscrt", "email", "http", "multiprocessing", "urllib.request"}
+NOT_FOR_A_MISS |= {"shutil", "fetcher.engine.copy_out"}
+
+
+def test_what_fetches_loads_no_more_than_it_needs() -> None:
+    script = (
+        "import sys, fetcher.cli.fetching, fetcher.engine.fetch, fetcher.origins.hf, fetcher.origins.s3\n"
+        "print('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert not set(done.stdout.splitlines()) & NOT_FOR_A_MISS
+
+
+def _ended(script: str, *options: str, stdout: int | IO[bytes] = subprocess.PIPE) -> tuple[int, str]:
+    """Exit code and stderr of ``program`` with another ``main``; ``print`` there is not flushed."""
+    before = "import atexit, os, sys, threading, time\nfrom fetcher.cli import app\n"
+    command = [sys.executable, *options, "-c", f"{before}{script}\napp.main = main\napp.program()"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=environment, stdout=stdout, stderr=subprocess.PIPE, check=False, timeout=30
+    )
+    return done.returncode, done.stderr.decode() + (done.stdout or b"").decode()
+
+
+AT_EXIT = "atexit.register(lambda: sys.stderr.write('taken apart'))\n"
+
+
+def test_the_program_ends_without_taking_the_interpreter_apart() -> None:
+    code, said = _ended(f"{AT_EXIT}def main():\n    sys.stdout.write('all of it')\n    return 7")
+    assert (code, said) == (7, "all of it")
+
+
+def test_it_waits_for_a_thread_that_still_runs() -> None:
+    late = "def late():\n    time.sleep(0.2)\n    print('late')\n"
+    main = "def main():\n    threading.Thread(target=late).start()\n    return 3"
+    code, said = _ended(f"{AT_EXIT}{late}{main}")
+    assert code == 3
+    assert "late" in said and "taken apart" in said
+
+
+@pytest.mark.parametrize("options", [("-X", "dev"), ("-W", "error::ResourceWarning")], ids=" ".join)
+def test_whoever_looks_for_what_was_left_open_finds_it(options: tuple[str, ...]) -> None:
+    code, said = _ended(f"{AT_EXIT}left = open(os.devnull)\ndef main():\n    return 0", *options)
+    assert code == 0
+    assert "taken apart" in said and "ResourceWarning: unclosed file" in said
+
+
+def test_last_lines_that_cannot_be_written_are_no_success() -> None:
+    with open("/dev/full", "wb") as full:
+        code, said = _ended("def main():\n    sys.stdout.write('lost')\n    return 0", stdout=full)
+    assert code == 120, said
+    assert "No space left" in said
