@@ -84,9 +84,11 @@ class _Job:
 class BlockSink:
     """See sink.pyi. Writes through the page cache only: ``direct_fd`` is a permission."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, waiting: int = 0) -> None:
         if not 1 <= index(threads) <= THREADS_MAX:
             raise ValueError(f"threads must be from 1 to {THREADS_MAX}, not {threads}")
+        if not 0 <= index(waiting) <= THREADS_MAX:
+            raise ValueError(f"waiting must be from 0 to {THREADS_MAX}, not {waiting}")
         self._owner = os.getpid()
         self._state = _State()
         self._threads = [

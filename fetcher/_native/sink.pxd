@@ -34,7 +34,7 @@ cdef extern from "core/sink.h" nogil:
     struct sink:
         pass
 
-    int sink_open(sink **opened, unsigned threads)
+    int sink_open(sink **opened, unsigned threads, unsigned waiting)
     int sink_event_fd(const sink *sink)
     bint sink_submit(sink *sink, sink_job *job)
     sink_job *sink_take(sink *sink)

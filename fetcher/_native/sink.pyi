@@ -26,7 +26,8 @@ def preallocate(fd: int, size: int, *, offset: int = 0) -> bool:
     """
 
 class BlockSink:
-    """Hashes, writes and journals blocks in ``threads`` threads; thread-safe.
+    """Hashes, writes and journals blocks in ``threads`` threads; thread-safe. Up to ``waiting`` more take over while
+    others wait for the disk, which is what a block with a ``direct_fd`` does.
 
     It belongs to the process that made it. In a child of fork its methods raise RuntimeError, but for ``fileno`` and
     ``close``; the child must not use the descriptor, which is the parent's: to read it there takes his wake-up.
@@ -35,7 +36,7 @@ class BlockSink:
     let go of without ``close`` waits for its threads.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, waiting: int = 0) -> None:
         """OSError when there can be no more threads or descriptors."""
 
     def fileno(self) -> int:

@@ -72,12 +72,14 @@ cdef class BlockSink:
     cdef int owner
     cdef bint closed
 
-    def __cinit__(self, threads):
-        threads = index(threads)
+    def __cinit__(self, threads, *, waiting=0):
+        threads, waiting = index(threads), index(waiting)
         if not 1 <= threads <= SINK_THREADS_MAX:
             raise ValueError(f"threads must be from 1 to {SINK_THREADS_MAX}, not {threads}")
+        if not 0 <= waiting <= SINK_THREADS_MAX:
+            raise ValueError(f"waiting must be from 0 to {SINK_THREADS_MAX}, not {waiting}")
         self.owner = getpid()
-        cdef int error = sink_open(&self.core, threads)
+        cdef int error = sink_open(&self.core, threads, waiting)
         if error:
             raise OSError(error, os.strerror(error))
 

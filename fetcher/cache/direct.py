@@ -7,6 +7,7 @@ the caller's to say: none of what is read back soon.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from fetcher import hashing
@@ -22,21 +23,26 @@ PREALLOCATED = frozenset({"ext4"})
 
 
 class Direct:
-    """The descriptor, opened when it is first asked for. The owner's lock is around all calls but ``preallocate``."""
+    """The descriptor, opened when it is first asked for. While it is asked for, the owner does not close it."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
         self._size = size
-        self._fd: int | None = None
+        self.fd: int | None = None
+        """As ``open`` has found it; None before."""
+        self._opening = threading.Lock()
+        """Looking for what is mounted takes longer than the owner's own lock may be held: the event loop takes that."""
         self._preallocates = False
 
     def open(self) -> int:
         """For writing whole pages; -1 where the file system has no such thing, or it does not help."""
-        if self._fd is None:
-            kind = file_system_type(self._path) if self._size >= BYTES_MIN else ""
-            self._fd = self._opened() if kind in FILE_SYSTEMS else -1
-            self._preallocates = self._fd >= 0 and kind in PREALLOCATED
-        return self._fd
+        with self._opening:
+            if self.fd is None:
+                kind = file_system_type(self._path) if self._size >= BYTES_MIN else ""
+                descriptor = self._opened() if kind in FILE_SYSTEMS else -1
+                self._preallocates = descriptor >= 0 and kind in PREALLOCATED
+                self.fd = descriptor
+            return self.fd
 
     def _opened(self) -> int:
         flag = getattr(os, "O_DIRECT", 0)
@@ -49,13 +55,13 @@ class Direct:
 
     def preallocate(self, offset: int, length: int) -> bool:
         """Allocate what is about to be written this way, where that helps; whether that was done. Raises OSError."""
-        if self._fd is None or not self._preallocates:
+        if self.fd is None or not self._preallocates:
             return False
-        return hashing.preallocate(self._fd, length, offset=offset)
+        return hashing.preallocate(self.fd, length, offset=offset)
 
     def close(self) -> None:
         """May be called again; opens anew when it is asked for."""
-        descriptor, self._fd = self._fd, None
+        descriptor, self.fd = self.fd, None
         self._preallocates = False
         if descriptor is not None and descriptor >= 0:
             os.close(descriptor)

@@ -18,15 +18,13 @@ from fetcher.cache.clearing import remove_tree
 from fetcher.cache.direct import Direct
 from fetcher.cache.layout import disk_error, disk_errors
 from fetcher.cache.records import PartialHead
+from fetcher.cache.rescan import confirmed, leave_blob
 from fetcher.errors import CacheError, FetcherError, InternalError
 
 DATA = "data"
 JOURNAL = "journal"
 REJECTED_DATA = "rejected-data"
 REJECTED_JOURNAL = "rejected-journal"
-
-SCAN_STEP_BLOCKS = 256
-"""Blocks per rescan call: the core holds no lock of Python's meanwhile, and can't be interrupted either."""
 
 
 class Partial:
@@ -84,14 +82,14 @@ class Partial:
         self._length(block)
         with self._lock:
             self._enter()
-            direct_fd = self._direct.open() if direct else -1
-            if hashing.HAS_TREE:
-                return self.fd, direct_fd, self._journal, self._take_slot()
-            return self.fd, direct_fd, -1, 0
+            journal_fd, slot = (self._journal, self._take_slot()) if hashing.HAS_TREE else (-1, 0)
+            direct_fd = self._direct.fd if direct else -1
+        if direct_fd is None:  # not after ``preallocate``; the call in flight keeps it open
+            direct_fd = self._direct.open()
+        return self.fd, direct_fd, journal_fd, slot
 
     def end_block(self, block: int, value: bytes) -> None:
         """The block is written and its record with it; ``value`` is its chaining value (``b""`` in plain mode)."""
-        self._length(block)
         with self._lock:
             self._leave()
             if value:
@@ -99,7 +97,6 @@ class Partial:
 
     def fail_block(self, block: int) -> None:
         """The block was not written, or its record was not: it is not proven, and others stay so."""
-        self._length(block)
         with self._lock:
             self._leave()
 
@@ -118,9 +115,8 @@ class Partial:
         length = (stop - 1 - start) * hashing.BLOCK_BYTES + self._length(stop - 1)
         self._length(start)
         with self._call(), self._renamed("write to"):
-            with self._lock:
-                if self._direct.open() < 0:
-                    return False
+            if self._direct.open() < 0:
+                return False
             return self._direct.preallocate(offset, length)
 
     def next_slot(self) -> int:
@@ -274,7 +270,7 @@ class Partial:
         if found is None:
             durable.remove_file(self.path / DATA)
         else:
-            self._leave_blob()
+            leave_blob(self.path, DATA)
         self.fd = os.open(self.path / DATA, flags, 0o600)
         try:
             os.fchmod(self.fd, 0o600)
@@ -288,55 +284,11 @@ class Partial:
                 self._next_slot = len(head)
             else:
                 self._next_slot = found.whole_bytes  # what is less than a record at the end is written over
-                self.proven = self._confirmed(found.blocks, step)
+                self.proven = confirmed(self.fd, self.size, found.blocks, step)
                 self.midstate = found.midstate(self.proven)
         except BaseException:
             self._close_files()
             raise
-
-    def _leave_blob(self) -> None:
-        """A crash between naming a Blob and removing its Partial leaves a body with two names, read-only. We must never
-        write to that one: go on with a copy."""
-        data = self.path / DATA
-        try:
-            status = os.lstat(data)
-        except FileNotFoundError:
-            return
-        if status.st_nlink == 1:
-            if status.st_mode & 0o777 != 0o600:  # a commit that ended before the Blob had its name
-                reader = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    os.fchmod(reader, 0o600)
-                finally:
-                    os.close(reader)
-            return
-        copy = self.path / "copy"
-        durable.remove_file(copy)
-        source = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            target = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                durable.clone_into(source, target, status.st_size)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
-        os.rename(copy, data)
-
-    def _confirmed(self, claimed: dict[int, bytes], step: Callable[[], None] | None) -> dict[int, bytes]:
-        """The journalled blocks whose bytes are what the journal says."""
-        if not hashing.HAS_TREE:
-            return {}
-        confirmed = {block: value for block, value in claimed.items() if block < self.block_count}
-        for start, stop in _runs(sorted(confirmed)):
-            offset = start * hashing.BLOCK_BYTES
-            length = min(stop * hashing.BLOCK_BYTES, self.size) - offset
-            expected = b"".join(confirmed[block] for block in range(start, stop))
-            for block in hashing.scan_file(self.fd, offset, length, expected, block=hashing.BLOCK_BYTES):
-                del confirmed[block]
-            if step is not None:
-                step()
-        return confirmed
 
     def copy_from(self, source: Path, step: Callable[[], None], draw: Callable[[int], None]) -> None:
         """Take the proven blocks of another's Partial, which may change under our eyes: each block is checked in memory
@@ -418,16 +370,3 @@ class Partial:
     def _renamed(self, action: str) -> Iterator[None]:
         with disk_errors(action, self.path):
             yield
-
-
-def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:
-    """Sorted block numbers as half-open runs of bounded length."""
-    start = previous = None
-    for block in blocks:
-        if start is None or previous is None or block != previous + 1 or block - start >= SCAN_STEP_BLOCKS:
-            if start is not None and previous is not None:
-                yield start, previous + 1
-            start = block
-        previous = block
-    if start is not None and previous is not None:
-        yield start, previous + 1

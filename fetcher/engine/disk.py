@@ -32,7 +32,9 @@ class Disk:
     """The sink of one engine; used in its event loop only."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self._sink = hashing.BlockSink(threads or max(1, min(THREADS_MAX, (os.cpu_count() or 2) // 2)))
+        threads = threads or max(1, min(THREADS_MAX, (os.cpu_count() or 2) // 2))
+        # For each that works one that waits for the disk: that is to have its next block while one is hashed.
+        self._sink = hashing.BlockSink(threads, waiting=threads)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:

@@ -117,6 +117,7 @@ class Follower:
                     await self._feed_some(trail, run)
                     break
             else:
+                job.hungry = True
                 await self._news()
 
     async def _feed_some(self, trail: hashing.Trail, run: hashing.Run) -> None:

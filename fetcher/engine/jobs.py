@@ -127,7 +127,9 @@ class FileJob:
     """Early ends in a row without a block between."""
     bytes_adopted: int = 0
     progressed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Blocks came, or the end of the parts: the follower looks again."""
+    """What somebody waits for may be there: blocks to read back, the last block, the end of a part."""
+    hungry: bool = False
+    """Somebody waits for blocks to read back."""
 
     @property
     def size(self) -> int:
@@ -180,8 +182,15 @@ class FileJob:
             raise
 
     def wake(self) -> None:
-        """Blocks came or a part ended: the attendant looks again."""
+        """Something came or ended: the attendant and the feeders of digests look again."""
         self.progressed.set()
+
+    def block_came(self) -> None:
+        """One more block is written. Most say nothing to anybody, and a task that wakes costs as much as all else that
+        is done for a block on the loop; what is due to be synced ``unsynced`` says."""
+        if self.hungry or self.transfer.whole:
+            self.hungry = False
+            self.progressed.set()
 
     @contextmanager
     def named(self) -> Iterator[None]:

@@ -16,7 +16,8 @@ from fetcher.engine.admission import Place
 from fetcher.engine.early_ends import ended_early, wrong_small
 from fetcher.engine.jobs import Active, FileJob, PartEnded
 from fetcher.engine.queues import SMALL_READY_MAX
-from fetcher.engine.receive import receive_part, receive_small
+from fetcher.engine.receive import receive_part
+from fetcher.engine.receive_small import receive_small
 from fetcher.engine.small import INLINE_BYTES_MAX
 from fetcher.errors import FetcherError, RateLimitedError
 from fetcher.model.ranges import ByteRange

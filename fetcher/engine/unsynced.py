@@ -28,8 +28,10 @@ class Unsynced:
         return sum(self._bytes.values())
 
     def wrote(self, job: FileJob, byte_count: int) -> None:
-        """A block of it was written."""
+        """A block of it was written; its follower hears of it once that is due."""
         self._bytes[job] = self._bytes.get(job, 0) + byte_count
+        if self.due(job):
+            job.wake()
 
     def forget(self, job: FileJob) -> None:
         """It is durable as a whole, or gone."""

@@ -292,3 +292,31 @@ def test_space_that_is_not_there_is_said_when_it_is_asked_for(cache: Cache, monk
             partial.preallocate(0, 6)
     partial.fail_block(0)
     partial.discard()
+
+
+def test_looking_for_what_is_mounted_holds_up_no_block(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a worker that looks; blocks begin on the event loop."""
+    partial = cache.partial_open(head_of(paint(SIZE)))
+    looking, seen = threading.Event(), threading.Event()
+
+    def look(_: Path) -> str:
+        looking.set()
+        assert seen.wait(30)
+        return ""
+
+    monkeypatch.setattr(direct_room, "BYTES_MIN", 0)
+    monkeypatch.setattr(direct_room, "file_system_type", look)
+    worker = threading.Thread(target=partial.preallocate, args=(0, 2))
+    beginning = threading.Thread(target=partial.begin_block, args=(3,))
+    worker.start()
+    try:
+        assert looking.wait(30)
+        beginning.start()
+        beginning.join(10)
+        assert not beginning.is_alive(), "a block waits for the look at what is mounted"
+    finally:
+        seen.set()
+        worker.join(30)
+        beginning.join(30)
+    partial.fail_block(3)
+    partial.discard()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fetcher import HF, CacheError, Notice, Progress
-from fetcher.cache import partials
+from fetcher.cache import partials, rescan
 from fetcher.testing import Hub, Synthetic
 from fetcher.testing.faults import Delay, OnRequest, Trickle, UrlUses
 from tests.e2e.support import (
@@ -66,7 +66,7 @@ def test_one_time_urls_on_a_slow_line(hub: Hub, cache_dir: Path) -> None:
 @pytest.mark.needs("native")
 def test_rehashing_is_progress(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier run left takes longer to read than a run may go without a new block."""
-    monkeypatch.setattr(partials, "SCAN_STEP_BLOCKS", 2)
+    monkeypatch.setattr(rescan, "SCAN_STEP_BLOCKS", 2)
     scan = partials.hashing.scan_file
 
     def slow_scan(*arguments: Any, **options: Any) -> list[int]:

@@ -17,7 +17,8 @@ from fetcher.engine import receive
 from fetcher.engine.buffers import Slab, SlabPool
 from fetcher.engine.disk import Disk
 from fetcher.engine.jobs import Active, FileJob, PartEnded
-from fetcher.engine.receive import receive_part, receive_small
+from fetcher.engine.receive import receive_part
+from fetcher.engine.receive_small import receive_small
 from fetcher.engine.workers import Workers
 from fetcher.errors import CacheError, InternalError, NoSpaceError, TransportError
 from fetcher.plan.transfer import Outcome, Part

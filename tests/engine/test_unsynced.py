@@ -41,7 +41,6 @@ class Disk:
         for _ in range(blocks):
             await asyncio.sleep(dice.choice((0, 0, 0.002)))
             self.unsynced.wrote(job, MIB)
-            job.wake()
             self.most = max(self.most, self.unsynced.total_bytes)
             await room(self.unsynced, job)
 
@@ -148,3 +147,28 @@ def test_what_is_written_during_a_sync_is_for_the_next_one() -> None:
         assert not unsynced.due(job)
 
     asyncio.run(main())
+
+
+def test_a_block_wakes_nobody_but_who_waits_for_it() -> None:
+    async def scenario() -> None:
+        unsynced, job = Unsynced(8 * MIB), a_job(4 * MIB)
+
+        def write(block: int) -> bool:
+            """Whether anybody was woken."""
+            job.progressed.clear()
+            assert job.transfer.claim(block)
+            job.transfer.wrote(block, proven=True)
+            unsynced.wrote(job, MIB)
+            job.block_came()
+            return job.progressed.is_set()
+
+        assert not write(2), "nothing is due, and nobody reads back"
+        job.hungry = True
+        assert write(0), "somebody reads back"
+        assert not write(1), "he was told, and has not asked again"
+        assert write(3), "it is the last"
+        job.progressed.clear()
+        unsynced.wrote(job, MIB)
+        assert job.progressed.is_set(), "half of what may be lost is on its way"
+
+    asyncio.run(scenario())

@@ -306,7 +306,7 @@ int main(int argc, char **argv) {
     blake3_kernel_detect();
     sha256_kernel_detect();
     struct sink *sink;
-    if (sink_open(&sink, 3))
+    if (sink_open(&sink, 3, 2))
         fail("no sink");
     for (uint64_t i = 0; i < cases; i++) {
         case_seed = seed + i;

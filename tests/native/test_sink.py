@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,6 +210,79 @@ def test_direct_where_all_is_aligned(tmp_path: Path) -> None:
     values = {token: value for token, value, *_ in done}
     assert values["whole"] == cv_of(data[:BLOCK], 0)
     assert values["odd length"] == cv_of(data[: tail + 1], 2 * BLOCK)
+
+
+# --- one waits for the disk, others work ------------------------------------------------------------------------------
+
+HELD_WRITES = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+/* A disk that is slow: writes to one descriptor wait until there is a byte to be read from another. */
+static ssize_t held(int fd, const void *data, size_t bytes, off_t offset, const char *name) {
+    const char *slow = getenv("SLOW_FD"), *gate = getenv("GATE_FD");
+    char byte;
+    if (slow && gate && fd == atoi(slow))
+        while (read(atoi(gate), &byte, 1) < 0)
+            ;
+    typedef ssize_t write_at(int, const void *, size_t, off_t);
+    return ((write_at *)dlsym(RTLD_NEXT, name))(fd, data, bytes, offset);
+}
+ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset) { return held(fd, data, bytes, offset, "pwrite"); }
+ssize_t pwrite64(int fd, const void *data, size_t bytes, off_t at) { return held(fd, data, bytes, at, "pwrite64"); }
+"""
+
+
+@pytest.mark.needs("native")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_while_one_block_waits_for_the_disk_others_are_hashed_and_written(tmp_path: Path) -> None:
+    """One thread works, two may wait: two blocks held back at the disk leave a third, which goes another way, its turn;
+    with more of them held than may wait, it has none."""
+    shim, source = tmp_path / "held.so", tmp_path / "held.c"
+    source.write_text(HELD_WRITES)
+    # Under sanitizers they are for what is tested, not for the compiler.
+    plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"], env=plain, check=True, timeout=60)
+    script = f"""
+        import mmap, os, select, sys
+        from contextlib import closing
+        from fetcher._native.sink import BlockSink
+
+        fd = os.open({str(tmp_path / "data")!r}, os.O_RDWR | os.O_CREAT, 0o600)
+        slow = os.dup(fd)
+        gate, opener = os.pipe()
+        os.environ.update(SLOW_FD=str(slow), GATE_FD=str(gate))
+        slab = mmap.mmap(-1, {BLOCK})
+
+        def next_of(sink):
+            assert select.select([sink.fileno()], [], [], {WAIT_S})[0], "nothing came"
+            return [token for token, *_ in sink.completions()]
+
+        with closing(BlockSink(1, waiting=2)) as sink:
+            for block in range(2):
+                sink.submit(f"held {{block}}", fd, block * {BLOCK}, slab, -1, 0, direct_fd=slow)
+            sink.submit("free", fd, 2 * {BLOCK}, slab, -1, 0)
+            assert next_of(sink) == ["free"]
+            sink.submit("held 2", fd, 3 * {BLOCK}, slab, -1, 0, direct_fd=slow)
+            sink.submit("behind", fd, 4 * {BLOCK}, slab, -1, 0)
+            assert not select.select([sink.fileno()], [], [], 0.05)[0]
+            os.write(opener, b"123")
+            left = []
+            while len(left) < 4:
+                left += next_of(sink)
+            assert sorted(left) == ["behind", "held 0", "held 1", "held 2"], left
+        print("well")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip()},
+        capture_output=True,
+        text=True,
+        timeout=2 * WAIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr
 
 
 @pytest.mark.needs("native")

@@ -38,8 +38,8 @@ struct sink;
 
 /* ---- sink_queue.c --------------------------------------------------------------------------------------------------------------------- */
 
-/* 0 or an errno; on success the threads run. */
-int sink_open(struct sink **opened, unsigned threads);
+/* 0 or an errno; on success the threads run. `threads` hash and write into memory at a time, and up to `waiting` more wait for a disk. */
+int sink_open(struct sink **opened, unsigned threads, unsigned waiting);
 /* Readable while jobs wait for sink_take. */
 int sink_event_fd(const struct sink *sink);
 /* False when the sink is closing; the job is the caller's then. */
@@ -57,8 +57,12 @@ void sink_free(struct sink *sink);
 
 /* ---- sink_block.c --------------------------------------------------------------------------------------------------------------------- */
 
-/* The work of one job: chaining value, data, record. */
-void sink_do(struct sink_job *job);
+/* The work of one job, in this order: its chaining value … */
+void sink_hash(struct sink_job *job);
+/* … whether what follows waits for a disk (O_DIRECT), and costs no CPU meanwhile … */
+bool sink_waits(const struct sink_job *job);
+/* … and its data, then its record. */
+void sink_write(struct sink_job *job);
 
 #define SINK_RECORD_BYTES 48
 /* A record of a block for the journal: see fetcher/cache/journal.py, which is the authority. */

@@ -34,12 +34,12 @@ void sink_record(uint8_t record[SINK_RECORD_BYTES], uint64_t block, const uint8_
     store_word(record + 4, ~crc);
 }
 
-static bool is_aligned(const struct sink_job *job) {
-    return job->bytes % SINK_DIRECT_BYTES == 0 && (uintptr_t)job->data % SINK_DIRECT_BYTES == 0;
+bool sink_waits(const struct sink_job *job) {
+    return job->direct_fd >= 0 && job->bytes % SINK_DIRECT_BYTES == 0 && (uintptr_t)job->data % SINK_DIRECT_BYTES == 0;
 }
 
 static int write_data(const struct sink_job *job) {
-    if (job->direct_fd >= 0 && is_aligned(job)) {
+    if (sink_waits(job)) {
         int error = block_sink_write_plain(job->direct_fd, job->offset, job->data, job->bytes);
         /* A disk with larger sectors, a rest after a short write: nothing is wrong with the bytes. */
         if (error != EINVAL)
@@ -48,10 +48,13 @@ static int write_data(const struct sink_job *job) {
     return block_sink_write_plain(job->fd, job->offset, job->data, job->bytes);
 }
 
-void sink_do(struct sink_job *job) {
+void sink_hash(struct sink_job *job) {
     struct blake3_mode mode;
     blake3_mode_init(&mode, NULL);
     blake3_blocks(&mode, job->data, job->bytes, job->offset, SINK_BLOCK_BYTES, job->cv);
+}
+
+void sink_write(struct sink_job *job) {
     job->stage = SINK_DATA;
     job->error = write_data(job);
     if (job->error)

@@ -2,7 +2,10 @@
  *
  * One mutex over all of it: a job costs some hundred microseconds of hashing and writing, the lock far less than one of them. Threads that
  * sleep form a stack, and the one that slept last is woken first: its cache is the warmest. As long as one is at work another is woken only
- * when SINK_QUEUED_PER_THREAD jobs wait for each that is awake.
+ * when SINK_QUEUED_PER_THREAD jobs wait for each that is.
+ *
+ * More than `running_max` are never at work: writers into one file's page cache wait for each other, and burn a core while they do. Who waits
+ * for a disk is not at work; that is what the other threads are there for, so that the disk has its next block while one is hashed.
  */
 #ifdef __linux__
 #define _GNU_SOURCE
@@ -46,7 +49,8 @@ struct sink {
     struct list done;
     struct worker *sleeping;
     size_t queued_count;
-    size_t awake_count;
+    size_t running_count; /* neither asleep nor waiting for a disk */
+    size_t running_max;
     size_t pending;
     unsigned thread_count;
     bool closing;
@@ -116,15 +120,18 @@ static void event_clear(const struct sink *sink) {
 
 /* ---- the threads ---------------------------------------------------------------------------------------------------------------------- */
 
-/* The next job, or NULL when there will be none; the lock is held. */
+/* The next job, or NULL when there will be none; the lock is held.
+ *
+ * Those who have come back from the disk may be too many. Whoever is left at work takes what waits, so it is not forgotten.
+ */
 static struct sink_job *next_job(struct sink *sink, struct worker *worker) {
-    while (!sink->queued.first) {
+    while (!sink->queued.first || (sink->running_count > sink->running_max && !sink->closing)) {
         if (sink->closing)
             return NULL;
         worker->below = sink->sleeping;
         sink->sleeping = worker;
         worker->asleep = true;
-        sink->awake_count--;
+        sink->running_count--;
         while (worker->asleep)
             pthread_cond_wait(&worker->wake, &sink->lock);
     }
@@ -142,9 +149,29 @@ static struct worker *wake_one(struct sink *sink) {
     if (worker) {
         sink->sleeping = worker->below;
         worker->asleep = false;
-        sink->awake_count++;
+        sink->running_count++;
     }
     return worker;
+}
+
+/* The same, if another one is wanted. */
+static struct worker *wake_wanted(struct sink *sink) {
+    bool wanted = sink->running_count < sink->running_max && sink->queued_count > sink->running_count * SINK_QUEUED_PER_THREAD;
+    return wanted ? wake_one(sink) : NULL;
+}
+
+/* Does a job that waits for the disk; others may work meanwhile. */
+static void wait_for_disk(struct sink *sink, struct sink_job *job) {
+    pthread_mutex_lock(&sink->lock);
+    sink->running_count--;
+    struct worker *woken = wake_wanted(sink);
+    pthread_mutex_unlock(&sink->lock);
+    if (woken)
+        pthread_cond_signal(&woken->wake);
+    sink_write(job);
+    pthread_mutex_lock(&sink->lock);
+    sink->running_count++;
+    pthread_mutex_unlock(&sink->lock);
 }
 
 static void *work(void *argument) {
@@ -156,7 +183,11 @@ static void *work(void *argument) {
     pthread_mutex_lock(&sink->lock);
     for (struct sink_job *job; (job = next_job(sink, worker));) {
         pthread_mutex_unlock(&sink->lock);
-        sink_do(job);
+        sink_hash(job);
+        if (sink_waits(job))
+            wait_for_disk(sink, job);
+        else
+            sink_write(job);
         pthread_mutex_lock(&sink->lock);
         bool first = !sink->done.first;
         list_add(&sink->done, job);
@@ -190,7 +221,7 @@ static int start_threads(struct sink *sink, unsigned threads) {
         if (error)
             break;
         pthread_mutex_lock(&sink->lock);
-        sink->awake_count++;
+        sink->running_count++;
         pthread_mutex_unlock(&sink->lock);
         error = pthread_create(&worker->thread, &attributes, work, worker);
         if (error)
@@ -203,12 +234,13 @@ static int start_threads(struct sink *sink, unsigned threads) {
     return error;
 }
 
-int sink_open(struct sink **opened, unsigned threads) {
-    struct sink *sink = calloc(1, sizeof *sink + threads * sizeof sink->workers[0]);
+int sink_open(struct sink **opened, unsigned threads, unsigned waiting) {
+    struct sink *sink = calloc(1, sizeof *sink + (threads + waiting) * sizeof sink->workers[0]);
     if (!sink)
         return ENOMEM;
     list_clear(&sink->queued);
     list_clear(&sink->done);
+    sink->running_max = threads;
     int error = event_open(sink);
     if (error) {
         free(sink);
@@ -220,7 +252,7 @@ int sink_open(struct sink **opened, unsigned threads) {
         free(sink);
         return error;
     }
-    error = start_threads(sink, threads);
+    error = start_threads(sink, threads + waiting);
     if (error) {
         sink_close(sink);
         sink_close_event(sink);
@@ -241,8 +273,7 @@ bool sink_submit(struct sink *sink, struct sink_job *job) {
         list_add(&sink->queued, job);
         sink->queued_count++;
         sink->pending++;
-        if (sink->queued_count > sink->awake_count * SINK_QUEUED_PER_THREAD)
-            woken = wake_one(sink);
+        woken = wake_wanted(sink);
     }
     pthread_mutex_unlock(&sink->lock);
     if (woken)

@@ -1,0 +1,73 @@
+"""What an earlier run left of a Partial, before anybody goes on from it: nothing of it is believed unseen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fetcher import hashing
+from fetcher.cache import durable
+
+SCAN_STEP_BLOCKS = 256
+"""Blocks per rescan call: the core holds no lock of Python's meanwhile, and can't be interrupted either."""
+
+
+def leave_blob(folder: Path, name: str) -> None:
+    """A crash between naming a Blob and removing its Partial leaves a body with two names, read-only. We must never
+    write to that one: go on with a copy."""
+    data = folder / name
+    try:
+        status = os.lstat(data)
+    except FileNotFoundError:
+        return
+    if status.st_nlink == 1:
+        if status.st_mode & 0o777 != 0o600:  # a commit that ended before the Blob had its name
+            reader = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchmod(reader, 0o600)
+            finally:
+                os.close(reader)
+        return
+    copy = folder / "copy"
+    durable.remove_file(copy)
+    source = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        target = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            durable.clone_into(source, target, status.st_size)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    os.rename(copy, data)
+
+
+def confirmed(fd: int, size: int, claimed: dict[int, bytes], step: Callable[[], None] | None) -> dict[int, bytes]:
+    """The journalled blocks whose bytes are what the journal says."""
+    if not hashing.HAS_TREE:
+        return {}
+    count = hashing.block_count(size)
+    found = {block: value for block, value in claimed.items() if block < count}
+    for start, stop in _runs(sorted(found)):
+        offset = start * hashing.BLOCK_BYTES
+        length = min(stop * hashing.BLOCK_BYTES, size) - offset
+        expected = b"".join(found[block] for block in range(start, stop))
+        for block in hashing.scan_file(fd, offset, length, expected, block=hashing.BLOCK_BYTES):
+            del found[block]
+        if step is not None:
+            step()
+    return found
+
+
+def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:
+    """Sorted block numbers as half-open runs of bounded length."""
+    start = previous = None
+    for block in blocks:
+        if start is None or previous is None or block != previous + 1 or block - start >= SCAN_STEP_BLOCKS:
+            if start is not None and previous is not None:
+                yield start, previous + 1
+            start = block
+        previous = block
+    if start is not None and previous is not None:
+        yield start, previous + 1
