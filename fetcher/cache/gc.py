@@ -17,7 +17,7 @@ from pathlib import Path
 from fetcher.cache import writable
 from fetcher.cache.clock import Clock
 from fetcher.cache.due import JUST_USED_S, long_ago, out_of_time
-from fetcher.cache.index import Index, Rows
+from fetcher.cache.index import Index, Rows, select_many
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.leases import Leases
 from fetcher.cache.owners import Owners
@@ -91,8 +91,8 @@ class Collector:
         """Of the Blobs that nothing refers to and whose time is over."""
         with self._index.read() as rows:
             roots = self._removal.unreferenced(rows, self._unused_since(at_once), limit=1 << 62)
-            sizes = [rows.execute("SELECT size FROM blobs WHERE root = ?", (root,)).fetchone()[0] for root in roots]
-        return sum(allocation.blob_bytes(size) for size in sizes)
+            sizes = select_many(rows, "SELECT size FROM blobs WHERE root IN", roots)  # of those still there
+        return sum(allocation.blob_bytes(size) for (size,) in sizes)
 
     def _give_up_silent(self) -> int:
         with disk_errors("clean up", self._layout.owners):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from fetcher.cache import due
+from fetcher.cache.index import Rows
 from fetcher.cache.records import GoneError
+from fetcher.cache.removal import Removal
 from fetcher.cache.reservation import STEP_BYTES
 from fetcher.cache.snapshots import HANDED_OUT_S
 from fetcher.cache.space import Room
@@ -378,6 +381,25 @@ def test_prune_without_a_size_is_what_had_its_time(cache: Cache, clock: Clock) -
     plan = cache.prune_plan()
     assert (plan.snapshots, plan.bytes_expected) == ((old.id,), 2 * 4096)
     assert plan.execute().snapshots == (old.id,)
+
+
+def test_what_others_collect_while_a_plan_is_made_is_not_counted(
+    open_cache: Callable[..., Cache], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = open_cache(), open_cache()
+    old = publish(one, "old", {"f": paint(2 * MIB)}, keep_for_s=100.0)
+    clock.turn(101)
+    assert one.gc().snapshots == (old.id,)
+    really = Removal.unreferenced
+
+    def collected_meanwhile(self: Removal, rows: Rows, *arguments: Any, **more: Any) -> list[str]:
+        roots = really(self, rows, *arguments, **more)
+        monkeypatch.setattr(Removal, "unreferenced", really)
+        assert roots and two.gc(at_once=True).blobs == 1
+        return roots
+
+    monkeypatch.setattr(Removal, "unreferenced", collected_meanwhile)
+    assert one._rooms.collector.blob_bytes(at_once=True) == 0
 
 
 def test_reserve_is_all_or_nothing(
