@@ -149,9 +149,10 @@ class Plateau:
 
     def answered(self, now: float, waited_s: float) -> None:
         """The host began to answer a request ``waited_s`` after it was made."""
-        if self._untouched and waited_s >= FAR_S and self.level < START_FAR:
-            self._before = min(START_FAR, self.level_max)
-            self._set(self._before, now)
+        start = min(START_FAR, self.level_max)
+        if self._untouched and waited_s >= FAR_S and self.level < start:  # once: it begins to measure anew
+            self._before = start
+            self._set(start, now)
 
     def refused(self, now: float) -> None:
         """The host does not want so many: no try goes on, and what was measured meanwhile means nothing. A doubling of

@@ -135,6 +135,16 @@ def test_a_host_that_is_far_away_begins_with_more() -> None:
     assert measured.plateau.level == START, "what was measured counts for more"
 
 
+@pytest.mark.parametrize("level_max", [2, 4, 5, 6, 16])
+def test_answers_from_far_away_keep_nothing_from_being_measured(level_max: int) -> None:
+    course = Course(Plateau(level_max), knee(3))
+    for _ in range(100):
+        course.plateau.answered(course.now, FAR_S)
+        course.run(0.1)
+    assert course.plateau.rate > 0
+    assert course.plateau.phase is not Phase.GROWING
+
+
 @given(
     level_max=st.integers(1, 70),
     start=st.none() | st.integers(1, 200),
