@@ -307,10 +307,11 @@ void sink_close(struct sink *sink) {
     for (struct worker *worker; (worker = wake_one(sink));)
         pthread_cond_signal(&worker->wake);
     pthread_mutex_unlock(&sink->lock);
-    for (unsigned i = 0; i < sink->thread_count; i++) {
+    for (unsigned i = 0; i < sink->thread_count; i++)
         pthread_join(sink->workers[i].thread, NULL);
+    /* Only now: they signal each other. */
+    for (unsigned i = 0; i < sink->thread_count; i++)
         pthread_cond_destroy(&sink->workers[i].wake);
-    }
 }
 
 void sink_free(struct sink *sink) {
