@@ -80,7 +80,7 @@ def a_job(*resources: dict[str, Any]) -> str:
 
 def everything_happens(run_cli: CommandLine, hub: Hub, cache: Path, user: User, **more: str) -> Path:
     """A cache in which there is everything that the format knows: Snapshots, a lease with a private copy, a market's
-    list, a Partial of a command that was killed. Returns the private copy."""
+    list, a Partial and the staging of a command that was killed. Returns the private copy."""
     env = environment(hub, cache, **more)
     with s3_in_thread() as s3:
         s3.add_bucket("open", {"data/a.bin": Synthetic(MIB + 1, 3), "data/b": b"b"}, public=True)
@@ -120,6 +120,8 @@ MODES: list[tuple[str, int, int]] = [
     (rf"markets-v1/{_ID}\.json", 0o600, 0o600),
     (rf"partials-v1/{_ID}\.{_HEX}", 0o700, 0o700),
     (rf"partials-v1/{_ID}\.{_HEX}/(data|journal)", 0o600, 0o600),
+    (rf"partials-v1/\.staging-small\.{_HEX}\.[0-9a-f]+", 0o700, 0o700),
+    (rf"partials-v1/\.staging-small\.{_HEX}\.[0-9a-f]+/[0-9a-f]+", 0o444, 0o444),
     (r"blobs-v1/[0-9a-f]{2}", 0o700, 0o750),
     (rf"blobs-v1/[0-9a-f]{{2}}/{_ID}(\.tree)?", 0o444, 0o444),
     (rf"snapshots-v1/{_ID}\.json", 0o600, 0o600),
