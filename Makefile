@@ -21,7 +21,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-plain torture check bench bench-hotpath sanitize clean
+.PHONY: help demo test test-plain torture check bench bench-full bench-compare sanitize clean
 
 help:
 	@echo "make demo        set up, then a market's list and a job from embedded origins, and again as a hit (450 MB in $(DEMO_DIR))"
@@ -29,8 +29,9 @@ help:
 	@echo "make test-plain  in plain mode, the tests for which the mode matters (of FETCHER_TEST_ALL=1 a part of them is part)"
 	@echo "make torture     at length: power cuts, kills, random walks, fuzzing (needs root; docs/TORTURE.md)"
 	@echo "make check       formatting, ruff, mypy, import floors"
-	@echo "make bench       numbers against curl and huggingface_hub (BENCH_ARGS='--help' for choices)"
-	@echo "make bench-hotpath  the hot path against C and all rivals (BENCH_ARGS='--help'; what it needs: benchmarks/README.md)"
+	@echo "make bench       numbers against what you use now, in a quarter of an hour (BENCH_ARGS='--help' for choices)"
+	@echo "make bench-full  everybody, everything, large: hours"
+	@echo "make bench-compare BASE=<revision>  two revisions of this project in one run: what has moved"
 	@echo "make sanitize    the native core under AddressSanitizer and UBSan"
 	@echo "make clean       remove what was built and the demo's files; keeps $(VENV)"
 
@@ -125,11 +126,15 @@ check: $(VENV)/.installed $(VENV)/.test-dependencies
 	$(PY) -m pytest -q tests/test_floors.py tests/test_public_names.py || failed=1; \
 	exit $$failed
 
-bench: $(VENV)/.installed $(VENV)/.test-dependencies
-	@$(PY) -m benchmarks.compare $(BENCH_ARGS)
+bench: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
+	@$(PY) -m benchmarks $(BENCH_ARGS)
 
-bench-hotpath: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
-	@$(PY) -m benchmarks.hotpath $(BENCH_ARGS)
+bench-full: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
+	@$(PY) -m benchmarks --full $(BENCH_ARGS)
+
+bench-compare: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
+	@test -n "$(BASE)" || { echo "make bench-compare BASE=<revision>: which one to compare with?" >&2; exit 2; }
+	@$(PY) -m benchmarks.compare $(BASE) $(BENCH_ARGS)
 
 sanitize: $(VENV)/.installed $(VENV)/.test-dependencies
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash tests/native/sanitize.sh

@@ -117,6 +117,11 @@ def _xattrs() -> str | None:
     return None
 
 
+def _repository() -> str | None:
+    checkout = Path(__file__).resolve().parents[2]
+    return None if _succeeds("git", "-C", str(checkout), "rev-parse", "HEAD") else "this is no git repository"
+
+
 def _static_busybox() -> str | None:
     found = places.find_program("busybox")
     if found is None or not places.is_static(found):
@@ -139,10 +144,11 @@ _FIXED: dict[str, Callable[[], str | None]] = {
     "native": _native,
     "xattrs": _xattrs,
     "static-busybox": _static_busybox,
+    "repository": _repository,
     # What the fixtures of these names start (tests/support/servers/fixtures.py).
     "swift": _all("python:swift", "xattrs"),
     "rclone": _all("program:rclone"),
-    # What benchmarks/hotpath/ has for the ceiling and for the origin.
+    # What benchmarks/ has for the ceiling and for the origin.
     "reference": _all("debian:gcc", "header:openssl/ssl.h", "debian:nginx", "debian:openssl"),
     "docker-registry": _all("debian:docker-registry", "python:cryptography"),
     "dockerd": _all("root", "debian:dockerd"),

@@ -1,1 +1,0 @@
-"""The hot path against its rivals and against C, row by row."""

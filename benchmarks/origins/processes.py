@@ -1,0 +1,68 @@
+"""What all origins have in common: child processes on free ports of loopback, and what the kernel says of them."""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.running.machine import put_first
+
+READY_S = 20.0
+PORTS = 10_000, 32_000
+
+
+class Server(Protocol):
+    """What a race wants to know of its origin."""
+
+    def version(self) -> str:
+        """Its name and version."""
+        ...
+
+    def cpu_s(self) -> float:
+        """CPU seconds that it has taken until now."""
+        ...
+
+    def sent_bytes(self) -> int:
+        """Bytes that it has written until now, heads of answers included; origins write to sockets only."""
+        ...
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100  # user and system, in ticks of 10 ms (proc(5))
+
+
+def written_bytes(pid: int) -> int:
+    """What a process has handed to write, writev and sendfile until now (proc(5); send is not counted)."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return next(int(line.partition(":")[2]) for line in lines if line.startswith("wchar:"))
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
+    put_first(process.pid)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(READY_S)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody has now, below those that the kernel gives to outgoing connections."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*PORTS)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        found += [port] if port not in found else []
+    return found

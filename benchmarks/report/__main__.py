@@ -1,0 +1,107 @@
+"""`python -m benchmarks.report`: the measured parts of docs/benchmarks.md, and their pictures, from benchmarks/results.
+
+The page has places for them, between ``<!-- measured: RESULTS SCENARIO -->`` and ``<!-- end -->``; what stands around
+those is written by people. RESULTS is the name of a file of JSON lines, SCENARIO one of its scenarios, or ``machine``
+(what it was measured on) or ``reached`` (against the goals).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+
+from benchmarks.report import pictures, targets
+from benchmarks.report.cells import Row
+from benchmarks.report.tables import MAKERS, by_scenario, table
+from benchmarks.running import lines
+from benchmarks.running.work import CHECKOUT
+
+RESULTS = CHECKOUT / "benchmarks" / "results"
+PAGE = CHECKOUT / "docs" / "benchmarks.md"
+PICTURES = "pictures"
+"""Beside the page."""
+
+_PLACE = re.compile(r"(<!-- measured: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def render(text: str, results: Mapping[str, Sequence[Row]]) -> tuple[str, dict[str, str]]:
+    """The page with all its places filled, and pictures by their file's name.
+
+    Raises LookupError for a place of which there are no rows, and for rows that have no place.
+    """
+    drawn: dict[str, str] = {}
+    placed: set[tuple[str, str]] = set()
+
+    def fill(found: re.Match[str]) -> str:
+        opening, name, what, closing = found.groups()
+        placed.add((name, what))
+        rows = results.get(name)
+        if rows is None:
+            raise LookupError(f"there is no {name}.jsonl")
+        if what == "machine":
+            return f"{opening}{machine(rows)}\n{closing}"
+        if what == "reached":
+            return f"{opening}{targets.table(rows)}\n{closing}"
+        some = by_scenario(rows).get(what)
+        if some is None:
+            raise LookupError(f"{name}.jsonl has no {what}")
+        parts = []
+        raced = [row for row in some if "wall_s" in row]
+        if what not in MAKERS and raced:
+            file = f"{name}-{what}.svg"
+            drawn[file] = pictures.race(what, raced)
+            parts.append(f"![{what}: speed and CPU of everybody]({PICTURES}/{file})")
+        parts.append(table(some))
+        filling = "\n\n".join(parts)
+        return f"{opening}{filling}\n{closing}"
+
+    filled = _PLACE.sub(fill, text)
+    for name, rows in results.items():
+        if any(known == name for known, _ in placed):
+            for what in by_scenario(rows):
+                if (name, what) not in placed:
+                    raise LookupError(f"the page has no place for {what} of {name}.jsonl")
+    return filled, drawn
+
+
+def machine(rows: Sequence[Row]) -> str:
+    """On what, when, and which revision of us; and the versions of everybody."""
+    kept = {
+        what: ", ".join(sorted({str(row[what]) for row in rows}))
+        for what in ("cpu", "cores", "memory_mib", "kernel", "python", "date", "revision")
+    }
+    versions = sorted({row["version"] for row in rows if "version" in row and not row["rival"].startswith("fetcher")})
+    return (
+        f"{kept['cpu']}, {kept['cores']} cores, {kept['memory_mib']} MiB; Linux {kept['kernel']}, Python "
+        f"{kept['python']}; measured {kept['date']} at {kept['revision']}.\n\nWith {'; '.join(versions)}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if anything would change")
+    check = parser.parse_args().check
+    results = {path.stem: lines.read(path) for path in sorted(RESULTS.glob("*.jsonl"))}
+    try:
+        page, drawn = render(PAGE.read_text(), results)
+    except LookupError as reason:
+        raise SystemExit(f"{PAGE.name}: {reason}") from None
+    directory = PAGE.parent / PICTURES
+    wanted = {PAGE: page} | {directory / name: picture for name, picture in drawn.items()}
+    changed = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    stale = [path for path in directory.glob("*.svg") if path not in wanted]
+    for path in (*changed, *stale):
+        print(f"{'stale' if check else 'removed' if path in stale else 'written'}: {path.relative_to(CHECKOUT)}")
+    if check:
+        sys.exit(1 if changed or stale else 0)
+    directory.mkdir(exist_ok=True)
+    for path in changed:
+        path.write_text(wanted[path])
+    for path in stale:
+        path.unlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Tables of what is no race: ratios inside one process, start-up, kills, repetitions, wrong bytes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from benchmarks.report.cells import Row, by_rival, head, line, peak, spread, turn
+
+MIB = 1 << 20
+Rows = Sequence[Row]
+
+
+def ratio_table(rows: Rows) -> str:
+    """One line per contest: the fastest slices, their ratio, and in brackets the spread of the rounds' ratios."""
+    lines = head("what", "ours", "against", "it", "times as fast", "per round")
+    for row in rows:
+        cells = [row["what"], f"{row['ours']} {row['unit']}"]
+        if "ratio" in row:
+            per_round = f"{row['ratio_median']} ({row['ratio_low']}–{row['ratio_high']})"
+            cells += [row["than"], f"{row['other']} {row['unit']}", f"**{row['ratio']}**", per_round]
+        else:
+            cells += [""] * 4
+        lines.append(line(*cells))
+    return "\n".join(lines)
+
+
+def layer_table(rows: Rows) -> str:
+    """One line per figure of the cache: median and spread of the rounds, and how often the reference goes into it."""
+    lines = head("what", "median (rounds)", "against", "it", "times it")
+    for row in rows:
+        cells = [row["what"], f"{spread(row['values'])} {row['unit']}"]
+        if "than" in row:
+            ratios = [ours / other for ours, other in zip(row["values"], row["others"], strict=True)]
+            cells += [row["than"], f"{spread(row['others'])} {row['unit']}", spread(ratios)]
+        else:
+            cells += [""] * 3
+        lines.append(line(*cells))
+    return "\n".join(lines)
+
+
+def kill_tables(rows: Rows) -> str:
+    """One line per rival: killed three times, and with a bit flipped between kill and restart."""
+    killed = head("killed", "asked again MiB", "of the file", "right", "half under its name", "left MiB", "last run s")
+    flipped = head("a bit flipped", "right", "ended with an error", "asked again MiB", "of what had come")
+    for who, group in by_rival(rows).items():
+        some = [row for row in group if row["variant"] == "kill"]
+        if some:
+            killed.append(_killed(who, some))
+        some = [row for row in group if row["variant"] == "flip"]
+        if some:
+            flipped.append(_flipped(who, some))
+    return "\n".join([*killed, "", *flipped])
+
+
+def _killed(who: str, some: Rows) -> str:
+    again = spread([round(row["again_bytes"] / MIB, 1) for row in some])
+    share = statistics.median(row["again_bytes"] / row["size_bytes"] for row in some)
+    half = f"after {sum(row['half_visible'] for row in some)} of {sum(row['kills'] for row in some)} kills"
+    left, wall = (
+        spread([round(row["left_bytes"] / MIB, 1) for row in some]),
+        spread([row["wall_s"] for row in some]),
+    )
+    return line(who, again, f"{share:.0%}", _right(some), half, left, wall)
+
+
+def _flipped(who: str, some: Rows) -> str:
+    again = spread([round(row["again_bytes"] / MIB, 1) for row in some])
+    share = statistics.median(row["again_bytes"] / row["sent_before_bytes"] for row in some)
+    told = f"{sum(row['exit'] != 0 for row in some)} of {len(some)}"
+    return line(who, _right(some), told, again, f"{share:.0%}")
+
+
+def _right(rows: Rows) -> str:
+    return f"{sum(row['right'] for row in rows)} of {len(rows)}"
+
+
+def start_table(rows: Rows) -> str:
+    """Milliseconds, and how many more than an interpreter takes that does nothing."""
+    lines = head("what", "wall ms", "over python -c pass", "CPU ms", "peak MiB")
+    bare = {turn(row): row["wall_s"] for row in rows if row["rival"] == "python -c pass"}
+    told = []
+    for what, group in by_rival(rows).items():
+        if "latency" in group[0]:
+            hits = {name: spread([row["latency"][name] for row in group]) for name in group[0]["latency"]}
+            told.append(f"\n{what}: " + ", ".join(f"{name} {value}" for name, value in hits.items()))
+            continue
+        over = [1000 * (row["wall_s"] - bare[turn(row)]) for row in group if turn(row) in bare]
+        cells = [spread([1000 * row["wall_s"] for row in group]), spread(over) if over else ""]
+        cells += [spread([1000 * row["cpu_s"] for row in group]), peak(group)]
+        lines.append(line(what, *cells))
+    return "\n".join([*lines, *told])
+
+
+def request_table(rows: Rows) -> str:
+    """What a hub is asked."""
+    lines = head("who", "files", "requests to the hub per file", "connections", "wall s", "by route")
+    for row in rows:
+        if "per_file" in row:
+            routes = ", ".join(f"{route} {count}" for route, count in row["by_route"].items())
+            lines.append(line(row["rival"], row["files"], row["per_file"], row["connections"], row["wall_s"], routes))
+    return "\n".join(lines)
+
+
+def sent_table(rows: Rows) -> str:
+    """Who fetched how much of it: again, or several times."""
+    lines = head("who", "wall s", "CPU s", "peak MiB", "sent by the origin, in times of the files")
+    for who, group in by_rival(rows).items():
+        some = [row for row in group if "wall_s" in row]
+        if some:
+            cells = [spread([row[name] for row in some]) for name in ("wall_s", "cpu_s")]
+            lines.append(
+                line(who, *cells, peak(some), spread([round(row["sent_bytes"] / row["bytes"], 3) for row in some]))
+            )
+    return "\n".join(lines)
+
+
+def flip_table(rows: Rows) -> str:
+    """Who notices a wrong bit."""
+    lines = head("who", "verifies", "noticed", "the wrong bytes are under the final name")
+    for row in rows:
+        if "noticed" in row:
+            words = {True: "yes", False: "**no**"}[row["noticed"]]
+            lines.append(line(row["rival"], row["verifies"], words, "**yes**" if row["wrong_is_visible"] else "no"))
+    return "\n".join(lines)
+
+
+def refusal_table(rows: Rows) -> str:
+    """Refusals of a private repository, with another's copy in the cache and without."""
+    lines = head("asks", "with a copy: median ms", "without", "distance", "by chance once in a hundred")
+    for row in rows:
+        medians = (row["cached_median_ms"], row["empty_median_ms"])
+        lines.append(line(row["asks"], *medians, row["distance"], row["by_chance"]))
+    return "\n".join(lines)

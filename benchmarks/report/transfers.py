@@ -1,0 +1,99 @@
+"""Races as a table: medians and spreads, and ratios between runs of the same round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.report.cells import Row, by_rival, head, line, peak, spread, turn
+
+MIB = 1 << 20
+GIB = 1 << 30
+MORE_THAN_ONCE = 1.005
+"""Of the files' bytes, heads and TLS apart: who asks twice is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What a race is counted in: bytes, or files where those are small."""
+
+    many: bool
+
+    @property
+    def speed(self) -> str:
+        return "files/s" if self.many else "MiB/s"
+
+    @property
+    def cost(self) -> str:
+        return "CPU µs/file" if self.many else "CPU s/GiB"
+
+    def amount(self, row: Row) -> float:
+        """What was fetched; over its seconds it is a speed."""
+        return float(row["files"] if self.many else row["bytes"] / MIB)
+
+    def cost_scale(self, row: Row) -> float:
+        """What CPU seconds are multiplied with."""
+        return float(1e6 / row["files"] if self.many else GIB / row["bytes"])
+
+
+def units_of(rows: Sequence[Row]) -> Units:
+    """Of the rows of one scenario."""
+    return Units(rows[0]["files"] > 1 and rows[0]["bytes"] / rows[0]["files"] <= MIB)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Wall clock, speed, CPU and memory of each, and ratios to ours."""
+    groups = by_rival(rows)
+    ours = next((group for rival, group in groups.items() if rival.startswith("fetcher")), [])
+    units = units_of(rows)
+    titles = (
+        "who",
+        "wall s",
+        units.speed,
+        units.cost,
+        "transfer alone",
+        "peak MiB",
+        f"origin {units.cost}",
+        "its wall / ours",
+        "our CPU / its",
+    )
+    lines = head(*titles)
+    refused = any("recovery_s" in row for group in groups.values() for row in group)
+    for rival, group in groups.items():
+        amount, scale = units.amount(group[0]), units.cost_scale(group[0])
+        alone = [
+            (row["transfer"]["user_s"] + row["transfer"]["system_s"]) * scale for row in group if "transfer" in row
+        ]
+        cells = [
+            spread([row["wall_s"] for row in group]),
+            spread([amount / row["wall_s"] for row in group]),
+            spread([row["cpu_s"] * scale for row in group]),
+            spread(alone) if alone else "",
+            peak(group),
+            spread([row["server_cpu_s"] * scale for row in group]),
+        ]
+        cells.append("" if group is ours else _ratio(group, ours, lambda row: row["wall_s"]))
+        cells.append("" if group is ours else _ratio(ours, group, lambda row: row["cpu_s"]))
+        lines.append(line(rival, *cells))
+    sent = {
+        who: [row["sent_bytes"] / row["bytes"] for row in group if "sent_bytes" in row] for who, group in groups.items()
+    }
+    told = [f"{who} {spread([round(ratio, 3) for ratio in ratios])}" for who, ratios in sent.items() if ratios]
+    if any(ratio >= MORE_THAN_ONCE for ratios in sent.values() for ratio in ratios):
+        lines.append(f"\nSent by the origin, in times of the files: {'; '.join(told)}.")
+    if any(row.get("durable") and row.get("onto") == "tmpfs" for group in groups.values() for row in group):
+        lines.append("\n**What was to go to a disk went to a tmpfs: name a place on one by `--disk`.**")
+    if refused:
+        for rival, group in groups.items():
+            for row in group:
+                plateau, after = row.get("plateau_mib_s"), row.get("recovery_s")
+                again = "not again before the end" if after is None else f"0.9 of it again after {after} s"
+                lines.append(f"\n{rival}: plateau {plateau} MiB/s, {again}; MiB/s by seconds: {row['samples']}")
+    return "\n".join(lines)
+
+
+def _ratio(above: Sequence[Row], below: Sequence[Row], figure: Callable[[Row], float]) -> str:
+    """Median and spread of the ratios of rounds that both were in."""
+    others = {turn(row): figure(row) for row in below}
+    ratios = [figure(row) / others[turn(row)] for row in above if others.get(turn(row))]
+    return spread(ratios) if ratios else ""

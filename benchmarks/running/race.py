@@ -1,0 +1,180 @@
+"""Rounds in which everybody does the same work in turns, each in an empty directory; and who judges what they bring.
+
+What would be unfair ends a rival's part: an output that is there before the start, an origin that has sent less than
+the files have, another size, other bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.origins.processes import Server
+from benchmarks.rivals import RIVALS
+from benchmarks.running.machine import Conditions, Failed, file_system, run
+from benchmarks.running.options import Options
+from benchmarks.running.work import Command, Unusable, Way, Work
+
+MIB = 1 << 20
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+@contextmanager
+def room_in(parent: Path, byte_count: int = 0) -> Iterator[Path]:
+    """A new directory, removed afterwards, where there is room for so much. Raises Unusable."""
+    if not parent.is_dir():
+        raise Unusable(f"{parent} is no directory")
+    # Else everybody would fail for it, in ways of their own.
+    if (free := shutil.disk_usage(parent).free) < byte_count:
+        had, needed = free // MIB, -(-byte_count // MIB)
+        raise Unusable(f"{parent} has room for {had} MiB, and {needed} are needed: a smaller --size, or another place")
+    directory = Path(tempfile.mkdtemp(prefix="fetcher-bench-", dir=parent))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def there_and_back(everybody: Iterable[T], round_number: int) -> list[T]:
+    """In which order a round goes: who comes first has the machine as somebody else has left it."""
+    some = list(everybody)
+    return some if round_number % 2 == 0 else some[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Rounds in which everybody does the same work once, in turns."""
+
+    scenario: str
+    options: Options
+    way: Way
+    entrants: Sequence[str]
+    work: Work
+    """Its directory is the room in which each gets an empty one."""
+    originals: Path
+    """Where the files lie that are fetched: each rival's first outputs are compared byte for byte."""
+    conditions: Conditions
+    server: Server
+
+    def rows(self) -> Iterator[Row]:
+        """A row for each turn; one for who is missing, and one for whoever drops out."""
+        places = {"origin": self.server.version(), "onto": file_system(self.work.directory)}
+        common = {"scenario": self.scenario, "way": self.way, **places}
+        entrants = []
+        able = [name for name, rival in RIVALS.items() if self.way in rival.ways]
+        for name in self.options.of(self.entrants, able):
+            if missing := RIVALS[name].missing:
+                yield {**common, "rival": name, "missing": missing}
+            else:
+                entrants.append(name)
+        versions = {name: RIVALS[name].version() for name in entrants}
+        total = sum((self.originals / name).stat().st_size for name in self.work.names)
+        for round_number in range(self.options.rounds):
+            for name in there_and_back(entrants, round_number):
+                labels = {"rival": name, "version": versions[name], "verifies": RIVALS[name].verifies}
+                row = {
+                    **common,
+                    **labels,
+                    **self.conditions.row(),
+                    "round": round_number,
+                    "bytes": total,
+                    "files": len(self.work.names),
+                }
+                try:
+                    yield row | self._one(name, total, compare=round_number == 0)
+                except Failed as failed:
+                    yield row | {"failed": str(failed)}
+                    entrants.remove(name)
+
+    def _one(self, name: str, total: int, *, compare: bool) -> Row:
+        with room_in(self.work.directory) as directory:
+            work = replace(self.work, directory=directory)
+            try:
+                command = RIVALS[name].ways[self.way](work)
+            except Unusable as reason:  # such as a compiler that lacks a header: the others can do without
+                raise Failed(str(reason)) from None
+            if warm := self.options.warm and "*" not in command.output:  # not in a cache of its own
+                self._lay_out(work)
+            else:
+                refuse_what_is_there(work, command)
+
+            def outputs() -> list[Path]:
+                return [output_of(directory, command, file) for file in work.names]
+
+            sent_before = self.server.sent_bytes()
+            measured = run(command, self.conditions, server_cpu_s=self.server.cpu_s, outputs=outputs)
+            if (sent := self.server.sent_bytes() - sent_before) < total:
+                raise Failed(f"the origin has sent {sent} bytes of {total}: the others came from somewhere else")
+            judge(work, command, self.originals, compare=compare)
+            row: Row = measured.row() | {"sent_bytes": sent, "pages": "warm" if warm else "fresh"}
+            if own := _own_figures(measured.stdout):
+                row["transfer"] = own
+            (directory.parent / f"{directory.name}.names").unlink(missing_ok=True)
+            return row
+
+    def _lay_out(self, work: Work) -> None:
+        """Files of the right size where the rival will write, so that it finds their pages there."""
+        for name, path in work.paths().items():
+            with path.open("wb") as file:
+                for _ in range(-(-(self.originals / name).stat().st_size // MIB)):
+                    file.write(b"\xff" * MIB)
+
+
+def refuse_what_is_there(work: Work, command: Command) -> None:
+    """Nobody starts with a part of the outcome. Raises Failed."""
+    for name in work.names:
+        if outputs_of(work.directory, command, name):
+            raise Failed(f"{name} is there before the start")
+
+
+def judge(work: Work, command: Command, originals: Path, *, compare: bool) -> None:
+    """Whether the outputs have the originals' sizes and, if ``compare``, their bytes. Raises Failed."""
+    for name in work.names:
+        path, original = output_of(work.directory, command, name), originals / name
+        if path.samefile(original):
+            raise Failed(f"{name} is a link to the file of the origin")
+        if path.stat().st_size != original.stat().st_size:
+            raise Failed(f"{name} has another size than at the origin")
+        if compare and subprocess.run(["cmp", "-s", str(original), str(path)], check=False).returncode != 0:
+            raise Failed(f"{name} has other bytes than at the origin")
+
+
+def outputs_of(directory: Path, command: Command, name: str) -> list[Path]:
+    """What is there under a file's final name, once or more than once."""
+    pattern = command.output.format(name=name, base=name.rpartition("/")[2])
+    return [path for path in directory.glob(pattern) if path.is_file()]
+
+
+def output_of(directory: Path, command: Command, name: str) -> Path:
+    """Where a file has landed. Raises Failed where that is no or more than one place."""
+    found = outputs_of(directory, command, name)
+    if not found:
+        raise Failed(f"{name} is not there")
+    if len(found) > 1:
+        raise Failed(f"{name} is there {len(found)} times")
+    return found[0]
+
+
+def _own_figures(stdout: str) -> dict[str, float] | None:
+    """What a program says of its own transfer phase, if it does."""
+    try:
+        told = json.loads(stdout)
+    except ValueError:
+        return None
+    if not isinstance(told, dict) or "wall_s" not in told:
+        return None
+    return {name: round(told[name], 4) for name in ("wall_s", "user_s", "system_s")}
+
+
+def touching(total: int) -> int:
+    """How much memory is touched before a run that makes so many fresh pages: a little more (facts of the machine)."""
+    return total + total // 20 + 100 * MIB

@@ -1,0 +1,80 @@
+"""Many small and medium files: by their URLs, transfer layer alone, and whole repositories of a hub, durable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.origins import contents
+from benchmarks.origins.counted import counted
+from benchmarks.origins.nginx import Hubs, nginx
+from benchmarks.rivals import RIVALS
+from benchmarks.running.machine import Conditions, Failed, run
+from benchmarks.running.options import KIB, MIB, Options
+from benchmarks.running.race import Race, Row, room_in, touching
+from benchmarks.running.work import Way, Work
+
+SMALL_REPO = "bench/small"
+
+
+def _many_files(
+    scenario: str,
+    options: Options,
+    count: int,
+    size_bytes: int,
+    races: Sequence[tuple[str, Way, Sequence[str]]],
+    *,
+    touch: bool,
+) -> Iterator[Row]:
+    with room_in(options.memory) as room:
+        root, here = room / "root", room / "nginx"
+        here.mkdir()
+        names = contents.many(root / "small", count, size_bytes)
+        with nginx(here, root, Hubs({SMALL_REPO: "small"})) as server, room_in(room) as sink:
+            work = Work(f"{server.plain}/small", names, sink, hub=server.hub, repo=SMALL_REPO)
+            conditions = Conditions(options.core, touching(count * size_bytes) if touch else 0)
+            for kind, way, entrants in races:
+                yield from Race(
+                    f"{scenario}-{kind}", options, way, entrants, work, root / "small", conditions, server
+                ).rows()
+
+
+def small(options: Options) -> Iterator[Row]:
+    """5,000 files of 4 KiB: transfer layer by URLs, then whole repositories of a hub, durable."""
+    races: list[tuple[str, Way, Sequence[str]]] = [
+        ("transfer", "files", ("fetcher engine", "curl --parallel", "wget2", "aria2c -x8", "rclone")),
+        ("get", "repo", ("fetcher", "curl --parallel", "huggingface_hub")),
+    ]
+    yield from _many_files("small", options, options.files, 4 * KIB, races, touch=False)
+
+
+def medium(options: Options) -> Iterator[Row]:
+    """500 files of 1 MiB: transfer layer by URLs, then whole repositories of a hub."""
+    races: list[tuple[str, Way, Sequence[str]]] = [
+        ("transfer", "files", ("fetcher engine", "curl --parallel", "wget2", "aria2c -x8", "rclone")),
+        ("get", "repo", ("fetcher", "curl --parallel", "huggingface_hub")),
+    ]
+    yield from _many_files("medium", options, options.medium_files, MIB, races, touch=True)
+
+
+def requests(options: Options) -> Iterator[Row]:
+    """Requests to the hub for each file, in a repository of small ones: hubs refuse who asks too often."""
+    count = options.files // 2
+    with counted(files=count) as hub, room_in(options.memory) as room:
+        for name in options.of(("fetcher", "huggingface_hub")):
+            rival = RIVALS[name]
+            if rival.missing:
+                yield {"rival": name, "missing": rival.missing}
+                continue
+            with room_in(room) as directory:
+                command = rival.ways["repo"](Work("", (), directory, hub=hub.endpoint, repo=SMALL_REPO))
+                hub.count()
+                try:
+                    measured = run(command, Conditions(options.core))
+                except Failed as failed:
+                    yield {"rival": name, "version": rival.version(), "failed": str(failed)}
+                    continue
+                asked = hub.count()
+            # What a CDN is asked for counts for nobody: only the hub itself keeps quotas.
+            per_file = sum(number for route, number in asked["requests"].items() if route != "cdn") / count
+            row = {"rival": name, "version": rival.version(), "files": count, "per_file": round(per_file, 4)}
+            yield row | {"by_route": asked["requests"], "connections": asked["connections"]} | measured.row()

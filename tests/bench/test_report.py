@@ -1,0 +1,268 @@
+"""What is made of rows: ratios, goals, tables, pictures, the page, and what has moved beyond noise."""
+
+from __future__ import annotations
+
+import random
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import keep_all, ours_failed
+from benchmarks.report import moves, pictures, targets, transfers
+from benchmarks.report.__main__ import render
+from benchmarks.report.cells import Row
+from benchmarks.report.tables import table
+from benchmarks.rivals import RIVALS
+from benchmarks.running.lines import Lines
+from benchmarks.running.options import Base
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.scenarios.links import recovery
+
+MIB = 1 << 20
+
+
+def test_recovery_is_the_first_whole_window_at_nine_tenths_of_the_plateau() -> None:
+    rates = [100 * MIB] * 80 + [0] * 100 + [0] * 20 + [95 * MIB] * 40  # a tenth of a second each
+    samples, count = [], 0
+    for number, rate in enumerate(rates):
+        samples.append((number / 10, count))
+        count += rate // 10
+    found = recovery(samples, {True: 8.0, False: 18.0})
+    assert found == {"plateau_mib_s": 100.0, "recovery_s": 2.0}
+    assert recovery(samples[:190], {True: 8.0, False: 18.0})["recovery_s"] is None
+    assert recovery(samples, {True: 8.0})["recovery_s"] is None
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    common = {"scenario": "http", "bytes": 1 << 30, "files": 1, "rss_mib": 50.0, "server_cpu_s": 0.5}
+    measured = [
+        {**common, "rival": rival, "round": number, "wall_s": wall, "cpu_s": cpu}
+        for rival, walls, cpu in (
+            ("fetcher", (1.0, 4.0, 1.0), 2.0),
+            ("C", (0.5, 2.0, 0.5), 1.0),
+            ("curl", (2, 8, 2), 4.0),
+        )
+        for number, wall in enumerate(walls)
+    ]
+    table = transfers.table(measured)
+    lines = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()[2:]
+    }
+    assert lines["C"][-2:] == ["0.5 (0.5–0.5)", "2 (2–2)"]
+    assert lines["curl"][-2:] == ["2 (2–2)", "0.5 (0.5–0.5)"]
+    assert targets.ratio(measured, targets.Target("http", "fetcher", targets.BEST, "wall", 0.8)) == 2.0
+    assert targets.ratio(measured, targets.Target("http", "fetcher", "C", "CPU", 1.25)) == 2.0
+    assert targets.ratio(measured, targets.Target("http", "fetcher", "obstore", "wall", 1.0)) is None
+
+
+def test_a_target_is_for_somebody_who_is_there() -> None:
+    for target in targets.TARGETS:
+        assert target.ours in RIVALS and target.against in {*RIVALS, targets.BEST}
+        assert target.aim is None or target.reached(target.aim)
+        assert not target.reached(0.0) if target.figure == "wall" else not target.reached(99.0)
+
+
+def _measured(scenario: str = "http", **walls: tuple[float, ...]) -> list[Row]:
+    """Rows of a race: 1 GiB, and CPU as long as the wall clock."""
+    names = {"c": "C, BLAKE3", "ours": "fetcher", "curl": "curl", "base": "fetcher at v1"}
+    return [
+        {
+            **{
+                "scenario": scenario,
+                "rival": names[who],
+                "round": number,
+                "version": "1",
+                "bytes": 1 << 30,
+                "files": 1,
+            },
+            **{"wall_s": wall, "cpu_s": wall, "rss_mib": 50.0, "server_cpu_s": 0.1, "date": "2026-01-01"},
+            **{"cpu": "CPU", "cores": 2, "memory_mib": 1, "kernel": "6", "python": "3", "revision": "abc"},
+        }
+        for who, taken in walls.items()
+        for number, wall in enumerate(taken)
+    ]
+
+
+def test_a_picture_has_a_bar_for_everybody_the_fastest_first_and_the_limit_as_a_line() -> None:
+    rows = _measured(curl=(3.0, 4.0, 3.5), ours=(2.0, 2.1, 2.2), c=(1.0, 1.1, 1.0))
+    root = ElementTree.fromstring(pictures.race("http <&>", rows))
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [element.text for element in root.iter(f"{space}text")]
+    assert texts[0] == "http <&>"
+    assert texts[1:4] == ["C, BLAKE3", "fetcher", "curl"]
+    bars = list(root.iter(f"{space}rect"))
+    assert [bar.get("class") for bar in bars] == ["bar-limit", "bar-ours", "bar"] * 2
+    speeds = [float(bar.get("width", 0)) for bar in bars[:3]]
+    assert speeds == sorted(speeds, reverse=True) and speeds[0] > 2 * speeds[2] > 0
+    lines = list(root.iter(f"{space}line"))
+    assert len(lines) == 2
+    assert float(lines[0].get("x1", 0)) == pytest.approx(float(bars[0].get("x", 0)) + speeds[0], abs=0.1)
+
+
+def test_pictures_show_the_spread_and_stay_in_their_panel() -> None:
+    (whisker, *_) = [
+        part
+        for part in pictures.race("http", _measured(ours=(1.0, 2.0, 1.5))).splitlines()
+        if "whisker" in part and "<path" in part
+    ]
+    assert f"M{pictures.NAMES_WIDTH + pictures.PANEL_WIDTH / 2:.1f} " in whisker  # half the speed of the best round
+    assert f"H{pictures.NAMES_WIDTH + pictures.PANEL_WIDTH:.1f}" in whisker
+
+
+def test_the_page_gets_its_tables_and_pictures_and_keeps_its_words() -> None:
+    rows = _measured(ours=(2.0, 2.0), c=(1.0, 1.0))
+    rows.append({"scenario": "http", "rival": "curl", "missing": "curl is not installed"})
+    page = (
+        "Words.\n<!-- measured: here http -->\nold\n<!-- end -->\nMore <!-- measured: here reached -->\n<!-- end -->.\n"
+    )
+    filled, drawn = render(page, {"here": rows})
+    assert filled.startswith("Words.\n<!-- measured: here http -->\n![") and "old" not in filled
+    assert "| fetcher | 2 (2–2) |" in filled and "curl: curl is not installed" in filled
+    assert "| http | fetcher | C, BLAKE3 | CPU | 2.00 | ≤ 1.25 | ≤ 1.15 | **not** |" in filled
+    assert set(drawn) == {"here-http.svg"}
+    assert render(filled, {"here": rows}) == (filled, drawn)
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        ("<!-- measured: here http -->\n<!-- end --><!-- measured: gone http -->\n<!-- end -->", "no gone.jsonl"),
+        ("<!-- measured: here lfs -->\n<!-- end -->", "has no lfs"),
+        ("<!-- measured: here reached -->\n<!-- end -->", "no place for http"),
+    ],
+)
+def test_a_page_that_does_not_fit_its_results_is_refused(page: str, complaint: str) -> None:
+    with pytest.raises(LookupError, match=complaint):
+        render(page, {"here": _measured(ours=(1.0,))})
+
+
+def _moves(now: list[float], then: list[float]) -> dict[str, moves.Move]:
+    rows = _measured(ours=tuple(now), base=tuple(then))
+    return {move.figure: move for move in moves.moves(rows, Base("v1", Path("/nowhere")))}
+
+
+def test_a_twentieth_more_in_noise_of_as_much_is_flagged_and_noise_alone_is_not() -> None:
+    dice = random.Random(4)
+    flagged = {1.0: 0, 1.05: 0}
+    for factor in flagged:
+        for _ in range(200):
+            then = [dice.gauss(1.0, 0.02) for _ in range(12)]
+            now = [factor * dice.gauss(1.0, 0.02) for _ in range(12)]
+            flagged[factor] += _moves(now, then)["wall"].worse
+    assert flagged[1.05] >= 198
+    assert flagged[1.0] <= 6  # of 200; three figures, of which two are alike
+
+
+def test_what_is_less_than_a_hundredth_is_no_news_and_few_rounds_say_nothing() -> None:
+    assert not _moves([1.005] * 8, [1.0] * 8)["CPU"].beyond_noise
+    assert _moves([1.02] * 8, [1.0] * 8)["CPU"].worse
+    assert not _moves([2.0] * 7, [1.0] * 7)["wall"].beyond_noise
+    better = _moves([0.5] * 8, [1.0] * 8)["wall"]
+    assert better.beyond_noise and not better.worse
+    assert "| http | fetcher | wall | 0.5 (0.5–0.5) | better |" in moves.table([better])
+
+
+def test_one_slow_round_hides_no_move_and_half_of_them_make_none() -> None:
+    slower = [1.05, 1.06, 1.04, 1.055, 1.045, 1.052, 1.048, 1.051, 1.049, 1.053, 1.047]
+    assert _moves([*slower, 0.99], [1.0] * 12)["wall"].worse
+    assert not _moves(slower[:6] + [0.95] * 6, [1.0] * 12)["wall"].beyond_noise
+
+
+def test_chance_is_counted_exactly() -> None:
+    assert moves.by_chance([2.0] * 8) == 2 / 2**8  # all one way, or all the other
+    assert moves.by_chance([1.1, 1.2, 1.3, 1 / 1.05]) == 4 / 2**4  # the least rank alone on its side
+    assert moves.by_chance([2.0, 0.5]) == moves.by_chance([1.0]) == 1.0
+    # The lesser sum is two: it is 0, 1 or 2 in three of 128 ways, on either side.
+    assert moves.by_chance([1.1, 1 / 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]) == 0.046875
+
+
+def test_the_more_is_asked_the_rarer_has_chance_to_be() -> None:
+    alone = moves.Move("http", "fetcher", "wall", tuple(1.02 + number / 1000 for number in range(8)))
+    noise = moves.Move("http", "fetcher", "CPU", (1.0, 1.1, 0.9, 1.05, 0.95, 1.01, 0.99, 1.0))
+    assert [move.significant for move in moves.judged([alone, noise])] == [True, False]
+    assert not any(move.significant for move in moves.judged([alone, *[noise] * 9]))
+
+
+def test_what_only_one_revision_could_do_is_not_passed_over() -> None:
+    base = Base("v1", Path("/nowhere"))
+    rows: list[Row] = [
+        *_measured(ours=(1.0,) * 8, base=(1.0,) * 8),
+        {"scenario": "s3-big", "rival": "fetcher", "failed": "ended with 1"},
+        {"scenario": "s3-big", "rival": "curl", "failed": "ended with 2"},
+        {"scenario": "hashing", "what": "BLAKE3"},
+    ]
+    assert moves.without_figures(rows, base) == ["s3-big", "hashing"]
+    assert ours_failed(rows) == ["s3-big: fetcher: ended with 1"]
+
+
+def test_a_hit_in_the_library_is_compared_too() -> None:
+    rows: list[Row] = [
+        {"scenario": "start", "rival": who, "round": number, "latency": {"hit_ms_p50": taken}}
+        for who, taken in (("hit in the library", 0.2), ("hit in the library at v1", 0.1))
+        for number in range(8)
+    ]
+    (move,) = moves.moves(rows, Base("v1", Path("/nowhere")))
+    assert move.worse and move.who == "hit in the library"
+
+
+def test_runs_in_one_file_are_not_mixed() -> None:
+    rows = [
+        row | {"run": run}
+        for run, ours, c in (("first", 2.0, 1.0), ("second", 20.0, 10.0))
+        for row in _measured(ours=(ours,), c=(c,))
+    ]
+    target = targets.Target("http", "fetcher", "C, BLAKE3", "CPU", 1.25)
+    assert targets.ratio(rows, target) == 2.0
+    assert transfers.table(rows).splitlines()[3].endswith("| 0.5 (0.5–0.5) | 2 (2–2) |")
+
+
+def test_memory_that_can_not_be_told_from_ours_is_a_bound_only() -> None:
+    rows = [row | {"rss_mib": 34.2, "rss_floor_mib": 34.0} for row in _measured(curl=(1.0, 1.0))]
+    assert "| ≤ 34.2 |" in transfers.table(rows)
+    assert "| 40 (40–40) |" in transfers.table([row | {"rss_mib": 40.0} for row in rows])
+    assert "| 50 (50–50) |" in transfers.table(_measured(curl=(1.0, 1.0)))
+
+
+def test_a_disk_that_is_none_is_said() -> None:
+    rows = [row | {"durable": True, "onto": "tmpfs"} for row in _measured("disk", curl=(1.0,))]
+    assert "went to a tmpfs" in transfers.table(rows)
+    assert "went to a tmpfs" not in transfers.table([row | {"onto": "xfs"} for row in rows])
+
+
+def test_a_picture_of_nothing_and_of_strange_names_is_a_picture() -> None:
+    rows = [row | {"cpu_s": 0.0, "rival": "<a & 'b'>"} for row in _measured(curl=(0.0,))]
+    ElementTree.fromstring(pictures.race("http", rows))
+
+
+def test_kills_of_whom_only_one_variant_ended_are_a_table() -> None:
+    row: Row = {
+        **{"scenario": "kill", "rival": "curl", "variant": "kill", "round": 0, "size_bytes": MIB, "again_bytes": 0},
+        **{"kills": 3, "half_visible": 3, "right": True, "left_bytes": 0, "wall_s": 1.0},
+    }
+    failed = {"scenario": "kill", "rival": "curl", "variant": "flip", "failed": "got nowhere"}
+    assert "| curl | 0 | 0% | 1 of 1 | after 3 of 3 kills |" in table([row, failed])
+
+
+def test_a_scenario_that_nobody_takes_part_in_is_said(tmp_path: Path) -> None:
+    def full() -> Iterator[Row]:
+        raise OSError(28, "No space left on device")
+        yield {}
+
+    kept = Lines(tmp_path / "lines")
+    assert keep_all(kept, [("http", iter(())), ("disk", full())]) == [
+        "http: nobody who was chosen takes part",
+        "disk: [Errno 28] No space left on device",
+    ]
+
+
+def test_everybody_who_is_named_is_there() -> None:
+    for scenario in SCENARIOS.values():
+        assert set(scenario.nearest) <= set(RIVALS)
+        assert scenario.asks
+
+
+def test_tables_say_who_was_missing() -> None:
+    rows: list[Row] = [{"scenario": "http", "rival": "curl", "missing": "curl is not installed"}]
+    assert table(rows) == "curl: curl is not installed"
