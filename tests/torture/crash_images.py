@@ -28,6 +28,7 @@ from tests.torture import world
 from tests.torture.crash_log import LOSSES, CrashLog, Cut
 from tests.torture.devices import FILE_SYSTEMS, MIB, FileSystem, check, make, mounted, run
 from tests.torture.judge import Judge, Testimony, Verdict
+from tests.torture.judging import UNLIMITED
 
 HERE = Path(__file__).parent
 CONNECTIONS = 4
@@ -92,7 +93,8 @@ def carry_out(order: Order) -> None:
     carried: list[dict[str, Any]] = []
     base = work / "base-0"
     make(file_system, base)
-    with hub_in_thread(Hub(seed=order.seed)) as hub:
+    # By an announced quota each client would pace itself, for minutes once the loads before have used it up.
+    with hub_in_thread(Hub(seed=order.seed, quotas=UNLIMITED)) as hub:
         world.fill(hub)
         options = _options(hub)
         judge = Judge(hub, options, connections=CONNECTIONS, processes=order.processes)
