@@ -179,10 +179,11 @@ class Removal:
         return [root for (root,) in found if root not in held][:limit]
 
     def blob(self, rows: Rows, root: str, removed: Removed) -> None:
-        """Condemn one Blob: row, then tree, then body."""
+        """Condemn one Blob: row, then body, then tree. A power cut in between may leave the row with what is still
+        there: without its body it counts for nothing, without its tree alone it would be a damaged Blob."""
         rows.execute("DELETE FROM blobs WHERE root = ?", (root,))
         removed.blobs.append(root)
-        for place in (self._layout.tree(root), self._layout.blob(root)):
+        for place in (self._layout.blob(root), self._layout.tree(root)):
             removed.trash += to_trash(place, self._layout.trash(self._layout.blobs))
         step_taken("removal:blob-condemned")
 
