@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from benchmarks.running.options import Base
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios.links import recovery
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 
 
@@ -266,3 +269,9 @@ def test_everybody_who_is_named_is_there() -> None:
 def test_tables_say_who_was_missing() -> None:
     rows: list[Row] = [{"scenario": "http", "rival": "curl", "missing": "curl is not installed"}]
     assert table(rows) == "curl: curl is not installed"
+
+
+def test_the_page_is_what_the_results_make_of_it() -> None:
+    command = [sys.executable, "-m", "benchmarks.report", "--check"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
