@@ -132,9 +132,12 @@ bench: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
 bench-full: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
 	@$(PY) -m benchmarks --full $(BENCH_ARGS)
 
-bench-compare: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
-	@test -n "$(BASE)" || { echo "make bench-compare BASE=<revision>: which one to compare with?" >&2; exit 2; }
+bench-compare: base-is-given $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
 	@$(PY) -m benchmarks.compare $(BASE) $(BENCH_ARGS)
+
+.PHONY: base-is-given
+base-is-given:
+	@test -n "$(BASE)" || { echo "make bench-compare BASE=<revision>: which one to compare with, such as HEAD~3?" >&2; exit 2; }
 
 sanitize: $(VENV)/.installed $(VENV)/.test-dependencies
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash tests/native/sanitize.sh

@@ -80,7 +80,7 @@ def measure(given: argparse.Namespace, options: Options) -> Iterator[tuple[str, 
 def _listing() -> str:
     found = ["scenarios (* in the short form):"]
     for name, scenario in SCENARIOS.items():
-        found.append(f"  {'*' if scenario.short else ' '} {name:12} {scenario.asks}")
+        found.append(f"  {'*' if scenario.short else ' '} {name:15} {scenario.asks}")
     found.append("\nrivals:")
     for name, rival in RIVALS.items():
         found.append(f"    {name:42} {rival.missing or rival.version()}; verifies {rival.verifies}")

@@ -43,7 +43,9 @@ def checked_out(revision: str, parent: Path) -> Iterator[Base]:
         check=False,
     )
     if found.returncode != 0:
-        raise SystemExit(f"{revision} is no revision of this repository: {found.stderr.strip()}")
+        raise SystemExit(
+            f"{revision} is no revision of this repository\nhint: `git log --oneline` lists them; HEAD~3 is one"
+        )
     with room_in(parent) as room:
         base = Base(revision, room / "base")
         try:

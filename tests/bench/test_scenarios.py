@@ -162,5 +162,5 @@ def test_a_rival_that_is_not_here_is_said_to_be_missing(tmp_path: Path) -> None:
 def test_what_there_is_can_be_listed() -> None:
     arguments = [sys.executable, "-m", "benchmarks", "--list"]
     done = subprocess.run(arguments, cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=50)
-    assert "* http         One large file by HTTP" in done.stdout
+    assert "* http            One large file by HTTP" in done.stdout
     assert "obstore" in done.stdout and "verifies" in done.stdout
