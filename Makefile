@@ -21,7 +21,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-plain torture check bench bench-full bench-compare sanitize clean
+.PHONY: help demo test test-plain torture check bench bench-full bench-compare base-is-given sanitize clean
 
 help:
 	@echo "make demo        set up, then a market's list and a job from embedded origins, and again as a hit (450 MB in $(DEMO_DIR))"
@@ -135,7 +135,6 @@ bench-full: $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-depende
 bench-compare: base-is-given $(VENV)/.installed $(VENV)/.test-dependencies $(VENV)/.bench-dependencies
 	@$(PY) -m benchmarks.compare $(BASE) $(BENCH_ARGS)
 
-.PHONY: base-is-given
 base-is-given:
 	@test -n "$(BASE)" || { echo "make bench-compare BASE=<revision>: which one to compare with, such as HEAD~3?" >&2; exit 2; }
 
