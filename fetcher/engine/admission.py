@@ -77,7 +77,8 @@ class Admission:
         self._hosts: dict[str, HostWindow] = {}
         self._wanted_at: dict[str, float] = {}
         """Hosts that were refused a place only because others have them all."""
-        self._watchers: set[Callable[[], None]] = set()
+        self._watchers: dict[Callable[[], None], Callable[[str], float]] = {}
+        """Who waits for a place, and what each still has to ask of a host for."""
         self._looked_at = float("-inf")
         self.active = 0
 
@@ -167,18 +168,28 @@ class Admission:
             return
         self._looked_at = now
         changed = False
-        for window in self._hosts.values():
+        for origin, window in self._hosts.items():
             if window.active:
-                changed = window.sample(now) or changed
+                changed = window.sample(now, self._left_bytes(origin)) or changed
         if changed:
             self.changed()
 
     # -- who waits for a place ---------------------------------------------------------------------------------------
 
-    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call ``wake`` whenever a place may have become free; returns the call that ends the watch."""
-        self._watchers.add(wake)
-        return lambda: self._watchers.discard(wake)
+    def watch(
+        self, wake: Callable[[], None], left_bytes: Callable[[str], float] = lambda _: float("inf")
+    ) -> Callable[[], None]:
+        """Call ``wake`` whenever a place may have become free; returns the call that ends the watch. ``left_bytes``:
+        what he who waits has still to ask of a host for, as far as he knows."""
+        self._watchers[wake] = left_bytes
+
+        def end() -> None:
+            self._watchers.pop(wake, None)
+
+        return end
+
+    def _left_bytes(self, origin: str) -> float:
+        return sum(left(origin) for left in self._watchers.values()) if self._watchers else float("inf")
 
     def changed(self) -> None:
         for wake in tuple(self._watchers):

@@ -54,6 +54,10 @@ class Active:
     """Where it is admitted."""
     booked_bytes: int = 0
     """Of what it received, what its host's window knows of."""
+    answered_s: float = 0.0
+    """From the request to the head of its answer."""
+    leaves_after_block: bool = False
+    """It is given up for being slow, once the block under way is whole."""
     verdict: Outcome | None = None
     """Why the watchdog ended it."""
     deadline: asyncio.Timeout | None = None

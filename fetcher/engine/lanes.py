@@ -212,9 +212,9 @@ class Lanes:
         active = Active(part, Pulse(self._tools.clock(), moves=moves))
         outcome = Outcome.CUT
         try:
-            async with self._request(
-                job, active, place, part.span, fresh=job.failures > 0 or part.moves > 0 or part.hedges is not None
-            ) as response:
+            # What was too slow twice does not trust in those that are kept, either; as a rule they are the good ones.
+            fresh = job.failures > 0 or part.moves > 1
+            async with self._request(job, active, place, part.span, fresh=fresh) as response:
                 job.source.scouting = False
                 self._run.changed.set()
                 await receive_part(job, part, response, slabs, self._tools, self._run, active)
@@ -286,9 +286,11 @@ class Lanes:
                     fresh=fresh,
                     idle_timeout_s=4 * self._settings.part_idle_timeout_s,
                 )
-                self._tools.admission.answered(place.host, self._tools.clock() - asked_at)
+                active.answered_s = self._tools.clock() - asked_at
+                self._tools.admission.answered(place.host, active.answered_s)
                 yield response
-                await response.release()
+                if active.part is None or not self._run.crawling.is_through(active, place.host):
+                    await response.release()
         except TimeoutError:
             assert active.verdict is not None
             raise PartEnded(active.verdict, f"{place.host}: {active.verdict.value}") from None

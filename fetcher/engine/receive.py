@@ -147,6 +147,8 @@ class PartReceiver:
         self._filled = 0
         if self.position < self._stop:
             self._length = block_length(job.size, self._block)
+            if self._active.leaves_after_block:
+                self._active.end_with(Outcome.SLOW, self._loop.time())
 
     def end(self) -> None:
         """The body has ended. The last block of one whose length was not stated waited for that: with it the file would

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from fetcher.engine.attend import Attendant
+from fetcher.engine.crawling import Crawling
 from fetcher.engine.flights import Flights
 from fetcher.engine.hedging import Hedging
 from fetcher.engine.jobs import Active, FileJob, PartEnded
@@ -96,6 +97,7 @@ class Run:
         """Look again: a place, a part, a file may be free."""
         self.finished = asyncio.Event()
         self.hedging = Hedging(self, sum(job.size for job in jobs))
+        self.crawling = Crawling(self)
         self._failed = failed
         self._flights = flights
         self._jobs = tuple(jobs)
@@ -117,7 +119,7 @@ class Run:
         """Return when every job has its blob. Raises the first typed error; Partials of what is missing are kept."""
         if not self._jobs:
             return
-        unwatch = self.tools.admission.watch(self.changed.set)
+        unwatch = self.tools.admission.watch(self.changed.set, self.left_bytes)
         lanes = Lanes(self)
         try:
             async with asyncio.TaskGroup() as group:
@@ -177,6 +179,12 @@ class Run:
             connections=min(int(window.cap), self.lanes_max),
             window_bytes=job.transfer.part_bytes_max,
         )
+
+    def left_bytes(self, host: str) -> float:
+        """What is still to be asked of ``host`` for; without an end as long as files are still to be begun."""
+        if self.queues.follows:
+            return float("inf")
+        return sum(job.transfer.bytes_to_start for job in self.begun if job.source.host == host)
 
     async def claim(self, jobs: Sequence[FileJob]) -> None:
         """Take the flights that are free: queue what is ours, remember what is not, book what is here already."""

@@ -68,6 +68,7 @@ class Watchdog:
                 active.place.hear(silent=not active.pulse.holding and now - active.pulse.last_byte_at > SILENT_S)
         self._run.tools.admission.look()
         self._run.hedging.look(now)
+        self._run.crawling.look(now)
 
     def _judge(self, now: float) -> None:
         by_pulse = {active.pulse: active for active in self._run.actives}

@@ -58,6 +58,9 @@ IN_USE_SHARE = 0.75
 
 PROBE_MIN_S, PROBE_MAX_S = 4.0, 32.0
 """Between tries; doubled by each that led nowhere."""
+REST_MIN_S = 10.0
+"""Fewer are not tried with less than that still to come: it saves connections for no longer than the try takes, and
+costs a third of the goodput for most of a second where they were needed."""
 SHIFT_SHARE = 0.30
 """So much more or less than when the last try was judged: the world has changed, and the next try comes soon."""
 BASE_SPANS = 8
@@ -109,6 +112,8 @@ class Plateau:
         self._stalled_at = float("-inf")
         self._untouched = start is None
         """Nothing was measured, and nothing refused."""
+        self._left_units = float("inf")
+        """Still to come."""
         self._interrupted = False
         """A refusal has ended the doubling …"""
         self._resumed = False
@@ -129,9 +134,11 @@ class Plateau:
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
-    def sample(self, now: float, units_received: float, connections: int) -> bool:
-        """One look: what has come so far, and over how many connections it comes. True: the level has changed."""
+    def sample(self, now: float, units_received: float, connections: int, left_units: float = float("inf")) -> bool:
+        """One look: what has come so far, over how many connections it comes, and how much is still to be asked for, as
+        far as that is known. True: the level has changed."""
         before = self.level
+        self._left_units = left_units
         if self._probe_at is None:
             self._changed_at, self._probe_at = now, now + self._probe_every_s
         sample = Sample(now, units_received, connections)
@@ -283,7 +290,7 @@ class Plateau:
             if more and self.level < self.level_max:
                 self._double_again(now, settled)
                 return
-        if now >= self._probe_at:
+        if now >= self._probe_at and (self._upwards or self._left_units >= REST_MIN_S * settled):
             self._probe(now, settled)
 
     def _double_again(self, now: float, rate: float) -> None:

@@ -167,8 +167,9 @@ class HostWindow:
     def received(self, count: int) -> None:
         self.bytes_received += count
 
-    def sample(self, now: float) -> bool:
-        """To be called about ten times a second while there are connections. True: the number allowed has changed."""
+    def sample(self, now: float, left_bytes: float = float("inf")) -> bool:
+        """To be called about ten times a second while there are connections. ``left_bytes``: still to be asked for.
+        True: the number allowed has changed."""
         elapsed_s = now - self._sampled_at if self._sampled_at is not None else 0.0
         if elapsed_s > 0 and self.active:
             speed = (self.bytes_received - self._sampled_bytes) / elapsed_s / self.active
@@ -177,4 +178,4 @@ class HostWindow:
         self._sampled_at, self._sampled_bytes = now, self.bytes_received
         if self._allowed < self.plateau.level:  # what comes now says what the host allows, not where its knee is
             return False
-        return self.plateau.sample(now, units(self.bytes_received, self.requests_done), self.active)
+        return self.plateau.sample(now, units(self.bytes_received, self.requests_done), self.active, left_bytes)

@@ -13,6 +13,7 @@ import pytest
 
 from fetcher import FetcherError, NoSpaceError
 from fetcher.cache.reservation import Reservation
+from fetcher.engine import crawling
 from fetcher.testing import Hub, Rule, Synthetic, hub_in_thread
 from fetcher.testing.faults import Trickle, UrlUses
 from tests.e2e.fault_cases import CONNECTIONS, Fatal, Healed, fatal_in, healed_in, pairs_in
@@ -86,6 +87,33 @@ def test_a_part_that_trickles_is_moved_and_its_blocks_kept(hub: Hub, cache_dir: 
     assert hub.body_bytes_sent() <= size + 4 * MIB
 
 
+def crawl_beside_others(hub: Hub, cache_dir: Path) -> None:
+    """Far too fast for the watchdog to move it, and an eighth of what its peers bring."""
+    size = 64 * MIB
+    hub.add_repo(REPO, files={WEIGHTS: Synthetic(size, 1)})
+    hub.faults.add(Trickle(4 * MIB).on("cdn"), Trickle(500_000).on("cdn", nth=2))
+    assert_whole(fetch(hub, cache_dir, part_bytes=4 * MIB, connections_max=5).snapshot, hub)
+    bodies = hub.requests.select("cdn", method="GET")
+    (slow,) = [record for record in bodies if len(record.faults) > 1]
+    assert slow.span is not None and not slow.complete, "its connection was closed"
+    (rest, *_) = [record for record in bodies if record is not slow and record.span and record.span[1] == slow.span[1]]
+    assert rest.span is not None and rest.span[0] > slow.span[0], "what it had brought is kept"
+    assert slow.connection not in {record.connection for record in bodies if record.number > slow.number}
+    assert hub.body_bytes_sent() <= size + MIB
+
+
+def test_a_connection_that_crawls_beside_its_peers_is_closed(hub: Hub, cache_dir: Path) -> None:
+    crawl_beside_others(hub, cache_dir)
+
+
+def test_a_crawling_connection_that_is_kept_is_found(
+    hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crawling, "crawler", lambda *_: None)
+    with pytest.raises(AssertionError, match="was closed"):
+        crawl_beside_others(hub, cache_dir)
+
+
 def test_a_part_that_holds_up_the_end_is_asked_for_once_more(hub: Hub, cache_dir: Path) -> None:
     """Too fast to be moved, and far slower than the rest: another connection has it sooner."""
     size = 32 * MIB
@@ -99,7 +127,7 @@ def test_a_part_that_holds_up_the_end_is_asked_for_once_more(hub: Hub, cache_dir
     assert slow.span is not None and not slow.complete, "the second request was through first, and ended this one"
     (second,) = [record for record in bodies if record is not slow and record.span and record.span[1] == slow.span[1]]
     assert second.complete
-    assert second.connection not in {record.connection for record in bodies if record.number < second.number}
+    assert second.connection != slow.connection
     assert hub.body_bytes_sent() <= size + 4 * MIB
     assert not any(getattr(event, "parts_moved", 0) for event in events), "it was not moved"
 

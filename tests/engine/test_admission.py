@@ -230,3 +230,22 @@ def test_the_books_balance_after_any_traffic(clock: Clock, rng: random.Random) -
     for place in places:
         place.leave()
     assert active(books) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("left_s", "tried"), [((2.0, 3.0), False), ((2.0, 30.0), True), ((), True)])
+def test_fewer_are_tried_for_as_long_as_all_who_wait_have_enough_to_come(
+    clock: Clock, left_s: tuple[float, ...], tried: bool
+) -> None:
+    books = admission(clock, everywhere=6, per_host=6)
+    books.recall({CDN: Known(6, 16, 1e7)})
+    for seconds in left_s:
+        books.watch(lambda: None, lambda host, seconds=seconds: seconds * 60e6 if host == CDN else 0.0)  # type: ignore[misc]
+    for _ in range(6):
+        books.take(CDN)
+    levels = set()
+    for _ in range(300):
+        clock.now += 0.1
+        books.received(CDN, 6_000_000)
+        books.look()
+        levels.add(int(books.host(CDN).cap))
+    assert (4 in levels) is tried

@@ -22,6 +22,7 @@ import pytest
 
 from fetcher.config import Settings
 from fetcher.engine.admission import Admission, Place
+from fetcher.engine.crawling import Crawling
 from fetcher.engine.early_ends import ended_early
 from fetcher.engine.hedging import Hedging
 from fetcher.engine.jobs import Active, FileJob, PartEnded
@@ -122,6 +123,7 @@ class SimulatedRun:
         self.progressed_at = clock()
         self.last_failure: PartEnded | None = None
         self.hedging = Hedging(self, sum(job.size for job in jobs))  # type: ignore[arg-type]
+        self.crawling = Crawling(self)  # type: ignore[arg-type]
 
     @property
     def sharing(self) -> int:
@@ -145,6 +147,7 @@ class World:
     failures: int = 0
     writes: Counter[tuple[int, int]] = field(default_factory=Counter)
     hedges: int = 0
+    crawlers: int = 0
     starts: int = 0
     longest_silence_s: float = 0.0
     open: list[Connection] = field(default_factory=list)
@@ -302,6 +305,8 @@ class World:
         connection.active.pulse.holding = False
         connection.active.pulse.received(block_length(job.size, block), self.now)
         connection.next_block += 1
+        if connection.active.leaves_after_block and connection.next_block < len(connection.part.blocks):
+            connection.active.end_with(Outcome.SLOW, self.now)
         if job.transfer.claim(block):
             connection.writes += 1
             self._later(lambda: self._written(connection, block), self.rng.choice([0.01, 0.5, 3.0]))
@@ -339,6 +344,7 @@ class World:
         if outcome is Outcome.COMPLETE:
             elapsed_s = self.now - active.pulse.started_at
             self.run_.finished_rates.append(part.span.length / elapsed_s)
+            self.run_.crawling.is_through(active, connection.place.host)
             self.run_.tools.admission.served(connection.place.host)
         else:
             ended_early(self.run_, job, PartEnded(outcome, "simulated"), connection.place.host)  # type: ignore[arg-type]
@@ -380,6 +386,7 @@ class World:
                 assert self.writes[number, block] == 1, "each block exactly once"
         assert self.run_.tools.admission.active == 0
         assert not self.open
+        self.crawlers = self.run_.crawling.closed_count
 
 
 def simulate(seeds: range, **options: Any) -> list[World]:
@@ -404,6 +411,7 @@ def test_any_schedule_ends(group: int) -> None:
         # One connection that stalls takes 15 s to be given up, any other failure at most 10 s to be tried again.
         assert world.longest_silence_s < 40.0 + 16.0 * world.failures
     assert sum(world.hedges for world in worlds) > SCHEDULES / 100, "there were second requests"
+    assert sum(world.crawlers for world in worlds) > SCHEDULES / 100, "and connections that were closed for crawling"
     assert sum(world.connections == 1 for world in worlds) > SCHEDULES / 4, "and the smallest pool"
 
 

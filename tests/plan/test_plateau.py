@@ -49,6 +49,21 @@ def test_the_least_that_brings_nearly_all(at: int, found: int) -> None:
     assert Course(Plateau(16), knee(at)).run(60.0).resting_level == found
 
 
+def test_fewer_are_not_tried_when_nearly_all_is_here() -> None:
+    """At 60 MiB/s, from the end of the doubling on less than ten seconds' worth is still to come."""
+
+    def levels(left_s: float) -> list[int]:
+        plateau, now, found = Plateau(16, 6, grows=False), 0.0, []
+        for step in range(1, 300):
+            now = step / 10
+            plateau.sample(now, 60.0 * MIB * now, plateau.level, left_s * 60 * MIB)
+            found.append(plateau.level)
+        return found
+
+    assert set(levels(5.0)) == {6}
+    assert 4 in levels(20.0)
+
+
 def test_it_doubles_until_that_does_not_pay() -> None:
     course = Course(Plateau(64), knee(20))
     course.run(6.0)
