@@ -97,7 +97,7 @@ def _speed(count: int, seconds: float) -> float:
     return round(count / seconds / (1 << 30), 3)
 
 
-def _ratios(ours_s: list[float], other_s: list[float]) -> dict[str, float]:
+def _ratios(ours_s: list[float], other_s: list[float]) -> dict[str, Any]:
     """How many times as fast ours is: by the fastest slices of all, and the spread of the rounds."""
     rounds = [other / ours for ours, other in zip(ours_s, other_s, strict=True)]
     return {
@@ -105,6 +105,7 @@ def _ratios(ours_s: list[float], other_s: list[float]) -> dict[str, float]:
         "ratio_median": round(statistics.median(rounds), 3),
         "ratio_low": round(min(rounds), 3),
         "ratio_high": round(max(rounds), 3),
+        "ratios": [round(ratio, 3) for ratio in rounds],
     }
 
 
@@ -423,7 +424,7 @@ class Everything:
 
     def _row(
         self, together: list[float], alone: list[list[float]], combine: Callable[[Iterable[float]], float]
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         # Of the minima, not the least of the rounds' bounds: one undisturbed part is enough to count.
         bound = combine(min(seconds) for seconds in alone)
         row = _ratios(together, [combine(parts) for parts in zip(*alone, strict=True)])

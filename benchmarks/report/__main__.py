@@ -2,7 +2,7 @@
 
 The page has places for them, between ``<!-- measured: RESULTS SCENARIO -->`` and ``<!-- end -->``; what stands around
 those is written by people. RESULTS is the name of a file of JSON lines, SCENARIO one of its scenarios, or ``machine``
-(what it was measured on) or ``reached`` (against the goals).
+(what it was measured on) or ``reached`` (against the goals). A scenario that was not measured is said to be missing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.report import pictures, targets
 from benchmarks.report.cells import Row
-from benchmarks.report.tables import MAKERS, by_scenario, table
+from benchmarks.report.tables import by_scenario, table
 from benchmarks.running import lines
 from benchmarks.running.work import CHECKOUT
+from benchmarks.scenarios import SCENARIOS
 
 RESULTS = CHECKOUT / "benchmarks" / "results"
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 PICTURES = "pictures"
 """Beside the page."""
+NOT_MEASURED = "Not measured on this machine yet: `make bench BENCH_ARGS='--full --scenario {}'`."
 
 _PLACE = re.compile(r"(<!-- measured: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -29,7 +31,7 @@ _PLACE = re.compile(r"(<!-- measured: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S
 def render(text: str, results: Mapping[str, Sequence[Row]]) -> tuple[str, dict[str, str]]:
     """The page with all its places filled, and pictures by their file's name.
 
-    Raises LookupError for a place of which there are no rows, and for rows that have no place.
+    Raises LookupError for rows that have no place, and for places of which there can be no rows.
     """
     drawn: dict[str, str] = {}
     placed: set[tuple[str, str]] = set()
@@ -45,24 +47,26 @@ def render(text: str, results: Mapping[str, Sequence[Row]]) -> tuple[str, dict[s
         if what == "reached":
             return f"{opening}{targets.table(rows)}\n{closing}"
         some = by_scenario(rows).get(what)
+        if some is None and what in SCENARIOS:
+            return f"{opening}{NOT_MEASURED.format(what)}\n{closing}"
         if some is None:
-            raise LookupError(f"{name}.jsonl has no {what}")
+            raise LookupError(f"{name}.jsonl has no {what}, and no scenario is called so")
         parts = []
-        raced = [row for row in some if "wall_s" in row]
-        if what not in MAKERS and raced:
+        if picture := pictures.of(what, some):
             file = f"{name}-{what}.svg"
-            drawn[file] = pictures.race(what, raced)
-            parts.append(f"![{what}: speed and CPU of everybody]({PICTURES}/{file})")
+            drawn[file] = picture
+            parts.append(f"![{what}: a picture of the table below]({PICTURES}/{file})")
         parts.append(table(some))
         filling = "\n\n".join(parts)
         return f"{opening}{filling}\n{closing}"
 
     filled = _PLACE.sub(fill, text)
     for name, rows in results.items():
-        if any(known == name for known, _ in placed):
-            for what in by_scenario(rows):
-                if (name, what) not in placed:
-                    raise LookupError(f"the page has no place for {what} of {name}.jsonl")
+        if all(known != name for known, _ in placed):
+            raise LookupError(f"the page has no place for anything of {name}.jsonl")
+        for what in by_scenario(rows):
+            if (name, what) not in placed:
+                raise LookupError(f"the page has no place for {what} of {name}.jsonl")
     return filled, drawn
 
 

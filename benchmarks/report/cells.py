@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
+Turn = tuple[str | None, int | None]
+"""A run, and one of its rounds."""
 
 
 def head(*titles: str) -> list[str]:
@@ -26,7 +28,7 @@ def by_rival(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def turn(row: Row) -> tuple[str | None, int | None]:
+def turn(row: Row) -> Turn:
     """What rows of two rivals have in common if they may be compared: the run and its round.
 
     Lines of several runs may stand in one file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from benchmarks.report.cells import Row, by_rival, head, line, peak, spread, turn
 
@@ -26,10 +26,36 @@ def ratio_table(rows: Rows) -> str:
 
 
 def layer_table(rows: Rows) -> str:
-    """One line per figure of the cache: median and spread of the rounds, and how often the reference goes into it."""
-    lines = head("what", "median (rounds)", "against", "it", "times it")
+    """The cache, a table for each kind of work: medians and spreads of the rounds.
+
+    Of latencies the percentiles stand side by side; of durable files, how often what they are held against goes in.
+    """
+    kinds: dict[Callable[[Rows], str], list[Row]] = {_latencies: [], _durable: [], _collecting: []}
     for row in rows:
-        cells = [row["what"], f"{spread(row['values'])} {row['unit']}"]
+        what = row["what"]
+        kind = _latencies if what.endswith(PERCENTILES) else _collecting if what.startswith(COLLECTING) else _durable
+        kinds[kind].append(row)
+    return "\n\n".join(make(some) for make, some in kinds.items() if some)
+
+
+PERCENTILES = (", p50", ", p99")
+COLLECTING = ("gc ", "tidy ", "open ")
+
+
+def _latencies(rows: Rows) -> str:
+    lines = head("hits and leases", "p50 (rounds)", "p99 (rounds)")
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        what, percentile = row["what"][: -len(PERCENTILES[0])], row["what"][-len(PERCENTILES[0]) :]
+        found.setdefault(what, {})[percentile] = _values(row)
+    lines += [line(what, *(those.get(percentile, "") for percentile in PERCENTILES)) for what, those in found.items()]
+    return "\n".join(lines)
+
+
+def _durable(rows: Rows) -> str:
+    lines = head("making files durable", "median (rounds)", "against", "it", "times it")
+    for row in rows:
+        cells = [row["what"], _values(row)]
         if "than" in row:
             ratios = [ours / other for ours, other in zip(row["values"], row["others"], strict=True)]
             cells += [row["than"], f"{spread(row['others'])} {row['unit']}", spread(ratios)]
@@ -37,6 +63,14 @@ def layer_table(rows: Rows) -> str:
             cells += [""] * 3
         lines.append(line(*cells))
     return "\n".join(lines)
+
+
+def _collecting(rows: Rows) -> str:
+    return "\n".join([*head("gc, and opening", "median (rounds)"), *(line(row["what"], _values(row)) for row in rows)])
+
+
+def _values(row: Row) -> str:
+    return f"{spread(row['values'])} {row['unit']}"
 
 
 def kill_tables(rows: Rows) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.cells import Row, by_rival, head, line, peak, spread, turn
+from benchmarks.report.cells import Row, Turn, by_rival, head, line, peak, spread, turn
+from benchmarks.running.options import OURS
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -44,7 +45,7 @@ def units_of(rows: Sequence[Row]) -> Units:
 def table(rows: Sequence[Row]) -> str:
     """Wall clock, speed, CPU and memory of each, and ratios to ours."""
     groups = by_rival(rows)
-    ours = next((group for rival, group in groups.items() if rival.startswith("fetcher")), [])
+    ours = ours_of(groups)
     units = units_of(rows)
     titles = (
         "who",
@@ -72,8 +73,8 @@ def table(rows: Sequence[Row]) -> str:
             peak(group),
             spread([row["server_cpu_s"] * scale for row in group]),
         ]
-        cells.append("" if group is ours else _ratio(group, ours, lambda row: row["wall_s"]))
-        cells.append("" if group is ours else _ratio(ours, group, lambda row: row["cpu_s"]))
+        cells.append("" if group is ours else _ratio(group, ours, wall_s))
+        cells.append("" if group is ours else _ratio(ours, group, cpu_s))
         lines.append(line(rival, *cells))
     sent = {
         who: [row["sent_bytes"] / row["bytes"] for row in group if "sent_bytes" in row] for who, group in groups.items()
@@ -92,8 +93,25 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _ratio(above: Sequence[Row], below: Sequence[Row], figure: Callable[[Row], float]) -> str:
-    """Median and spread of the ratios of rounds that both were in."""
+def ours_of(groups: Mapping[str, list[Row]]) -> list[Row]:
+    """Whom ratios are to: the first of us."""
+    return next((group for rival, group in groups.items() if rival.startswith(OURS)), [])
+
+
+def ratios(above: Sequence[Row], below: Sequence[Row], figure: Callable[[Row], float]) -> dict[Turn, float]:
+    """The ratio of each round that both were in."""
     others = {turn(row): figure(row) for row in below}
-    ratios = [figure(row) / others[turn(row)] for row in above if others.get(turn(row))]
-    return spread(ratios) if ratios else ""
+    return {turn(row): figure(row) / others[turn(row)] for row in above if others.get(turn(row))}
+
+
+def wall_s(row: Row) -> float:
+    return float(row["wall_s"])
+
+
+def cpu_s(row: Row) -> float:
+    return float(row["cpu_s"])
+
+
+def _ratio(above: Sequence[Row], below: Sequence[Row], figure: Callable[[Row], float]) -> str:
+    found = ratios(above, below, figure)
+    return spread(list(found.values())) if found else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import keep_all, ours_failed
+from benchmarks.report import __main__ as page_maker
 from benchmarks.report import moves, pictures, targets, transfers
 from benchmarks.report.__main__ import render
 from benchmarks.report.cells import Row
@@ -24,6 +26,7 @@ from benchmarks.scenarios.links import recovery
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_recovery_is_the_first_whole_window_at_nine_tenths_of_the_plateau() -> None:
@@ -91,15 +94,14 @@ def _measured(scenario: str = "http", **walls: tuple[float, ...]) -> list[Row]:
 def test_a_picture_has_a_bar_for_everybody_the_fastest_first_and_the_limit_as_a_line() -> None:
     rows = _measured(curl=(3.0, 4.0, 3.5), ours=(2.0, 2.1, 2.2), c=(1.0, 1.1, 1.0))
     root = ElementTree.fromstring(pictures.race("http <&>", rows))
-    space = "{http://www.w3.org/2000/svg}"
-    texts = [element.text for element in root.iter(f"{space}text")]
+    texts = [element.text for element in root.iter(f"{SVG}text") if element.get("class") != "soft"]
     assert texts[0] == "http <&>"
     assert texts[1:4] == ["C, BLAKE3", "fetcher", "curl"]
-    bars = list(root.iter(f"{space}rect"))
+    bars = list(root.iter(f"{SVG}rect"))
     assert [bar.get("class") for bar in bars] == ["bar-limit", "bar-ours", "bar"] * 2
     speeds = [float(bar.get("width", 0)) for bar in bars[:3]]
     assert speeds == sorted(speeds, reverse=True) and speeds[0] > 2 * speeds[2] > 0
-    lines = list(root.iter(f"{space}line"))
+    lines = [line for line in root.iter(f"{SVG}line") if line.get("x1") == line.get("x2")]
     assert len(lines) == 2
     assert float(lines[0].get("x1", 0)) == pytest.approx(float(bars[0].get("x", 0)) + speeds[0], abs=0.1)
 
@@ -108,7 +110,7 @@ def test_pictures_show_the_spread_and_stay_in_their_panel() -> None:
     (whisker, *_) = [
         part
         for part in pictures.race("http", _measured(ours=(1.0, 2.0, 1.5))).splitlines()
-        if "whisker" in part and "<path" in part
+        if "whisker" in part and "<path" in part and "H" in part and "m0" not in part  # that one is the legend's
     ]
     assert f"M{pictures.NAMES_WIDTH + pictures.PANEL_WIDTH / 2:.1f} " in whisker  # half the speed of the best round
     assert f"H{pictures.NAMES_WIDTH + pictures.PANEL_WIDTH:.1f}" in whisker
@@ -132,13 +134,129 @@ def test_the_page_gets_its_tables_and_pictures_and_keeps_its_words() -> None:
     ("page", "complaint"),
     [
         ("<!-- measured: here http -->\n<!-- end --><!-- measured: gone http -->\n<!-- end -->", "no gone.jsonl"),
-        ("<!-- measured: here lfs -->\n<!-- end -->", "has no lfs"),
+        ("<!-- measured: here sharks -->\n<!-- end -->", "has no sharks"),
         ("<!-- measured: here reached -->\n<!-- end -->", "no place for http"),
+        ("Words.", "no place for anything of here.jsonl"),
     ],
 )
 def test_a_page_that_does_not_fit_its_results_is_refused(page: str, complaint: str) -> None:
     with pytest.raises(LookupError, match=complaint):
         render(page, {"here": _measured(ours=(1.0,))})
+
+
+def test_a_scenario_that_was_not_measured_is_said_to_be_until_it_is() -> None:
+    page = "<!-- measured: here http -->\n<!-- end -->\n<!-- measured: here hashing -->\n<!-- end -->\n"
+    rows = _measured(ours=(1.0,))
+    filled, drawn = render(page, {"here": rows})
+    assert "-->\nNot measured on this machine yet" in filled and "--scenario hashing" in filled
+    assert set(drawn) == {"here-http.svg"}
+    filled, drawn = render(filled, {"here": [*rows, _contest("BLAKE3, 1 MiB", 1.3, 1.2, 1.4)]})
+    assert "Not measured" not in filled and "| **1.3** |" in filled
+    assert set(drawn) == {"here-http.svg", "here-hashing.svg"}
+
+
+@pytest.mark.parametrize("arguments", [("--check",), ()])
+def test_a_file_of_results_without_any_place_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    page, results = tmp_path / "docs" / "page.md", tmp_path / "results"
+    results.mkdir()
+    page.parent.mkdir()
+    page.write_text("<!-- measured: here http -->\n<!-- end -->\n")
+    for name, value in {"CHECKOUT": tmp_path, "RESULTS": results, "PAGE": page}.items():
+        monkeypatch.setattr(page_maker, name, value)
+    rows = "".join(json.dumps(row) + "\n" for row in _measured(ours=(1.0,)))
+    (results / "here.jsonl").write_text(rows)
+    monkeypatch.setattr(sys, "argv", ["report"])
+    page_maker.main()
+    assert "| fetcher | 1 |" in (filled := page.read_text())
+    (results / "elsewhere.jsonl").write_text(rows)
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    with pytest.raises(SystemExit, match="no place for anything of elsewhere"):
+        page_maker.main()
+    assert page.read_text() == filled
+
+
+def _contest(what: str, ratio: float, low: float, high: float, unit: str = "GiB/s") -> Row:
+    """One row of ``hashing``."""
+    figures = {"ours": 13.0, "than": "blake3 package", "other": 10.0, "unit": unit}
+    spread = {"ratio": ratio, "ratio_median": ratio, "ratio_low": low, "ratio_high": high}
+    return {"scenario": "hashing", "what": what, **figures, **spread}
+
+
+def test_twice_and_half_as_fast_are_as_far_from_the_line() -> None:
+    rows = [
+        _contest("twice", 2.0, 1.9, 2.1),
+        _contest("half", 0.5, 0.5, 0.5, "CPU s"),
+        {"scenario": "hashing", "what": "alone", "unit": "ms", "ours": 0.5},
+    ]
+    picture = pictures.of("hashing", rows)
+    assert picture is not None
+    root = ElementTree.fromstring(picture)
+    bars = list(root.iter(f"{SVG}rect"))
+    assert [bar.get("class") for bar in bars] == ["bar-ours", "bar"]
+    assert float(bars[0].get("width", 0)) == pytest.approx(float(bars[1].get("width", 0)), abs=0.2)
+    line = float(next(line for line in root.iter(f"{SVG}line") if line.get("x1") == line.get("x2")).get("x1", 0))
+    assert float(bars[0].get("x", 0)) == line
+    assert float(bars[1].get("x", 0)) + float(bars[1].get("width", 0)) == pytest.approx(line, abs=0.2)
+    texts = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
+    assert {"twice", "half", "0.5", "1", "2", "blake3 package, CPU"} <= set(texts) and "alone" not in texts
+
+
+def test_a_picture_of_kills_says_whose_file_is_wrong() -> None:
+    outcomes = {"curl": (0, False, 0), "fetcher": (3, True, 0), "aria2c": (20, False, 32)}
+    rows: list[Row] = [
+        {
+            **{"scenario": "kill", "rival": who, "variant": variant, "round": 0, "again_bytes": again * MIB},
+            **{"right": right or variant == "kill", "exit": code if variant == "flip" else 0},
+        }
+        for who, (again, right, code) in outcomes.items()
+        for variant in ("kill", "flip")
+    ]
+    rows.append({"scenario": "kill", "rival": "wget2", "missing": "wget2 is not installed"})
+    picture = pictures.of("kill", rows)
+    assert picture is not None
+    root = ElementTree.fromstring(picture)
+    texts = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
+    assert [text for text in texts if text in outcomes] == ["curl", "fetcher", "aria2c"]  # least first
+    assert texts[-3:] == ["0 wrong file", "3", "20 error"]
+    only_killed = pictures.of("kill", rows[:1])
+    assert only_killed is not None and ">failed<" in only_killed
+
+
+def test_a_refusing_origin_is_drawn_second_by_second() -> None:
+    (row,) = _measured("link-429", ours=(4.0,))
+    samples = {"samples": [100.0, 0.0, 50.0], "plateau_mib_s": 100.0, "recovery_s": None}
+    picture = pictures.of("link-429", [row | samples])
+    assert picture is not None
+    (curve,) = ElementTree.fromstring(picture).iter(f"{SVG}polyline")
+    heights = [float(point.partition(",")[2]) for point in curve.get("points", "").split()]
+    assert heights[0] < heights[2] < heights[1]
+
+
+def test_what_a_table_is_enough_of_has_no_picture() -> None:
+    assert pictures.of("requests", [{"scenario": "requests", "rival": "curl", "wall_s": 1.0}]) is None
+    assert pictures.of("http", [{"scenario": "http", "rival": "curl", "missing": "curl is not installed"}]) is None
+
+
+def test_figures_of_the_cache_stand_by_their_kind() -> None:
+    figures: list[tuple[str, str, list[float]]] = [
+        ("hit among 10 snapshots, p50", "µs", [30.0, 40.0, 35.0]),
+        ("hit among 10 snapshots, p99", "µs", [60.0]),
+        ("… of it the rows, durable, 1", "µs", [5.0]),
+        ("gc of 2 blobs in 2 snapshots, nothing to do", "ms", [1.0]),
+        ("open without, 2 blobs in 2 snapshots", "ms", [2.0]),
+    ]
+    rows: list[Row] = [
+        {"scenario": "index", "what": what, "unit": unit, "values": values} for what, unit, values in figures
+    ]
+    held = {"than": "write, fsync", "others": [2.0, 4.0]}
+    rows.append({"scenario": "index", "what": "commit one file", "unit": "µs", "values": [4.0, 8.0], **held})
+    hits, durable, collecting = table(rows).split("\n\n")
+    assert hits.splitlines()[2:] == ["| hit among 10 snapshots | 35 (30–40) µs | 60 µs |"]
+    assert "| … of it the rows, durable, 1 | 5 µs |  |  |  |" in durable
+    assert "| commit one file | 6 (4–8) µs | write, fsync | 3 (2–4) µs | 2 (2–2) |" in durable
+    assert len(collecting.splitlines()) == 4
 
 
 def _moves(now: list[float], then: list[float]) -> dict[str, moves.Move]:
