@@ -30,7 +30,7 @@ help:
 	@echo "make torture     at length: power cuts, kills, random walks, fuzzing (needs root; docs/TORTURE.md)"
 	@echo "make check       formatting, ruff, mypy, import floors"
 	@echo "make bench       numbers against what you use now, in a quarter of an hour (BENCH_ARGS='--help' for choices)"
-	@echo "make bench-full  everybody, everything, large: hours"
+	@echo "make bench-full  everybody, everything, large: the better part of an hour"
 	@echo "make bench-compare BASE=<revision>  two revisions of this project in one run: what has moved"
 	@echo "make sanitize    the native core under AddressSanitizer and UBSan"
 	@echo "make clean       remove what was built and the demo's files; keeps $(VENV)"

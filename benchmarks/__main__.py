@@ -1,9 +1,9 @@
 """Is `fetcher` faster, leaner, safer than what you use now, on your machine? `python -m benchmarks` asks.
 
-The short form takes a quarter of an hour: 1 GiB, 3 rounds, the nearest rivals. `--full` has everybody, 4 GiB, and all
-scenarios; it takes hours. Rounds go through everybody in turn; each is a process of its own, whole, with its start-up.
-Tables go to standard output; what is measured goes as JSON lines to a file, from which they can be made again. Caveats
-are in benchmarks/README.md.
+The short form takes a quarter of an hour at most: 1 GiB, 3 rounds, the nearest rivals. `--full` has everybody, 4 GiB,
+and all scenarios; it takes the better part of an hour. Rounds go through everybody in turn; each is a process of its
+own, whole, with its start-up. Tables go to standard output; what is measured goes as JSON lines to a file, from which
+they can be made again. Caveats are in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from benchmarks.report.tables import tables
 from benchmarks.rivals import RIVALS
 from benchmarks.running import lines
 from benchmarks.running.machine import Failed
-from benchmarks.running.options import GIB, MIB, OURS, Options, size
+from benchmarks.running.options import GIB, MIB, OURS, Options, at_least, core, size
 from benchmarks.running.race import Row
 from benchmarks.running.work import CHECKOUT, Unusable
 from benchmarks.scenarios import SCENARIOS
 
-SHORT = Options(size_bytes=GIB, link_bytes=GIB // 2, files=2000, objects=1000, kill_bytes=160 * MIB, snapshots=10_000)
+SHORT = Options(size_bytes=GIB, link_bytes=GIB // 2, files=2000, objects=1000, kill_bytes=192 * MIB, snapshots=10_000)
 FULL = Options()
 RESULTS = CHECKOUT / "bench-results"
 
@@ -40,16 +40,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rival", action="append", choices=RIVALS, help="default: all of the scenario")
     parser.add_argument("--full", action="store_true", help="everybody, all scenarios, large")
-    parser.add_argument("--rounds", type=int, help="3")
+    parser.add_argument("--rounds", type=at_least(1), help="3")
     parser.add_argument("--size", type=size, help="of the large file, and of four shards together (1GiB; full 4GiB)")
     parser.add_argument("--link-size", type=size, help="of the file over the long link (512MiB; full 1GiB)")
-    parser.add_argument("--kill-size", type=size, help="of the file in which everybody is killed (160MiB; full 320MiB)")
-    parser.add_argument("--files", type=int, help="of 4 KiB (2000; full 5000)")
-    parser.add_argument("--medium-files", type=int, help="of 1 MiB (500)")
-    parser.add_argument("--objects", type=int, help="in S3 (1000; full 2000)")
-    parser.add_argument("--snapshots", type=int, help="in the cache, for `index` (10000; full 100000)")
-    parser.add_argument("--seed", type=int, help="of the moments of killing (1)")
-    parser.add_argument("--core", type=int, help="pin everybody to this core (nginx has core 0)")
+    parser.add_argument("--kill-size", type=size, help="of the file in which everybody is killed (192MiB; full 320MiB)")
+    parser.add_argument("--files", type=at_least(1), help="of 4 KiB (2000; full 5000)")
+    parser.add_argument("--medium-files", type=at_least(1), help="of 1 MiB (500)")
+    parser.add_argument("--objects", type=at_least(1), help="in S3 (1000; full 2000)")
+    parser.add_argument("--snapshots", type=at_least(200), help="in the cache, for `index` (10000; full 100000)")
+    parser.add_argument("--seed", type=at_least(0), help="of the moments of killing (1)")
+    parser.add_argument("--core", type=core, help="pin everybody to this core (nginx has core 0)")
     parser.add_argument("--warm", action="store_true", help="rivals overwrite files that are there: no fresh pages")
     parser.add_argument("--memory", type=Path, help="a tmpfs, for origins and outputs (/dev/shm)")
     parser.add_argument("--disk", type=Path, help=f"a disk, for what goes there ({tempfile.gettempdir()})")

@@ -23,13 +23,15 @@ from benchmarks.report import moves
 from benchmarks.rivals import RIVALS
 from benchmarks.rivals.fetcher import rivals_of
 from benchmarks.running import lines
-from benchmarks.running.options import GIB, Base, Options, size
+from benchmarks.running.options import GIB, Base, Options, at_least, size
 from benchmarks.running.race import room_in
 from benchmarks.running.work import CHECKOUT
 from benchmarks.scenarios import SCENARIOS
 
 USUAL = ("engine", "http", "lfs", "https", "disk", "small", "medium", "s3", "start")
 ROUNDS = 12
+SNAPSHOTS = 2000
+"""Each round of each revision fills its own caches."""
 
 
 @contextmanager
@@ -81,8 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.compare", description=__doc__)
     parser.add_argument("base", metavar="BASE", help="a revision, such as HEAD, main~3 or a tag")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help=f"default: {', '.join(USUAL)}")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at least {moves.ROUNDS_MIN} ({ROUNDS})")
+    parser.add_argument("--rounds", type=at_least(1), default=ROUNDS, help=f"at least {moves.ROUNDS_MIN} ({ROUNDS})")
     parser.add_argument("--size", type=size, default=2 * GIB, help="of the large file (2GiB)")
+    parser.add_argument("--snapshots", type=at_least(200), default=SNAPSHOTS, help=f"for `index` ({SNAPSHOTS})")
     parser.add_argument("--disk", type=Path, default=Options().disk)
     parser.add_argument("--memory", type=Path, default=Options().memory)
     parser.add_argument("--output", type=Path, help="where JSON lines go (bench-results/TIME.jsonl)")
@@ -93,7 +96,8 @@ def main() -> None:
     kept = lines.Lines(given.output or RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S')}.jsonl")
     with checked_out(given.base, given.disk) as base:
         RIVALS.update({rival.name: rival for rival in rivals_of(base)})
-        options = replace(SHORT, rounds=given.rounds, size_bytes=given.size, disk=given.disk, memory=given.memory)
+        options = replace(SHORT, rounds=given.rounds, size_bytes=given.size, snapshots=given.snapshots)
+        options = replace(options, disk=given.disk, memory=given.memory)
         options = replace(options, rivals=tuple(rival.name for rival in rivals_of()), base=base)
         for checkout in (CHECKOUT, base.checkout):
             compile_all(checkout)

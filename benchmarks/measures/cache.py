@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.measures.commits import large_commits, small_commits
 from benchmarks.measures.filling import Filling, fill, loose_blobs, make_private
 from benchmarks.report.others import layer_table
-from benchmarks.running.options import MIB, size
+from benchmarks.running.options import MIB, at_least, size
 from benchmarks.running.race import room_in
 from fetcher import Fetcher
 from fetcher.cache.store import Cache
@@ -258,8 +258,13 @@ def _measure(options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--snapshots", type=int, default=10_000, help="in the middle cache; ten times as many in one")
+    parser.add_argument("--rounds", type=at_least(1), default=5)
+    parser.add_argument(
+        "--snapshots",
+        type=at_least(2 * WORKING_SET),
+        default=10_000,
+        help="in the middle cache; ten times as many in one",
+    )
     parser.add_argument("--file-size", type=size, default=1024 * MIB, help="of the large file")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from benchmarks.running.machine import put_first
 from benchmarks.running.work import CHECKOUT
 
 
@@ -17,6 +18,7 @@ class Counted:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.pid = process.pid
         self.endpoint: str = self._read()["endpoint"]
 
     def count(self) -> dict[str, Any]:
@@ -48,7 +50,9 @@ def counted(**options: int) -> Iterator[Counted]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+    put_first(process.pid)
     with process:
         try:
             yield Counted(process)

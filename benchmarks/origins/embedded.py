@@ -25,13 +25,16 @@ TINY = "bench/tiny-{:05d}"
 _UNLIMITED = Quotas(api=10**9, resolvers=10**9, pages=10**9)
 
 
+def regular_files(count: int, size_bytes: int) -> dict[str, bytes]:
+    """Regular files, as configurations and tokenizers are: each costs a resolve request and its redirect."""
+    return {f"part-{n // 100:03d}/file-{n:05d}.dat": Random(n).randbytes(size_bytes) for n in range(count)}
+
+
 def _fill(hub: Hub, *, size_bytes: int, files: int, small_bytes: int, tiny: int) -> None:
     if size_bytes:
         hub.add_repo(BIG, files={"model.safetensors": Synthetic(size_bytes, seed=BIG_SEED)})
     if files:
-        # Regular files, as configurations and tokenizers are: each costs a resolve request and its redirect.
-        contents = {f"part-{n // 100:03d}/file-{n:05d}.dat": Random(n).randbytes(small_bytes) for n in range(files)}
-        hub.add_repo(SMALL, files=contents, lfs=())
+        hub.add_repo(SMALL, files=regular_files(files, small_bytes), lfs=())
     for number in range(tiny):
         hub.add_repo(TINY.format(number), files={"config.json": f'{{"number": {number}}}'.encode()})
 

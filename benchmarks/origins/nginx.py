@@ -135,7 +135,8 @@ class Nginx:
 
     @property
     def certificate(self) -> Path:
-        return self.directory / "certificate.pem"
+        """Of who is to be trusted."""
+        return self.directory / "authority.pem"
 
     def _origin(self, name: str) -> str:
         return f"http://{self.host}:{self.ports[name]}"
@@ -264,14 +265,15 @@ def _hub(hubs: Hubs, root: Path, cdn_origin: str) -> Iterator[dict[str, Any]]:
 
 
 def _make_certificate(directory: Path) -> None:
-    """Self-signed, for loopback; whoever trusts the certificate trusts its holder."""
-    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-keyout", str(directory / "key.pem"), "-out", str(directory / "certificate.pem")),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", names, "-addext", "basicConstraints=critical,CA:true"),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    """Of an authority of our own, for loopback. Not its own authority, since some clients take that for a mistake."""
+    authority, key = directory / "authority.pem", directory / "authority-key.pem"
+    by_authority = ("-CA", str(authority), "-CAkey", str(key))
+    names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:false")
+    _openssl(authority, key, "/CN=benchmarks", "-addext", "basicConstraints=critical,CA:true")
+    _openssl(directory / "certificate.pem", directory / "key.pem", "/CN=localhost", *by_authority, *names)
+
+
+def _openssl(certificate: Path, key: Path, subject: str, *more: str) -> None:
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    where = ("-keyout", str(key), "-out", str(certificate), "-subj", subject)
+    subprocess.run(["openssl", "req", "-x509", *kind, *where, *more], check=True, capture_output=True)

@@ -27,6 +27,9 @@ FIGURES: dict[str, Callable[[Row], float | None]] = {
     "wall": lambda row: row.get("wall_s"),
     "CPU": lambda row: row.get("cpu_s"),
     "peak memory": lambda row: row.get("rss_mib"),
+    "time taken": lambda row: row.get("taken"),
+    "requests": lambda row: row.get("per_file"),
+    "recovery": lambda row: row.get("recovery_s"),
     "hit p50": lambda row: row.get("latency", {}).get("hit_ms_p50"),
 }
 
@@ -103,12 +106,17 @@ def moves(rows: Sequence[Row], base: Base) -> list[Move]:
         if "rival" in row:
             groups.setdefault((row["scenario"], row["rival"]), []).append(row)
     for (scenario, who), ours in groups.items():
-        theirs = {row["round"]: row for row in groups.get((scenario, base.twin_of(who)), ()) if "round" in row}
+        theirs = {_turn(row): row for row in groups.get((scenario, base.twin_of(who)), ()) if "round" in row}
         for figure, value in FIGURES.items():
-            pairs = [(value(row), value(theirs.get(row.get("round"), {}))) for row in ours]
+            pairs = [(value(row), value(theirs.get(_turn(row), {}))) for row in ours]
             if ratios := tuple(now / then for now, then in pairs if now and then):
                 found.append(Move(scenario, who, figure, ratios))
     return judged(found)
+
+
+def _turn(row: Row) -> tuple[object, ...]:
+    """What two rows have in common if they may be compared: a round may have more than one row of somebody."""
+    return row.get("round"), row.get("variant"), row.get("stated")
 
 
 def table(found: Sequence[Move]) -> str:

@@ -129,11 +129,16 @@ def start_table(rows: Rows) -> str:
 def request_table(rows: Rows) -> str:
     """What a hub is asked."""
     lines = head("who", "files", "requests to the hub per file", "connections", "wall s", "by route")
-    for row in rows:
-        if "per_file" in row:
-            routes = ", ".join(f"{route} {count}" for route, count in row["by_route"].items())
-            lines.append(line(row["rival"], row["files"], row["per_file"], row["connections"], row["wall_s"], routes))
+    for who, group in by_rival([row for row in rows if "per_file" in row]).items():
+        routes = ", ".join(f"{route} {count}" for route, count in group[-1]["by_route"].items())
+        cells = [_all_of([row[name] for row in group]) for name in ("per_file", "connections", "wall_s")]
+        lines.append(line(who, group[0]["files"], *cells, routes))
     return "\n".join(lines)
+
+
+def _all_of(values: Sequence[float]) -> str:
+    """The one value, as it is; of several their median and spread."""
+    return str(values[0]) if len(set(values)) == 1 else spread(values)
 
 
 def sent_table(rows: Rows) -> str:
@@ -150,19 +155,30 @@ def sent_table(rows: Rows) -> str:
 
 
 def flip_table(rows: Rows) -> str:
-    """Who notices a wrong bit."""
-    lines = head("who", "verifies", "noticed", "the wrong bytes are under the final name")
+    """Who notices a wrong bit; of an S3 also what it states of the object."""
+    stated = any("stated" in row for row in rows)
+    titles = ("who", "verifies", "noticed", "the wrong bytes are under the final name")
+    lines = head(*(["the S3 states"] if stated else []), *titles)
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if "noticed" in row:
-            words = {True: "yes", False: "**no**"}[row["noticed"]]
-            lines.append(line(row["rival"], row["verifies"], words, "**yes**" if row["wrong_is_visible"] else "no"))
+            groups.setdefault((row.get("stated", ""), row["rival"]), []).append(row)
+    for (what, who), group in groups.items():
+        noticed = _each_time([row["noticed"] for row in group], yes="yes", no="**no**")
+        visible = _each_time([row["wrong_is_visible"] for row in group], yes="**yes**", no="no")
+        lines.append(line(*([what] if stated else []), who, group[0]["verifies"], noticed, visible))
     return "\n".join(lines)
+
+
+def _each_time(values: Sequence[bool], *, yes: str, no: str) -> str:
+    """What was so each time, or how often it was."""
+    return (yes if values[0] else no) if len(set(values)) == 1 else f"**{sum(values)} of {len(values)} times**"
 
 
 def refusal_table(rows: Rows) -> str:
     """Refusals of a private repository, with another's copy in the cache and without."""
     lines = head("asks", "with a copy: median ms", "without", "distance", "by chance once in a hundred")
     for row in rows:
-        medians = (row["cached_median_ms"], row["empty_median_ms"])
+        medians = (row["cached_median_ms"], row["absent_median_ms"])
         lines.append(line(row["asks"], *medians, row["distance"], row["by_chance"]))
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""The AWS command line: what S3's owner offers. Its client library checks a CRC where one is stated."""
+"""The AWS command line: what S3's owner offers. Its client library checks a CRC of what it
+fetches whole: it fetches objects of 8 MiB and more in ranges, and knows CRC-64/NVME only together with awscrt (see the
+scenario ``flipped``)."""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ RIVALS = tuple(
         f"aws s3 {verb}",
         {"s3": _s3(verb)},
         program_version("aws"),
-        verifies="sizes; a CRC where S3 states one",
+        verifies="sizes; below 8 MiB the CRC that S3 states (CRC-64/NVME only with awscrt)",
         needs=("aws",),
     )
     for verb in ("cp", "sync")

@@ -1,6 +1,6 @@
 """rclone: many streams for a large file, 16 files at once; over HTTP and from S3.
 
-Checks sizes, and an MD5 where S3 states one.
+Checks sizes, and the MD5 where S3 states it: not of what was uploaded in parts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RIVALS = (
         "rclone",
         {"file": file, "files": files, "s3": s3, "resume": resume},
         program_version("rclone", "version"),
-        verifies="sizes; MD5 where S3 states one",
+        verifies="sizes; MD5 where S3 states it, so not of uploads in parts",
         needs=("rclone",),
     ),
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,28 @@ def size(text: str) -> int:
     found = re.fullmatch(r"([0-9]+)([KMG]iB|)", text)
     if not found:
         raise argparse.ArgumentTypeError(f"not a size such as 256MiB: {text}")
+    if int(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"nothing can be measured with a size of {text}")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Reads whole numbers from there on."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch("[0-9]+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"not a whole number from {least} on: {text}")
+        return int(text)
+
+    return read
+
+
+def core(text: str) -> int:
+    """The number of a CPU that we may use."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if text not in map(str, allowed):
+        raise argparse.ArgumentTypeError(f"not one of the cores here, {', '.join(map(str, allowed))}: {text}")
+    return int(text)
 
 
 OURS = "fetcher"

@@ -6,11 +6,12 @@ the files have, another size, other bytes.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmarks.running.options import Options
 from benchmarks.running.work import Command, Unusable, Way, Work
 
 MIB = 1 << 20
+SMALL_BYTES = 8 * MIB
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -50,6 +52,35 @@ def there_and_back(everybody: Iterable[T], round_number: int) -> list[T]:
     return some if round_number % 2 == 0 else some[::-1]
 
 
+def those_able(way: Way) -> list[str]:
+    """Everybody who can do such work."""
+    return [name for name, rival in RIVALS.items() if way in rival.ways]
+
+
+def in_turns(common: Row, rounds: int, entrants: Iterable[str], one: Callable[[str, int], Row]) -> Iterator[Row]:
+    """A row for each turn of each round: what ``one`` says of a rival's turn, and whose it is.
+
+    Also a row for who is missing, and one for whoever drops out: that is who fails.
+    """
+    here = []
+    for name in entrants:
+        if missing := RIVALS[name].missing:
+            yield {**common, "rival": name, "missing": missing}
+        else:
+            here.append(name)
+    versions = {name: RIVALS[name].version() for name in here}
+    for round_number in range(rounds):
+        for name in there_and_back(here, round_number):
+            row = {**common, "rival": name, "version": versions[name], "verifies": RIVALS[name].verifies}
+            row["round"] = round_number
+            try:
+                row |= one(name, round_number)
+            except Failed as failed:
+                row["failed"] = str(failed)
+                here.remove(name)
+            yield row
+
+
 @dataclass(frozen=True, slots=True)
 class Race:
     """Rounds in which everybody does the same work once, in turns."""
@@ -67,33 +98,18 @@ class Race:
 
     def rows(self) -> Iterator[Row]:
         """A row for each turn; one for who is missing, and one for whoever drops out."""
-        places = {"origin": self.server.version(), "onto": file_system(self.work.directory)}
-        common = {"scenario": self.scenario, "way": self.way, **places}
-        entrants = []
-        able = [name for name, rival in RIVALS.items() if self.way in rival.ways]
-        for name in self.options.of(self.entrants, able):
-            if missing := RIVALS[name].missing:
-                yield {**common, "rival": name, "missing": missing}
-            else:
-                entrants.append(name)
-        versions = {name: RIVALS[name].version() for name in entrants}
         total = sum((self.originals / name).stat().st_size for name in self.work.names)
-        for round_number in range(self.options.rounds):
-            for name in there_and_back(entrants, round_number):
-                labels = {"rival": name, "version": versions[name], "verifies": RIVALS[name].verifies}
-                row = {
-                    **common,
-                    **labels,
-                    **self.conditions.row(),
-                    "round": round_number,
-                    "bytes": total,
-                    "files": len(self.work.names),
-                }
-                try:
-                    yield row | self._one(name, total, compare=round_number == 0)
-                except Failed as failed:
-                    yield row | {"failed": str(failed)}
-                    entrants.remove(name)
+        common = {
+            **{"scenario": self.scenario, "way": self.way, "origin": self.server.version()},
+            **{"onto": file_system(self.work.directory), **self.conditions.row()},
+            **{"bytes": total, "files": len(self.work.names)},
+        }
+
+        def one(name: str, round_number: int) -> Row:
+            return self._one(name, total, compare=round_number == 0)
+
+        able = those_able(self.way)
+        yield from in_turns(common, self.options.rounds, self.options.of(self.entrants, able), one)
 
     def _one(self, name: str, total: int, *, compare: bool) -> Row:
         with room_in(self.work.directory) as directory:
@@ -112,8 +128,8 @@ class Race:
 
             sent_before = self.server.sent_bytes()
             measured = run(command, self.conditions, server_cpu_s=self.server.cpu_s, outputs=outputs)
-            if (sent := self.server.sent_bytes() - sent_before) < total:
-                raise Failed(f"the origin has sent {sent} bytes of {total}: the others came from somewhere else")
+            sent = self.server.sent_bytes() - sent_before
+            refuse_bytes_from_elsewhere(sent, total)
             judge(work, command, self.originals, compare=compare)
             row: Row = measured.row() | {"sent_bytes": sent, "pages": "warm" if warm else "fresh"}
             if own := _own_figures(measured.stdout):
@@ -136,6 +152,12 @@ def refuse_what_is_there(work: Work, command: Command) -> None:
             raise Failed(f"{name} is there before the start")
 
 
+def refuse_bytes_from_elsewhere(sent: int, needed: int) -> None:
+    """Whoever has bytes has them from the origin. Raises Failed."""
+    if sent < needed:
+        raise Failed(f"the origin has sent {sent} bytes of {needed}: the others came from somewhere else")
+
+
 def judge(work: Work, command: Command, originals: Path, *, compare: bool) -> None:
     """Whether the outputs have the originals' sizes and, if ``compare``, their bytes. Raises Failed."""
     for name in work.names:
@@ -144,8 +166,14 @@ def judge(work: Work, command: Command, originals: Path, *, compare: bool) -> No
             raise Failed(f"{name} is a link to the file of the origin")
         if path.stat().st_size != original.stat().st_size:
             raise Failed(f"{name} has another size than at the origin")
-        if compare and subprocess.run(["cmp", "-s", str(original), str(path)], check=False).returncode != 0:
+        if compare and not _same_bytes(original, path):
             raise Failed(f"{name} has other bytes than at the origin")
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    if one.stat().st_size < SMALL_BYTES:  # a process each takes longer than thousands of these
+        return filecmp.cmp(one, other, shallow=False)
+    return subprocess.run(["cmp", "-s", str(one), str(other)], check=False).returncode == 0
 
 
 def outputs_of(directory: Path, command: Command, name: str) -> list[Path]:

@@ -8,12 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import Hubs, nginx
+from benchmarks.origins.nginx import Hubs, Nginx, nginx
 from benchmarks.rivals import RIVALS
-from benchmarks.running.machine import Conditions, Failed, run
+from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import BIG, Options
-from benchmarks.running.race import Row, judge, room_in, there_and_back, touching
-from benchmarks.running.work import Command, Work, python
+from benchmarks.running.race import (
+    Row,
+    in_turns,
+    judge,
+    refuse_bytes_from_elsewhere,
+    refuse_what_is_there,
+    room_in,
+    those_able,
+    touching,
+)
+from benchmarks.running.work import CHECKOUT, Command, Work, python
 
 REPO = "bench/wanted"
 PROCESSES = 4
@@ -24,44 +33,42 @@ def concurrent(options: Options) -> Iterator[Row]:
     with room_in(options.memory) as room:
         root, here = room / "root", room / "nginx"
         here.mkdir()
-        contents.large(root / "repo" / BIG, options.size_bytes // PROCESSES)
+        original = contents.large(root / "repo" / BIG, max(1, options.size_bytes // PROCESSES))
+        total = original.stat().st_size
         with nginx(here, root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", (BIG,), sink, hub=server.hub, repo=REPO)
-            total = (root / "repo" / BIG).stat().st_size
             conditions = Conditions(options.core, touching(total * PROCESSES))
-            entrants = options.of(("fetcher", "huggingface_hub", "hf_transfer"))
-            for name in entrants:
-                if RIVALS[name].missing:
-                    yield {"rival": name, "missing": RIVALS[name].missing}
-            for round_number in range(options.rounds):
-                for name in there_and_back(entrants, round_number):
-                    rival = RIVALS[name]
-                    if rival.missing:
-                        continue
-                    row: Row = {"rival": name, "version": rival.version(), "verifies": rival.verifies}
-                    row |= {"round": round_number, "bytes": total, "files": 1, "processes": PROCESSES}
-                    sent_before = server.sent_bytes()
-                    try:
-                        figures = _together(name, work, root / "repo", conditions, compare=round_number == 0)
-                    except Failed as failed:
-                        yield row | {"failed": str(failed)}
-                        continue
-                    yield row | figures | {"sent_bytes": server.sent_bytes() - sent_before}
+
+            def one(name: str, round_number: int) -> Row:
+                return _together(name, work, original.parent, conditions, server, compare=round_number == 0)
+
+            common: Row = {"bytes": total, "files": 1, "processes": PROCESSES, **conditions.row()}
+            entrants = options.of(("fetcher", "huggingface_hub", "hf_transfer"), those_able("repo"))
+            yield from in_turns(common, options.rounds, entrants, one)
 
 
-def _together(name: str, work: Work, originals: Path, conditions: Conditions, *, compare: bool) -> Row:
-    """All at once; those without a cache that processes share have a directory each."""
+def _together(name: str, work: Work, originals: Path, conditions: Conditions, server: Nginx, *, compare: bool) -> Row:
+    """All at once; those without a cache that processes share have a directory each, and fetch for each."""
     rival = RIVALS[name]
     with room_in(work.directory) as directory:
         if rival.shares:
-            works = [replace(work, directory=directory)] * PROCESSES
+            works = [replace(work, directory=directory)]
         else:
             works = [replace(work, directory=directory / str(number)) for number in range(PROCESSES)]
+        commands = []
         for each in works:
             each.directory.mkdir(exist_ok=True)
-        commands = [rival.ways["repo"](each) for each in works]
-        arguments = python("together", json.dumps([command.arguments for command in commands]))
-        measured = run(Command(arguments, commands[0].environment), conditions)
+            commands.append(rival.ways["repo"](each))
+            refuse_what_is_there(each, commands[-1])
+        started = commands * (PROCESSES // len(commands))
+        # Some are told by their environment where to put things, so each has its own.
+        asked = [["env", *map("=".join, each.environment.items()), *each.arguments] for each in started]
+        arguments = python("together", json.dumps(asked))
+        sent_before = server.sent_bytes()
+        measured = run(Command(arguments, {"PYTHONPATH": str(CHECKOUT)}), conditions, server_cpu_s=server.cpu_s)
+        sent = server.sent_bytes() - sent_before
+        total = sum((originals / name).stat().st_size for name in work.names)
+        refuse_bytes_from_elsewhere(sent, total * len(works))
         for each, command in zip(works, commands, strict=True):
             judge(each, command, originals, compare=compare)
-        return measured.row()
+        return measured.row() | {"sent_bytes": sent}

@@ -67,7 +67,7 @@ def lfs(options: Options) -> Iterator[Row]:
 
 def sharded(options: Options) -> Iterator[Row]:
     """Four files of a hub with BLAKE3 and SHA-256, against who fetches and then verifies."""
-    shard_bytes = options.size_bytes // SHARDS
+    shard_bytes = max(1, options.size_bytes // SHARDS)
     with room_in(options.memory, _room_for(shard_bytes * SHARDS, disk=False)) as room:
         root, here = room / "root", room / "nginx"
         here.mkdir()

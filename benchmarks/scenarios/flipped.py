@@ -1,18 +1,26 @@
-"""A byte that turns over on its way: the hub states the digest of the right one, the CDN sends another."""
+"""A byte that turns over on its way: what the origin states is right, and what it sends is not.
+
+Of a hub, which states the SHA-256 of a large file, and of an S3, which states of an object what its owner chose when
+it was uploaded. Who fails with the right bytes too has noticed nothing, so everybody has them first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.origins import contents
 from benchmarks.origins.nginx import Hubs, nginx
+from benchmarks.origins.stating import BUCKET, stating_s3
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, run
 from benchmarks.running.options import BIG, MIB, Options
-from benchmarks.running.race import Row, outputs_of, room_in
-from benchmarks.running.work import Work
+from benchmarks.running.race import Row, in_turns, judge, outputs_of, refuse_what_is_there, room_in
+from benchmarks.running.work import Way, Work
 
 REPO = "bench/flipped"
 SIZE_BYTES = 64 * MIB
@@ -20,52 +28,109 @@ RIVALS_OF_HUBS = (
     *("fetcher", "huggingface_hub", "huggingface_hub with hf_xet", "huggingface_hub, then its verify"),
     *("hf_transfer", "curl --parallel"),
 )
+RIVALS_OF_S3 = ("fetcher", "s5cmd", "rclone", "aws s3 cp")
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What an S3 states of an object beside its size."""
+
+    words: str
+    size_bytes: int
+    in_parts: bool
+    checksum: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.size_bytes // MIB}-{'parts' if self.in_parts else 'whole'}-{self.checksum or 'no'}.bin"
+
+
+OBJECTS = (
+    # Clients fetch what is larger than some MiB in ranges, of which no checksum is stated.
+    Stated("4 MiB: MD5, CRC-32", 4 * MIB, False, "crc32"),
+    Stated("4 MiB: MD5, CRC-64/NVME", 4 * MIB, False, "crc64nvme"),
+    Stated("16 MiB: MD5", 16 * MIB, False),
+    Stated("16 MiB: MD5, CRC-64/NVME", 16 * MIB, False, "crc64nvme"),
+    Stated("16 MiB, in parts: CRC-64/NVME", 16 * MIB, True, "crc64nvme"),
+    Stated("16 MiB, in parts", 16 * MIB, True),
+)
 
 
 def flipped(options: Options) -> Iterator[Row]:
-    """One bit of a large file is wrong where the bytes come from: who notices, and what is under the final name."""
+    """One bit is wrong where the bytes come from: who notices, and what is under the final name."""
     with room_in(options.memory) as room:
         root, here = room / "root", room / "nginx"
         here.mkdir()
-        original = contents.large(root / "repo" / BIG, SIZE_BYTES)
+        contents.large(root / "repo" / BIG, SIZE_BYTES)
         with nginx(here, root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", (BIG,), sink, hub=server.hub, repo=REPO)
-            able = []
-            for name in options.of(RIVALS_OF_HUBS):
-                rival = RIVALS[name]
-                row: Row = {"rival": name, "verifies": rival.verifies}
-                if rival.missing:
-                    yield row | {"missing": rival.missing}
-                    continue
-                # Who fails with the right bytes too has noticed nothing.
-                with room_in(work.directory) as directory:
-                    try:
-                        run(rival.ways["repo"](replace(work, directory=directory)), Conditions(options.core))
-                        able.append(name)
-                    except Failed as failed:
-                        yield row | {"failed": str(failed)}
-            flip_a_bit(original, SIZE_BYTES // 2 + 12345)  # the hub has read it, and said what it is
-            for name in able:
-                rival = RIVALS[name]
-                row = {"rival": name, "verifies": rival.verifies}
-                with room_in(work.directory) as directory:
-                    own = replace(work, directory=directory)
-                    command = rival.ways["repo"](own)
-                    try:
-                        run(command, Conditions(options.core))
-                        noticed = False
-                    except Failed as failed:
-                        noticed, row["said"] = True, _last_line(str(failed))
-                    visible = bool(outputs_of(directory, command, BIG))
-                    yield row | {"version": rival.version(), "noticed": noticed, "wrong_is_visible": visible}
+            yield from noticed("flipped", options, "repo", RIVALS_OF_HUBS, work, root / "repo", {})
+    with room_in(options.memory) as room, room_in(room) as sink:
+        for each in OBJECTS:
+            contents.large(room / "originals" / each.key, each.size_bytes)
+        stated = {each.key: (room / "originals" / each.key, each.in_parts, each.checksum) for each in OBJECTS}
+        with stating_s3(stated) as endpoint:
+            for each in OBJECTS:
+                work = Work("", (each.key,), sink, s3=endpoint, bucket=BUCKET)
+                label: Row = {"stated": each.words}
+                yield from noticed("flipped-s3", options, "s3", RIVALS_OF_S3, work, room / "originals", label)
 
 
-def flip_a_bit(path: Path, offset: int) -> None:
+def noticed(
+    scenario: str, options: Options, way: Way, rivals: Sequence[str], work: Work, originals: Path, label: Row
+) -> Iterator[Row]:
+    """Everybody once with the right bytes; then rounds with a wrong bit each, which is another one each time."""
+    original = originals / work.names[0]
+    able: list[str] = []
+
+    def right(name: str, round_number: int) -> Row:
+        with room_in(work.directory) as directory:
+            own = replace(work, directory=directory)
+            command = RIVALS[name].ways[way](own)
+            run(command, Conditions(options.core))
+            judge(own, command, originals, compare=True)
+        able.append(name)
+        return {}
+
+    def wrong(name: str, round_number: int) -> Row:
+        offset = random.Random(options.seed * 1000 + round_number).randrange(original.stat().st_size)
+        with room_in(work.directory) as directory, a_bit_flipped(original, offset):
+            own = replace(work, directory=directory)
+            command = RIVALS[name].ways[way](own)
+            refuse_what_is_there(own, command)
+            try:
+                run(command, Conditions(options.core))
+            except Failed as failed:
+                found = outputs_of(directory, command, work.names[0])
+                return {"noticed": True, "said": _last_line(str(failed)), "wrong_is_visible": bool(found)}
+            judge(own, command, originals, compare=True)  # that it has the wrong bytes, and no others
+            return {"noticed": False, "wrong_is_visible": True}
+
+    common = {"scenario": scenario, **label}
+    for row in in_turns(common, 1, options.of(rivals), right):
+        if "missing" in row or "failed" in row:
+            yield row
+    yield from in_turns(common, options.rounds, list(able), wrong)
+
+
+@contextmanager
+def a_bit_flipped(path: Path, offset: int) -> Iterator[None]:
+    """Until the block is left; by its times the file is the same, so that no origin thinks it another."""
+    _flip_a_bit(path, offset)
+    try:
+        yield
+    finally:
+        _flip_a_bit(path, offset)
+
+
+def _flip_a_bit(path: Path, offset: int) -> None:
+    found = path.stat()
     with path.open("r+b") as file:
         file.seek(offset)
         (old,) = file.read(1)
         file.seek(offset)
         file.write(bytes([old ^ 1]))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def _last_line(text: str) -> str:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from benchmarks.origins import contents
 from benchmarks.origins.counted import counted
+from benchmarks.origins.embedded import regular_files
 from benchmarks.origins.nginx import Hubs, nginx
 from benchmarks.rivals import RIVALS
-from benchmarks.running.machine import Conditions, Failed, run
+from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import KIB, MIB, Options
-from benchmarks.running.race import Race, Row, room_in, touching
+from benchmarks.running.race import (
+    Race,
+    Row,
+    in_turns,
+    judge,
+    refuse_bytes_from_elsewhere,
+    refuse_what_is_there,
+    room_in,
+    touching,
+)
 from benchmarks.running.work import Way, Work
 
 SMALL_REPO = "bench/small"
+REGULAR_BYTES = 16 * KIB
 
 
 def _many_files(
@@ -39,7 +51,7 @@ def _many_files(
 
 
 def small(options: Options) -> Iterator[Row]:
-    """5,000 files of 4 KiB: transfer layer by URLs, then whole repositories of a hub, durable."""
+    """Thousands of files of 4 KiB: transfer layer by URLs, then whole repositories of a hub, durable."""
     races: list[tuple[str, Way, Sequence[str]]] = [
         ("transfer", "files", ("fetcher engine", "curl --parallel", "wget2", "aria2c -x8", "rclone")),
         ("get", "repo", ("fetcher", "curl --parallel", "huggingface_hub")),
@@ -48,7 +60,7 @@ def small(options: Options) -> Iterator[Row]:
 
 
 def medium(options: Options) -> Iterator[Row]:
-    """500 files of 1 MiB: transfer layer by URLs, then whole repositories of a hub."""
+    """Hundreds of files of 1 MiB: transfer layer by URLs, then whole repositories of a hub."""
     races: list[tuple[str, Way, Sequence[str]]] = [
         ("transfer", "files", ("fetcher engine", "curl --parallel", "wget2", "aria2c -x8", "rclone")),
         ("get", "repo", ("fetcher", "curl --parallel", "huggingface_hub")),
@@ -58,23 +70,28 @@ def medium(options: Options) -> Iterator[Row]:
 
 def requests(options: Options) -> Iterator[Row]:
     """Requests to the hub for each file, in a repository of small ones: hubs refuse who asks too often."""
-    count = options.files // 2
-    with counted(files=count) as hub, room_in(options.memory) as room:
-        for name in options.of(("fetcher", "huggingface_hub")):
-            rival = RIVALS[name]
-            if rival.missing:
-                yield {"rival": name, "missing": rival.missing}
-                continue
+    count = max(1, options.files // 2)
+    with counted(files=count, small_bytes=REGULAR_BYTES) as hub, room_in(options.memory) as room:
+        originals = room / "originals"
+        some = regular_files(count, REGULAR_BYTES)
+        for name, content in some.items():
+            (originals / name).parent.mkdir(parents=True, exist_ok=True)
+            (originals / name).write_bytes(content)
+        whole = Work("", tuple(some), room, hub=hub.endpoint, repo=SMALL_REPO)
+
+        def one(name: str, round_number: int) -> Row:
             with room_in(room) as directory:
-                command = rival.ways["repo"](Work("", (), directory, hub=hub.endpoint, repo=SMALL_REPO))
+                work = replace(whole, directory=directory)
+                command = RIVALS[name].ways["repo"](work)
+                refuse_what_is_there(work, command)
                 hub.count()
-                try:
-                    measured = run(command, Conditions(options.core))
-                except Failed as failed:
-                    yield {"rival": name, "version": rival.version(), "failed": str(failed)}
-                    continue
+                measured = run(command, Conditions(options.core))
                 asked = hub.count()
+                refuse_bytes_from_elsewhere(asked["body_bytes"], count * REGULAR_BYTES)
+                judge(work, command, originals, compare=round_number == 0)
             # What a CDN is asked for counts for nobody: only the hub itself keeps quotas.
             per_file = sum(number for route, number in asked["requests"].items() if route != "cdn") / count
-            row = {"rival": name, "version": rival.version(), "files": count, "per_file": round(per_file, 4)}
-            yield row | {"by_route": asked["requests"], "connections": asked["connections"]} | measured.row()
+            row = {"per_file": round(per_file, 4), "by_route": asked["requests"], "connections": asked["connections"]}
+            return row | measured.row()
+
+        yield from in_turns({"files": count}, options.rounds, options.of(("fetcher", "huggingface_hub")), one)

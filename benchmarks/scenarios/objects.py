@@ -14,7 +14,7 @@ from benchmarks.running.work import Work
 
 
 def s3(options: Options) -> Iterator[Row]:
-    """`rclone serve s3`: 2,000 objects of 4 KiB, and one large one."""
+    """`rclone serve s3`: many objects of 4 KiB, and one large one."""
     entrants = ("fetcher", "s5cmd", "rclone", "aws s3 cp")
     with room_in(options.memory, 2 * options.size_bytes) as room:
         bucket = room / "data" / "bucket"

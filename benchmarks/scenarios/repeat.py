@@ -11,10 +11,19 @@ from benchmarks.origins.nginx import Hubs, nginx
 from benchmarks.origins.processes import Server
 from benchmarks.origins.s3 import rclone_s3
 from benchmarks.rivals import RIVALS
-from benchmarks.running.machine import Conditions, Failed, run
+from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import KIB, MIB, Options
-from benchmarks.running.race import Row, judge, room_in, there_and_back
-from benchmarks.running.work import Way, Work
+from benchmarks.running.race import (
+    Row,
+    in_turns,
+    judge,
+    output_of,
+    refuse_bytes_from_elsewhere,
+    refuse_what_is_there,
+    room_in,
+    those_able,
+)
+from benchmarks.running.work import Command, Way, Work
 
 REPO = "bench/repeated"
 
@@ -28,7 +37,7 @@ def repeat(options: Options) -> Iterator[Row]:
         with nginx(here, root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", names, sink, hub=server.hub, repo=REPO)
             hub_clients = ("fetcher", "huggingface_hub")
-            yield from _again("repeat-repo", options, "repo", hub_clients, work, root / "repo", server)
+            yield from repeated("repeat-repo", options, "repo", hub_clients, work, root / "repo", server)
     with room_in(options.memory) as room:
         bucket = room / "data" / "bucket"
         names = tuple(f"small/{name}" for name in contents.many(bucket / "small", options.objects, 4 * KIB))
@@ -36,41 +45,48 @@ def repeat(options: Options) -> Iterator[Row]:
             s3.hash_all(f"bucket/{name}" for name in names)
             work = Work("", names, sink, s3=s3.endpoint, bucket="bucket", prefix="small")
             s3_clients = ("fetcher", "rclone", "s5cmd sync", "aws s3 sync")
-            yield from _again("repeat-s3", options, "s3", s3_clients, work, bucket, s3)
+            yield from repeated("repeat-s3", options, "s3", s3_clients, work, bucket, s3)
 
 
-def _again(
+def repeated(
     scenario: str, options: Options, way: Way, rivals: Sequence[str], work: Work, originals: Path, server: Server
 ) -> Iterator[Row]:
-    """Everybody once without being measured, then in turns into what they have left."""
-    commands = {}
-    for name in options.of(rivals):
-        rival = RIVALS[name]
-        if rival.missing:
-            yield {"scenario": scenario, "rival": name, "missing": rival.missing}
-            continue
+    """Everybody once without being measured, as a race has it; then in turns into what they have left."""
+    total = sum((originals / name).stat().st_size for name in work.names)
+    left: dict[str, tuple[Work, Command]] = {}
+
+    def first(name: str, round_number: int) -> Row:
         own = replace(work, directory=work.directory / name.replace(" ", "-"))
         own.directory.mkdir()
-        command = rival.ways[way](own)
-        try:
-            run(command, Conditions(options.core))
-            judge(own, command, originals, compare=True)
-        except Failed as failed:
-            yield {"scenario": scenario, "rival": name, "failed": str(failed)}
-            continue
-        commands[name] = own, command
-    total = sum((originals / name).stat().st_size for name in work.names)
-    for round_number in range(options.rounds):
-        for name, (own, command) in there_and_back(commands.items(), round_number):
-            rival = RIVALS[name]
-            row: Row = {"scenario": scenario, "rival": name, "version": rival.version(), "verifies": rival.verifies}
-            row |= {"round": round_number, "bytes": total, "files": len(work.names)}
-            sent_before = server.sent_bytes()
-            try:
-                measured = run(command, Conditions(options.core), server_cpu_s=server.cpu_s)
-                judge(own, command, originals, compare=False)
-            except Failed as failed:
-                yield row | {"failed": str(failed)}
-                del commands[name]
-                continue
-            yield row | measured.row() | {"sent_bytes": server.sent_bytes() - sent_before}
+        command = RIVALS[name].ways[way](own)
+        refuse_what_is_there(own, command)
+        sent_before = server.sent_bytes()
+        run(command, Conditions(options.core))
+        refuse_bytes_from_elsewhere(server.sent_bytes() - sent_before, total)
+        judge(own, command, originals, compare=True)
+        left[name] = own, command
+        return {}
+
+    def again(name: str, round_number: int) -> Row:
+        own, command = left[name]
+        before = _written(own, command)
+        sent_before = server.sent_bytes()
+        measured = run(command, Conditions(options.core), server_cpu_s=server.cpu_s)
+        sent = server.sent_bytes() - sent_before
+        judge(own, command, originals, compare=round_number == 0)
+        # Who finds all as it is needs nothing of it; what somebody has written anew he must have asked for.
+        anew = [path for path, written in _written(own, command).items() if before.get(path) != written]
+        refuse_bytes_from_elsewhere(sent, sum(path.stat().st_size for path in anew))
+        return measured.row() | {"sent_bytes": sent}
+
+    common: Row = {"scenario": scenario, "bytes": total, "files": len(work.names)}
+    for row in in_turns(common, 1, options.of(rivals, those_able(way)), first):
+        if "missing" in row or "failed" in row:
+            yield row
+    yield from in_turns(common, options.rounds, list(left), again)
+
+
+def _written(work: Work, command: Command) -> dict[Path, tuple[int, int]]:
+    """Which file each output is, and when it was written."""
+    states = {path: path.stat() for path in (output_of(work.directory, command, name) for name in work.names)}
+    return {path: (state.st_ino, state.st_mtime_ns) for path, state in states.items()}

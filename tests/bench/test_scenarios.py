@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rivals import RIVALS
+from benchmarks.scenarios.flipped import OBJECTS
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 SMALL = ("--rounds=1", "--size=11MiB", "--kill-size=6MiB", "--files=8", "--medium-files=2", "--objects=3")
 Rows = list[dict[str, object]]
@@ -33,7 +36,7 @@ def _run(tmp_path: Path, *arguments: str, environment: dict[str, str] | None = N
     assert not list(place.iterdir())
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert all(row.keys() >= {"scenario", "revision", "cpu", "date"} for row in rows)
-    failed = [row for row in rows if "failed" in row]
+    failed = [f"{row['rival']}: {row['failed']}" for row in rows if "failed" in row]
     assert not failed, failed
     return rows, done.stdout
 
@@ -75,14 +78,24 @@ def test_objects_and_what_is_there_already(tmp_path: Path) -> None:
 
 @pytest.mark.needs("reference", "python:huggingface_hub")
 def test_processes_at_once_and_wrong_bytes(tmp_path: Path) -> None:
-    rows, tables = _run(tmp_path, "--scenario=concurrent", "--scenario=flipped", "--size=48MiB")
+    names = ("fetcher", "huggingface_hub", "huggingface_hub, then its verify", "rclone")
+    chosen = [f"--rival={name}" for name in names]
+    rows, tables = _run(tmp_path, "--scenario=concurrent", "--scenario=flipped", "--size=48MiB", *chosen)
     (ours,) = [row for row in rows if row["scenario"] == "concurrent" and row["rival"] == "fetcher"]
     assert isinstance(ours["sent_bytes"], int) and isinstance(ours["bytes"], int)
     assert ours["bytes"] <= ours["sent_bytes"] < 1.1 * ours["bytes"]  # once for four
-    noticed = {row["rival"]: (row["noticed"], row["wrong_is_visible"]) for row in rows if "noticed" in row}
-    assert noticed["fetcher"] == (True, False)
-    assert noticed["huggingface_hub"] == (False, True)
-    assert noticed["huggingface_hub, then its verify"] == (True, True)
+    noticed = {
+        (str(row["rival"]), str(row.get("stated", "SHA-256"))): (row["noticed"], row["wrong_is_visible"])
+        for row in rows
+        if "noticed" in row
+    }
+    by_us = [noticed[who, what] for who, what in noticed if who == "fetcher"]
+    assert by_us == [(True, False)] * (1 + len(OBJECTS))  # whatever is stated
+    if RIVALS["rclone"].missing is None:
+        assert noticed["rclone", "16 MiB: MD5"] == (True, False)
+        assert noticed["rclone", "16 MiB, in parts"] == (False, True)
+    assert noticed["huggingface_hub", "SHA-256"] == (False, True)
+    assert noticed["huggingface_hub, then its verify", "SHA-256"] == (True, True)
     assert "| **no** | **yes** |" in tables
 
 
