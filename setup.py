@@ -27,6 +27,7 @@ CORE_SOURCES = {
     "files": ("files_*.c",),
     "sink": ("blake3_*.c", "block_sink.c", "sink_*.c"),
     "sha256": ("sha256_*.c", "file_*.c"),
+    "sockets": (),
 }
 """Name of a .pyx → what of core/ is compiled into it. Each extension stands alone: what both use is compiled twice."""
 

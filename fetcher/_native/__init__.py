@@ -22,6 +22,7 @@ __all__ = [
     "merge_root",
     "preallocate",
     "root_of",
+    "roots_of",
     "scan_file",
     "sha256_pair",
     "sha256_pair_files",
@@ -35,7 +36,15 @@ try:
         raise ImportError("FETCHER_NATIVE=plain")
     # Not `from fetcher._native import blake3`: where there is none, that speaks of a circular import.
     import fetcher._native.blake3 as _blake3
-    from fetcher._native.blake3 import SubtreeHasher, hash_blocks, merge_root, root_of, scan_file, write_blocks
+    from fetcher._native.blake3 import (
+        SubtreeHasher,
+        hash_blocks,
+        merge_root,
+        root_of,
+        roots_of,
+        scan_file,
+        write_blocks,
+    )
 
     _remark = _check.wrong_kernel(_blake3, "FETCHER_SIMD")
     if _fault := _check.wrong_answer(_blake3):
@@ -47,6 +56,7 @@ except ImportError as error:
         hash_blocks,
         merge_root,
         root_of,
+        roots_of,
         scan_file,
         write_blocks,
     )

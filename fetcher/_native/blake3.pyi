@@ -7,6 +7,7 @@ the CVs side by side. A CV depends on its block's offset and never is the BLAKE3
 Wrong values raise ValueError, wrong types TypeError or BufferError, the kernel's refusals OSError with its errno.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from typing_extensions import Buffer
@@ -24,6 +25,9 @@ def set_simd(name: str) -> None:
 
 def root_of(data: Buffer, *, key: Buffer | None = None) -> bytes:
     """Plain BLAKE3 (keyed with a key of 32 bytes) of a buffer of any length."""
+
+def roots_of(contents: Sequence[Buffer]) -> list[bytes]:
+    """Plain BLAKE3 of each of many buffers, in one stretch without the GIL."""
 
 def hash_blocks(data: Buffer, offset: int, *, block: int = 1 << 20, key: Buffer | None = None) -> bytes:
     """One CV per block of `data`, which starts at `offset` of its file; the last block may be partial."""

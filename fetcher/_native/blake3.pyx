@@ -10,7 +10,7 @@ from operator import index  # a float is no number of bytes, though C would take
 
 from cpython.bytearray cimport PyByteArray_AsString, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 
 from fetcher._native.arguments cimport GIL_BYTES, PAGE_BYTES, READ_BUFFER_BYTES, PyBuffer_Release, take_bytes
 
@@ -97,6 +97,35 @@ def root_of(data, *, key=None):
     finally:
         PyBuffer_Release(&view)
     return PyBytes_FromStringAndSize(<char *>root, BLAKE3_CV_BYTES)
+
+
+def roots_of(contents):
+    cdef blake3_mode mode
+    cdef list bodies = list(contents)
+    cdef size_t count = len(bodies)
+    cdef size_t taken = 0
+    cdef size_t position
+    cdef Py_buffer *views = <Py_buffer *>calloc(count + 1, sizeof(Py_buffer))
+    cdef uint8_t *roots = <uint8_t *>calloc(count + 1, BLAKE3_CV_BYTES)
+    blake3_mode_init(&mode, NULL)
+    try:
+        if views is NULL or roots is NULL:
+            raise MemoryError
+        while taken < count:
+            take_bytes(bodies[taken], &views[taken])
+            taken += 1
+        with nogil:
+            for position in range(count):
+                blake3_root(&mode, <const uint8_t *>views[position].buf, views[position].len,
+                            roots + position * BLAKE3_CV_BYTES)
+        return [PyBytes_FromStringAndSize(<char *>roots + position * BLAKE3_CV_BYTES, BLAKE3_CV_BYTES)
+                for position in range(count)]
+    finally:
+        while taken > 0:
+            taken -= 1
+            PyBuffer_Release(&views[taken])
+        free(roots)
+        free(views)
 
 
 def hash_blocks(data, offset, *, block=1 << 20, key=None):

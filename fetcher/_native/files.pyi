@@ -21,3 +21,7 @@ def look_for_files(folder: int, names: Sequence[bytes]) -> list[int]:
 
 def unlink_files(folder: int, names: Sequence[bytes]) -> list[int]:
     """unlink(2) each. One errno for each, 0 where it is gone; all are tried."""
+
+def make_directories(folder: int, names: Sequence[bytes], mode: int, group: int | None = None) -> list[int]:
+    """mkdir(2) each, with exactly this mode and, if one is given, this group. One errno for each, 0 where it was made,
+    EEXIST where something has the name; all are tried."""

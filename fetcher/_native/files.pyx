@@ -22,6 +22,8 @@ cdef extern from "core/files_many.h" nogil:
     void files_link(int source, const char *const *names, int target, const char *const *targets, size_t count, int *errors)
     void files_look(int folder, const char *const *names, size_t count, int64_t *sizes)
     void files_unlink(int folder, const char *const *names, size_t count, int *errors)
+    void files_make_directories(int folder, const char *const *names, size_t count, unsigned int mode, unsigned int group,
+                                int *errors)
 
 
 cdef list checked_names(object names):
@@ -138,6 +140,25 @@ def unlink_files(folder, names):
         errors = <int *>new_array(count, sizeof(int))
         with nogil:
             files_unlink(descriptor, texts, count, errors)
+        return [errors[position] for position in range(count)]
+    finally:
+        free(errors)
+        free(texts)
+
+
+def make_directories(folder, names, mode, group=None):
+    cdef int descriptor = index(folder)
+    cdef unsigned int bits = index(mode)
+    cdef unsigned int owning = <unsigned int>-1 if group is None else index(group)
+    cdef list listed = checked_names(names)
+    cdef size_t count = len(listed)
+    cdef const char **texts = NULL
+    cdef int *errors = NULL
+    try:
+        texts = pointers(listed)
+        errors = <int *>new_array(count, sizeof(int))
+        with nogil:
+            files_make_directories(descriptor, texts, count, bits, owning, errors)
         return [errors[position] for position in range(count)]
     finally:
         free(errors)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
 import blake3
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Buffer
 
 
@@ -27,6 +29,11 @@ def root_of(data: Buffer, *, key: Buffer | None = None) -> bytes:
     """Plain (or keyed) BLAKE3 of a buffer of any length."""
     hasher = blake3.blake3() if key is None else blake3.blake3(key=key)
     return hasher.update(data).digest()
+
+
+def roots_of(contents: Sequence[Buffer]) -> list[bytes]:
+    """Plain BLAKE3 of each of many buffers."""
+    return [root_of(content) for content in contents]
 
 
 def write_blocks(fd: int, offset: int, data: Buffer, *, block: int = 1 << 20) -> bytes:

@@ -12,6 +12,8 @@ from operator import index
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Buffer
 
 CV_BYTES: Final = 32
@@ -171,6 +173,10 @@ def check_offset(offset: int, block: int, length: int) -> None:
 
 def root_of(data: Buffer, *, key: Buffer | None = None) -> bytes:
     return subtree_cv(mode_of(key), bytes_of(data), 0, ROOT)
+
+
+def roots_of(contents: Sequence[Buffer]) -> list[bytes]:
+    return [root_of(content) for content in contents]
 
 
 def hash_blocks(data: Buffer, offset: int, *, block: int = 1 << 20, key: Buffer | None = None) -> bytes:

@@ -60,6 +60,22 @@ def unlink_files(folder: int, names: Sequence[bytes]) -> list[int]:
     return [_error_of(partial(os.unlink, name, dir_fd=folder)) for name in names]
 
 
+def make_directories(folder: int, names: Sequence[bytes], mode: int, group: int | None = None) -> list[int]:
+    _check(names)
+    return [_error_of(partial(_make_directory, folder, name, mode, group)) for name in names]
+
+
+def _make_directory(folder: int, name: bytes, mode: int, group: int | None) -> None:
+    os.mkdir(name, 0o700, dir_fd=folder)
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        if group is not None:
+            os.fchown(descriptor, -1, group)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
 def _size_of(folder: int, name: bytes) -> int:
     try:
         status = os.lstat(name, dir_fd=folder)

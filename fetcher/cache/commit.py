@@ -255,10 +255,11 @@ class Committer:
         unwritten = [item for item in items if item.staged is None]
         written = iter(staging.write([item.data for item in unwritten]))
         step_taken("small:written")
+        roots = map(bytes.hex, hashing.roots_of([item.data for item in items if item.root is None]))
         made: list[_Made] = []
         for item in items:
             body = f"{staging.path}/{item.staged or next(written)}"
-            root = item.root or hashing.root_of(item.data).hex()
+            root = item.root or next(roots)
             place = self._layout.blob_place(root)
             made.append(_Made(root, item.size, item.content_id, item.digests, body, place))
         names = [os.path.basename(blob.body) for blob in made]
@@ -277,9 +278,19 @@ class Committer:
         recognised by ``Blobs.proven``."""
         missing = self._link_small(folder, blobs, made, errno.ENOENT)
         if missing:
-            for digits in {blob.root[:2] for blob in missing}:  # the first with these two digits
-                make_directory(f"{self._layout.blobs}/{digits}", self._layout.directory_mode, self._layout.group)
+            self._make_folders(blobs, sorted({blob.root[:2] for blob in missing}))  # the first with these two digits
             self._link_small(folder, blobs, missing, None)
+
+    def _make_folders(self, blobs: int, wanted: Sequence[str]) -> None:
+        """Directories of Blobs that are missing, by one call: a new cache needs all of them at its first batch."""
+        mode, group = self._layout.directory_mode, self._layout.group
+        names = [digits.encode() for digits in wanted]
+        for digits, error in zip(wanted, durable.make_directories(blobs, names, mode, group), strict=True):
+            place = f"{self._layout.blobs}/{digits}"
+            if error == errno.EEXIST:
+                make_directory(place, mode, group)  # somebody has made it meanwhile: looks whether it can be trusted
+            elif error:
+                raise OSError(error, os.strerror(error), place)
 
     def _link_small(self, folder: int, blobs: int, made: Sequence[_Made], later: int | None) -> list[_Made]:
         """Link bodies to their Blobs' names, each for itself where that fails; returns those whose errno is ``later``,
@@ -311,7 +322,7 @@ class Committer:
         # In the order of the tables, so that one page is not gone through many times.
         by_root = sorted(made, key=lambda blob: blob.root)
         by_content = sorted((blob.content_id, blob.root) for blob in made)
-        with self._index.write(durable=True) as rows:
+        with self._index.write(durable=True, references_hold=True) as rows:
             keep_names()
             insert_blobs(rows, [(blob.root, blob.size, blob.digests) for blob in by_root], scope, now)
             insert_many(rows, "INSERT OR IGNORE INTO blob_holds", [(blob.root, owner_id) for blob in by_root])

@@ -155,6 +155,14 @@ def unlink_files(folder: int, names: Sequence[bytes]) -> list[int]:
     return many_files.unlink_files(folder, names)
 
 
+def make_directories(folder: int, names: Sequence[bytes], mode: int, group: int | None) -> list[int]:
+    """Make many directories in an open one, with exactly this mode and, if one is given, this group; the errno of each,
+    EEXIST where something has its name."""
+    from fetcher._native import many_files
+
+    return many_files.make_directories(folder, names, mode, group)
+
+
 def clone_into(source: int, target: int, length: int, *, look: Callable[[], None] | None = None) -> None:
     """Fill the empty file ``target`` with ``length`` bytes of ``source``: shared extents if possible, else a copy.
 

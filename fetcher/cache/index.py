@@ -114,10 +114,11 @@ class Index:
             raise self._renamed(error) from error
 
     @contextmanager
-    def write(self, *, durable: bool, wait: bool = True) -> Iterator[Rows]:
+    def write(self, *, durable: bool, wait: bool = True, references_hold: bool = False) -> Iterator[Rows]:
         """One transaction: committed when the block is left, rolled back when it is left by an exception.
 
-        Without ``wait`` it raises CacheError at once where another writer is at work.
+        Without ``wait`` it raises CacheError at once where another writer is at work. ``references_hold``: it only
+        inserts, and what its rows refer to it has inserted itself before; SQLite need not look for each of them.
         """
         try:
             rows = self._take()
@@ -127,6 +128,8 @@ class Index:
                     rows.durable = durable
                 if not wait:
                     rows.execute("PRAGMA busy_timeout=0")
+                if references_hold:
+                    rows.execute("PRAGMA foreign_keys=OFF")
                 try:
                     rows.execute("BEGIN IMMEDIATE")
                 finally:
@@ -140,6 +143,8 @@ class Index:
                         rows.rollback()
                     raise
             finally:
+                if references_hold:
+                    rows.execute("PRAGMA foreign_keys=ON")  # of no effect within a transaction, so after it
                 self._give(rows)
         except sqlite3.Error as error:
             raise self._renamed(error) from error

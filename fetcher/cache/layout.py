@@ -76,11 +76,7 @@ def content_id(
 
 def fields_digest(*fields: str) -> str:
     """SHA-256 hex over length-prefixed fields: none can imitate its neighbour."""
-    hasher = sha256()
-    for text in fields:
-        raw = text.encode()
-        hasher.update(b"%d:%s" % (len(raw), raw))
-    return hasher.hexdigest()
+    return sha256(b"".join([b"%d:%s" % (len(raw), raw) for raw in [text.encode() for text in fields]])).hexdigest()
 
 
 def random_id() -> str:
@@ -150,6 +146,11 @@ class Layout:
         self.index_lock = self.state_dir / "index-v1.lock"
         self.principal_key = self.state_dir / "principal-key-v1"
         self.markets = self.state_dir / "markets-v1"
+
+    @property
+    def buckets(self) -> tuple[Path, ...]:
+        """All that may hold something."""
+        return self.owners, self.partials, self.blobs, self.snapshots, self.writable, self.markets
 
     def blob(self, root: str) -> Path:
         return Path(self.blob_place(root))

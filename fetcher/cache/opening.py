@@ -58,7 +58,7 @@ def _version(layout: Layout) -> int | None:
 
 def _make_index(layout: Layout, clock: Clock) -> Recovery:
     """Create the index, one process at a time; adopt what the sidecars tell."""
-    from fetcher.cache import lock_probe
+    from fetcher.cache import due, lock_probe
     from fetcher.cache.recovery import adopt_all, forget_nameless
     from fetcher.cache.salvage import carry_over
 
@@ -79,6 +79,8 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
             if not locks_hold:
                 with index.write(durable=True) as rows:
                     rows.execute("INSERT OR REPLACE INTO meta VALUES ('locks', 'untrusted')")
+            if old is None and _holds_nothing(layout):
+                due.collected(index, clock())
             recovery = adopt_all(index, layout, clock)
             if old is not None:
                 pins, leases, hidden = carry_over(old, index, layout, clock)
@@ -90,6 +92,12 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
         # Only now does the old one go, so that whoever is killed before leaves it to be read once more.
         set_aside = index_room.replace(unnamed, layout.index, clock())
         return replace(recovery, set_aside=set_aside)
+
+
+def _holds_nothing(layout: Layout) -> bool:
+    """Whether nobody has left anything here that could be garbage: a cache that is made now."""
+    with disk_errors("look into", layout.cache_dir):
+        return not any(os.listdir(bucket) for bucket in layout.buckets if os.path.isdir(bucket))
 
 
 def locks_trusted(index: Index, layout: Layout) -> bool:

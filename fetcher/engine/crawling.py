@@ -5,7 +5,6 @@ The part goes back as it is after the block under way, so that hardly a byte is 
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -79,7 +78,7 @@ class Crawling:
             watched = self._watched[active] = before.get(active) or Watched(now)
             watched.look(now, active.pulse.bytes_received)
             if watched.leaves_by is not None and now >= watched.leaves_by:
-                active.end_with(Outcome.SLOW, asyncio.get_running_loop().time())
+                active.end_with(Outcome.SLOW)
         if self._run.tools.limit is None:
             self._give_up(now)
 

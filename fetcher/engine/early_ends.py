@@ -5,7 +5,6 @@ Books it with the job, its host and its run, and raises where there is nothing m
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from fetcher.engine.jobs import FileJob, OriginChangedError, PartEnded
@@ -52,7 +51,7 @@ def ended_early(run: Run, job: FileJob, ended: PartEnded, host: str) -> None:
         else:
             job.drop = outcome
             for other in job.active:
-                other.end_with(Outcome.CHANGED, asyncio.get_running_loop().time())
+                other.end_with(Outcome.CHANGED)
     else:
         job.failures += 1
         if job.failures > 1:

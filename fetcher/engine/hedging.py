@@ -5,7 +5,6 @@ Both write to one Partial; a block is claimed by whoever has it first, the other
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -101,4 +100,4 @@ class Hedging:
             return
         for other in job.active:
             if other.part is not None and (other.part.hedges is part or part.hedges is other.part):
-                other.end_with(Outcome.SHED, asyncio.get_running_loop().time())
+                other.end_with(Outcome.SHED)

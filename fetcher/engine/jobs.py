@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fetcher import hashing
 from fetcher.errors import FetcherError, TransportError
@@ -60,14 +60,40 @@ class Active:
     """It is given up for being slow, once the block under way is whole."""
     verdict: Outcome | None = None
     """Why the watchdog ended it."""
-    deadline: asyncio.Timeout | None = None
-    """Around all that the request awaits."""
+    _task: asyncio.Task[Any] | None = None
+    """Who awaits its answer."""
+    _cancelling: int = 0
+    """Cancellations of that task that were under way before."""
+    _ending: asyncio.Handle | None = None
+    _ended: bool = False
 
-    def end_with(self, verdict: Outcome, now: float) -> None:
-        """End the request at its next await; ``now`` is the loop's time."""
-        if self.verdict is None and self.deadline is not None:
+    def begin(self) -> None:
+        """The task that calls this awaits the answer, until ``leave``."""
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
+
+    def end_with(self, verdict: Outcome) -> None:
+        """End the request at its next await."""
+        if self.verdict is None and self._task is not None:
             self.verdict = verdict
-            self.deadline.reschedule(now)
+            self._ending = self._task.get_loop().call_soon(self._end)
+
+    def _end(self) -> None:
+        assert self._task is not None
+        self._ended = True
+        self._task.cancel()
+
+    def leave(self, error: BaseException | None) -> bool:
+        """Nothing of it is awaited any more, as ``error`` has ended it, or None. True: that was ``end_with``, and not
+        somebody who cancels the task (the same bookkeeping as that of ``asyncio.timeout``)."""
+        task, self._task = self._task, None
+        if self._ending is None or task is None:
+            return False
+        self._ending.cancel()
+        if not self._ended:
+            return False
+        return task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError)
 
 
 @dataclass(slots=True, eq=False)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from fetcher.engine.admission import Place
+from fetcher.engine.asking import Asking
 from fetcher.engine.early_ends import ended_early, wrong_small
 from fetcher.engine.jobs import Active, FileJob, PartEnded
 from fetcher.engine.queues import SMALL_READY_MAX
@@ -21,7 +21,6 @@ from fetcher.engine.receive_small import receive_small
 from fetcher.engine.small import INLINE_BYTES_MAX
 from fetcher.errors import FetcherError, RateLimitedError
 from fetcher.model.ranges import ByteRange
-from fetcher.net.transport import Response
 from fetcher.plan.transfer import Event, Outcome, Part, State
 from fetcher.plan.watch import Pulse
 
@@ -74,6 +73,8 @@ class Lanes:
 
     def pick(self, *, prefers_small: bool) -> Step | None:
         """What a lane does next; None: there is nothing to do now."""
+        if not self._run.begun and not self._run.queues.large_follow:
+            return self._pick_small()  # as mostly where files are small: nothing else there is to do
         choices = [self._pick_large, self._pick_small]
         if prefers_small:
             choices.reverse()
@@ -214,7 +215,7 @@ class Lanes:
         try:
             # What was too slow twice does not trust in those that are kept, either; as a rule they are the good ones.
             fresh = job.failures > 0 or part.moves > 1
-            async with self._request(job, active, place, part.span, fresh=fresh) as response:
+            async with Asking(self._run, job, active, place, part.span, fresh=fresh) as response:
                 job.source.scouting = False
                 self._run.changed.set()
                 await receive_part(job, part, response, slabs, self._tools, self._run, active)
@@ -232,6 +233,7 @@ class Lanes:
 
     async def _do_small(self, job: FileJob, place: Place) -> None:
         """One request for one small file, its check, and its way to the committer."""
+        run = self._run
         active = Active(None, Pulse(self._tools.clock()))
         slab = self._tools.slabs.take() if job.size > INLINE_BYTES_MAX else None
         small = None
@@ -239,68 +241,26 @@ class Lanes:
             if job.transfer.state is State.WAITING:
                 job.transfer.on(Event.BEGIN)
             span = ByteRange(0, job.size)
-            async with self._request(job, active, place, span, fresh=job.failures > 0) as response:
-                data = await receive_small(job, response, slab, self._run, active)
+            async with Asking(run, job, active, place, span, fresh=job.failures > 0) as response:
+                data = await receive_small(job, response, slab, run, active)
                 job.entry = job.source.stated
-            small = await self._run.committer.examine(job, data)
+            small = await run.committer.examine(job, data)
             if small is None:
                 wrong_small(job)
         except PartEnded as ended:
-            ended_early(self._run, job, ended, place.host)
+            ended_early(run, job, ended, place.host)
         finally:
             if slab is not None:
                 self._tools.slabs.give_back((slab,))
             place.leave()
         if job.abandoned:
-            await self._run.drop([job])  # it is under way no longer
+            await run.drop([job])  # it is under way no longer
         elif small is None:
-            self._run.queues.add_small(job)
-            self._run.changed.set()
+            run.queues.add_small(job)
+            run.changed.set()
         else:
-            self._run.observer.bytes_done += job.size
-            self._run.progressed()
-            self._run.queues.small_came(job.resource)
+            run.observer.bytes_done += job.size
+            run.progressed()
+            run.queues.small_came(job.resource)
             job.handed_over = True
-            await self._run.committer.add(job, small)
-
-    @asynccontextmanager
-    async def _request(
-        self, job: FileJob, active: Active, place: Place, span: ByteRange, *, fresh: bool
-    ) -> AsyncIterator[Response]:
-        """One request under the watchdog's eyes: gives the judged answer, and ends the connection as it deserves.
-
-        What breaks inside becomes PartEnded; where the watchdog ended it, its verdict is the reason.
-        """
-        response: Response | None = None
-        active.place = place
-        self._run.actives.add(active)
-        job.active.add(active)
-        try:
-            async with asyncio.timeout(None) as active.deadline:
-                asked_at = self._tools.clock()
-                # The watchdog times the silence of a part; the transport's own limit only backs it up.
-                response = await job.source.open(
-                    self._tools.transport,
-                    place,
-                    span,
-                    fresh=fresh,
-                    idle_timeout_s=4 * self._settings.part_idle_timeout_s,
-                )
-                active.answered_s = self._tools.clock() - asked_at
-                self._tools.admission.answered(place.host, active.answered_s)
-                yield response
-                if active.part is None or not self._run.crawling.is_through(active, place.host):
-                    await response.release()
-        except TimeoutError:
-            assert active.verdict is not None
-            raise PartEnded(active.verdict, f"{place.host}: {active.verdict.value}") from None
-        finally:
-            self._run.book(active)
-            self._run.actives.discard(active)
-            job.active.discard(active)
-            if response is not None:
-                response.abort()
-        elapsed_s = self._tools.clock() - active.pulse.started_at
-        if elapsed_s > 0 and active.part is not None:
-            self._run.finished_rates.append(span.length / elapsed_s)
-        self._tools.admission.served(place.host)
+            await run.committer.add(job, small)

@@ -55,6 +55,11 @@ class Queues:
         return any(self._all)
 
     @property
+    def large_follow(self) -> bool:
+        """Whether a large file is still to be begun."""
+        return bool(self.ready_large or self._unclaimed_large)
+
+    @property
     def _all(self) -> tuple[deque[FileJob], ...]:
         return self.ready_large, self._unclaimed_large, self.small, self.small_failed, self._unclaimed_small
 

@@ -148,7 +148,7 @@ class PartReceiver:
         if self.position < self._stop:
             self._length = block_length(job.size, self._block)
             if self._active.leaves_after_block:
-                self._active.end_with(Outcome.SLOW, self._loop.time())
+                self._active.end_with(Outcome.SLOW)
 
     def end(self) -> None:
         """The body has ended. The last block of one whose length was not stated waited for that: with it the file would
@@ -177,7 +177,7 @@ class PartReceiver:
         except NoSpaceError as error:
             if self._hedge:  # the first request has room, and goes on
                 self._job.no_room_for_hedges = True
-                self._active.end_with(Outcome.SHED, self._loop.time())
+                self._active.end_with(Outcome.SHED)
             else:
                 self._fail(error)
             return

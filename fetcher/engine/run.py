@@ -315,7 +315,7 @@ class Run:
             job.abandoned = True
             if job.active:
                 for active in job.active:
-                    active.end_with(Outcome.SHED, asyncio.get_running_loop().time())
+                    active.end_with(Outcome.SHED)
             elif job not in self.begun:
                 idle.append(job)
             job.wake()

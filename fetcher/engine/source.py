@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from time import monotonic
 from typing import Any, NoReturn
 
 from fetcher.engine.admission import Place
@@ -16,7 +17,7 @@ from fetcher.errors import DeniedError, TransportError
 from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.ranges import ByteRange
-from fetcher.net.pacing import Pacer, key_of
+from fetcher.net.pacing import PaceKey, Pacer, key_of
 from fetcher.net.request import Request, display_url, origin_of
 from fetcher.net.transport import Response, Transport
 from fetcher.origins.base import Origin
@@ -25,6 +26,10 @@ from fetcher.plan.transfer import Outcome
 REDIRECTS_MAX = 5
 REFRESHES_MAX = 5
 """Fresh URLs refused in a row without one byte between them: the origin means it."""
+
+LOCATED_S = 1.0
+"""For so long an address that was found to see whose turn it is may be asked: what the origin has learned meanwhile is
+news to requests that are under way, too."""
 
 
 class Source:
@@ -36,9 +41,11 @@ class Source:
         self._manifest = manifest
         self._entry = entry
         self._asker = asker
-        first = origin.locate(manifest, entry, asker)
-        self._home = origin_of(first.url)
-        self._pace_key = key_of(first)
+        self._located: Request | None = None
+        """The pinned address, from when somebody wants to know where it is until it is asked."""
+        self._located_at = 0.0
+        self._home = ""
+        self._pace_key: PaceKey | None = None
         self._signed: Request | None = None
         self._etag: str | None = None
         self._refused = 0
@@ -57,10 +64,23 @@ class Source:
     def _first(self) -> Request:
         return self._signed or self._origin.locate(self._manifest, self._entry, self._asker)
 
+    def _locate(self) -> PaceKey:
+        """Find out where it is: once for whoever looks, and for the request that follows. There may be very many files
+        of which nobody has looked at any yet."""
+        self._located = first = self._origin.locate(self._manifest, self._entry, self._asker)
+        self._located_at = monotonic()
+        self._home = origin_of(first.url)
+        self._pace_key = key_of(first)
+        return self._pace_key
+
     @property
     def host(self) -> str:
         """``scheme://host:port`` that the next request goes to."""
-        return self._home if self._signed is None else origin_of(self._signed.url)
+        if self._signed is not None:
+            return origin_of(self._signed.url)
+        if self._pace_key is None:
+            self._locate()
+        return self._home
 
     @property
     def known(self) -> bool:
@@ -69,11 +89,13 @@ class Source:
 
     def pause_s(self) -> float:
         """How long the origin's announced rate asks us to wait before the next request; 0.0 on a signed URL."""
-        return self._pacer.delay_of(self._pace_key) if self._signed is None else 0.0
+        if self._signed is not None:
+            return 0.0
+        return self._pacer.delay_of(self._pace_key or self._locate())
 
     def forget(self) -> None:
         """Start again from the pinned address, with nothing believed."""
-        self._signed = None
+        self._signed = self._located = None
         self._etag = None
         self._answered = False
 
@@ -89,11 +111,16 @@ class Source:
             async with self._renewing:
                 if self._renew:
                     await self._origin.renew(self._manifest, self._entry, self._asker)
-                    self._renew = False
-        request = self._first()
-        key = key_of(request)
-        if self._signed is None:
-            self._pace_key = key
+                    self._renew, self._located = False, None
+        located: Request | None = None
+        if self._signed is not None:
+            request, key = self._signed, key_of(self._signed)
+        else:
+            if self._located is None or self._pace_key is None or monotonic() - self._located_at > LOCATED_S:
+                self._locate()
+            assert self._located is not None and self._pace_key is not None
+            located = request = self._located
+            key, self._located = self._pace_key, None
         for _ in range(REDIRECTS_MAX + 1):
             asked = request if whole else replace(request, headers=(*request.headers, ("Range", span.header())))
             self._pacer.sent_of(key)
@@ -108,7 +135,7 @@ class Source:
                 self._pacer.observe_of(key, response)
                 following = self._origin.follow(request, response)
                 if following is None:
-                    self._judge(response, request, span, whole=whole)
+                    self._judge(response, request, span, whole=whole, located=request is located)
                     return response
                 await response.release()
             except BaseException:
@@ -122,10 +149,11 @@ class Source:
             request, key = following, key_of(following)
         raise TransportError(f"{display_url(request.url)}: more than {REDIRECTS_MAX} redirects in a row")
 
-    def _judge(self, response: Response, request: Request, span: ByteRange, *, whole: bool) -> None:
-        """Return if the body is the span that was asked for; raise what the answer means otherwise."""
+    def _judge(self, response: Response, request: Request, span: ByteRange, *, whole: bool, located: bool) -> None:
+        """Return if the body is the span that was asked for; raise what the answer means otherwise. ``located``: to the
+        pinned address itself, and not to where it led."""
         if response.status not in (200, 206):
-            self._judge_refusal(response, request, display_url(response.url))
+            self._judge_refusal(response, request, display_url(response.url), located=located)
         if self._is_encoded(response):
             raise PartEnded(
                 Outcome.MISFRAMED,
@@ -188,14 +216,18 @@ class Source:
     def _is_encoded(self, response: Response) -> bool:
         """Whether the body was encoded for this answer. A store also repeats what was said when an object came in: that
         is part of the object, whose strong ETag and length then are those of the bytes as they are."""
-        codings = {coding.strip() for coding in (response.content_encoding or "").split(",")}
+        if not response.content_encoding:
+            return False
+        codings = {coding.strip() for coding in response.content_encoding.split(",")}
         if not codings - {"", "identity", "aws-chunked"}:  # the latter was taken off when the object came in
             return False
         validator, etag = self._entry.validator, response.headers.get("ETag", "W/")
         strong = validator is not None and validator.kind == "strong" and validator.etag is not None
         return not strong or etag.startswith("W/") or response.content_length is None
 
-    def _judge_refusal(self, response: Response, request: Request, where: str) -> NoReturn:
+    def _judge_refusal(self, response: Response, request: Request, where: str, *, located: bool) -> NoReturn:
+        # Asked before the origin hears of this refusal: what others' taught it since says nothing final of the file.
+        outdated = located and request != self._origin.locate(self._manifest, self._entry, self._asker)
         verdict = self._origin.refusal(response, self._entry, signed=origin_of(request.url) != self._home)
         if verdict.kind == "busy":
             raise PartEnded(Outcome.BUSY, f"{where} answered {response.status}", retry_after_s=verdict.retry_after_s)
@@ -216,5 +248,8 @@ class Source:
             raise PartEnded(Outcome.EXPIRED, f"{where} answered {response.status}")
         if verdict.kind == "changed":
             raise PartEnded(Outcome.CHANGED, f"{where} answered {response.status}")
+        if outdated and self._refused < REFRESHES_MAX:
+            self._refused += 1
+            raise PartEnded(Outcome.EXPIRED, f"{where} answered {response.status}")
         assert verdict.error is not None
         raise verdict.error

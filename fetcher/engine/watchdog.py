@@ -73,7 +73,7 @@ class Watchdog:
     def _judge(self, now: float) -> None:
         by_pulse = {active.pulse: active for active in self._run.actives}
         for pulse, outcome in judge(by_pulse, now, self._limits, self._run.finished_rates):
-            by_pulse[pulse].end_with(outcome, asyncio.get_running_loop().time())
+            by_pulse[pulse].end_with(outcome)
 
     def _stand_still(self, now: float) -> None:
         """While an origin has told us to wait, the clock of progress stands still; at most as long as we may wait."""
@@ -108,7 +108,7 @@ class Watchdog:
         parts.sort(key=lambda active: (active.part is not None and active.part.stream, active.pulse.bytes_received))
         parts.reverse()
         for active in parts[keep:]:
-            active.end_with(Outcome.SHED, asyncio.get_running_loop().time())
+            active.end_with(Outcome.SHED)
 
     def _no_progress(self) -> TransportError:
         kept = "what is here is kept" if hashing.HAS_TREE else "files that are whole are kept"

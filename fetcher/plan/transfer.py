@@ -23,6 +23,8 @@ from fetcher.plan.tree import BLOCK_BYTES, block_count, block_length
 class State(Enum):
     """Where a transfer stands."""
 
+    __hash__ = object.__hash__  # Enum's own is a function of Python's, called at each look into the table
+
     WAITING = "waiting"
     """Another process fetches the same content, or our turn has not come."""
     FETCHING = "fetching"
@@ -34,6 +36,8 @@ class State(Enum):
 
 class Event(Enum):
     """What happens to a transfer."""
+
+    __hash__ = object.__hash__
 
     BEGIN = "begin"
     LAST_BLOCK = "last block"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from fetcher.cache.reservation import STEP_BYTES
 from fetcher.cache.snapshots import HANDED_OUT_S
 from fetcher.cache.space import Room
 from fetcher.cache.store import Cache
-from fetcher.errors import InternalError, LeaseError, NoSpaceError
+from fetcher.errors import CacheError, InternalError, LeaseError, NoSpaceError
 from tests.cache.asking import blob_of, blob_with, claimed
 from tests.cache.world import (
     MIB,
@@ -31,6 +33,7 @@ from tests.cache.world import (
     paint,
     publish,
     put,
+    settings,
     sha256,
     tree_on_disk,
 )
@@ -301,7 +304,7 @@ def test_a_row_without_a_directory_is_dropped(cache: Cache) -> None:
 def test_a_command_removes_what_has_expired(cache: Cache, clock: Clock) -> None:
     expired = publish(cache, "expired", {"f": b"1"}, keep_for_s=100.0)
     told = publish(cache, "told", {"f": b"2"}, keep_for_s=100.0)
-    assert cache.tidy() is not None, "never collected before"
+    assert cache.tidy() is None, "a new cache has no garbage"
     clock.turn(101)
     with cache.index.write(durable=False) as rows:  # a hit that was slow to say so
         rows.execute("UPDATE snapshots SET last_used_at = ? WHERE id = ?", (clock(), told.id))
@@ -315,7 +318,6 @@ def test_a_command_removes_what_has_expired(cache: Cache, clock: Clock) -> None:
 
 def test_without_anything_expired_commands_share_the_work(cache: Cache, clock: Clock) -> None:
     leftover = cache.layout.snapshots / f".trash-{'1' * 32}"
-    assert cache.tidy() is not None
     leftover.mkdir()
     clock.turn(due.COLLECT_EVERY_S - 1)
     assert cache.tidy() is None and leftover.exists()
@@ -323,6 +325,26 @@ def test_without_anything_expired_commands_share_the_work(cache: Cache, clock: C
     assert cache.tidy() is not None and not leftover.exists()
     clock.turn(-3600)
     assert cache.tidy() is not None, "the clock was set back"
+
+
+def test_an_index_made_over_something_is_due_at_once(tmp_path: Path) -> None:
+    """Nobody knows what those left who were there before."""
+    with Cache.open(settings(tmp_path)) as cache:
+        assert cache.tidy() is None
+    os.unlink(cache.layout.index)
+    leftover = cache.layout.blobs / f".trash-{'1' * 32}"
+    leftover.mkdir()
+    with Cache.open(settings(tmp_path)) as cache:
+        assert cache.tidy() is not None and not leftover.exists()
+
+
+def test_a_directory_that_cannot_be_looked_into_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(place: object) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "listdir", closed)
+    with pytest.raises(CacheError, match="Permission denied"):
+        Cache.open(settings(tmp_path))
 
 
 def test_what_was_told_stays_for_an_hour(cache: Cache, clock: Clock) -> None:

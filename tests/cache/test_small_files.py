@@ -17,6 +17,7 @@ from fetcher.cache.records import SmallFile
 from fetcher.cache.small_files import SmallStaging
 from fetcher.cache.steps import listen
 from fetcher.cache.store import Cache
+from fetcher.errors import CacheError
 from fetcher.hashing import root_of
 from tests.cache.asking import blob_of_content, blob_with
 from tests.cache.world import head_of, publish, sha256
@@ -174,3 +175,52 @@ def test_many_contents_are_found_as_one_by_one(cache: Cache) -> None:
         assert single[3] is None and single[703] is None
         assert (single[-3] is not None) == (principal == "alice")
         assert sum(blob is not None for blob in single[:1400]) == 1398
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_rows_of_a_batch_refer_to_what_is_there_and_the_index_looks_again_afterwards(
+    cache: Cache, fails: bool, no_listener: None
+) -> None:
+    """A batch's own rows are inserted unlooked-at; no other transaction of the same connection may be."""
+
+    class Broken(Exception):
+        pass
+
+    def listener(step: str) -> None:
+        if fails and step == "small:named":
+            raise Broken
+
+    listen(listener)
+    batch = [unwritten(b"%d" % number) for number in range(50)]
+    if fails:
+        with pytest.raises(Broken):
+            cache.commit_small(batch, private=False, principal=None)
+        with pytest.raises(RuntimeError), cache.index.write(durable=False, references_hold=True) as rows:
+            rows.execute("INSERT INTO blob_holds VALUES ('none', 'nobody')")
+            raise RuntimeError
+    else:
+        cache.commit_small(batch, private=False, principal=None)
+    with cache.index.read() as rows:
+        assert rows.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert rows.execute("SELECT COUNT(*) FROM blob_holds").fetchone() == (0 if fails else len(batch),)
+    with pytest.raises(CacheError), cache.index.write(durable=False) as rows:
+        rows.execute("INSERT INTO blob_holds VALUES ('none', 'nobody')")
+
+
+def test_directories_of_blobs_that_others_made_meanwhile_are_looked_at(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write to one may replace what is in it."""
+    data = b"a content"
+    place = cache.layout.blobs / root_of(data).hex()[:2]
+    make = durable.make_directories
+
+    def too_late(folder: int, names: list[bytes], mode: int, group: int | None) -> list[int]:
+        place.mkdir()
+        place.chmod(0o777)
+        return make(folder, names, mode, group)
+
+    monkeypatch.setattr(durable, "make_directories", too_late)
+    with pytest.raises(CacheError):
+        cache.commit_small([unwritten(data)], private=False, principal=None)
+    assert blob_of_content(cache, head_of(data).content_id, None, len(data), principal=None) is None

@@ -149,7 +149,7 @@ def new_snapshot(
 
 def many_files_by_os(patch: Callable[[object, str, object], object] = setattr) -> None:
     """From now on calls on many files go through ``os``, call by call, where a test can stand in for the kernel."""
-    for name in ("write_files", "link_files", "look_for_files", "unlink_files"):
+    for name in ("write_files", "link_files", "look_for_files", "make_directories", "unlink_files"):
         patch(many_files, name, getattr(pure_files, name))
 
 

@@ -43,7 +43,7 @@ SEEDS = range(5)
 class VirtualActive(Active):
     """Ends when the world looks next."""
 
-    def end_with(self, verdict: Outcome, now: float) -> None:
+    def end_with(self, verdict: Outcome) -> None:
         self.verdict = self.verdict or verdict
 
 
@@ -185,7 +185,7 @@ class World:
                 self.job.transfer.wrote(whole, proven=True)
             whole += 1
             if request.active.leaves_after_block:
-                request.active.end_with(Outcome.SLOW, self.now)
+                request.active.end_with(Outcome.SLOW)
 
     def _look_at(self, request: Request) -> None:
         through = request.position >= request.part.span.stop

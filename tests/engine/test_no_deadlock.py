@@ -67,7 +67,7 @@ class SimulatedSource:
 class SimulatedActive(Active):
     """Ends when its connection looks next, without an event loop's timer."""
 
-    def end_with(self, verdict: Outcome, now: float) -> None:
+    def end_with(self, verdict: Outcome) -> None:
         self.verdict = self.verdict or verdict
 
 
@@ -306,7 +306,7 @@ class World:
         connection.active.pulse.received(block_length(job.size, block), self.now)
         connection.next_block += 1
         if connection.active.leaves_after_block and connection.next_block < len(connection.part.blocks):
-            connection.active.end_with(Outcome.SLOW, self.now)
+            connection.active.end_with(Outcome.SLOW)
         if job.transfer.claim(block):
             connection.writes += 1
             self._later(lambda: self._written(connection, block), self.rng.choice([0.01, 0.5, 3.0]))

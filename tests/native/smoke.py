@@ -7,6 +7,7 @@ Needs the package and its dependency ``blake3``, nothing of the tests. Ends with
 import errno
 import hashlib
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import blake3 as judge
 
 from fetcher import _native
-from fetcher._native import files, sha256, sink
+from fetcher._native import files, sha256, sink, sockets
 
 PUBLISHED = {
     0: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
@@ -119,5 +120,14 @@ def try_sink() -> str:
     return f"{sink.__file__} (blocks on their way to the disk)"
 
 
+def try_sockets() -> str:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        require("news of a silent socket", sockets.has_news(ours.fileno()), False)
+        theirs.send(b"x")
+        require("news", sockets.has_news(ours.fileno()), True)
+    return f"{sockets.__file__} (a look at a socket)"
+
+
 if __name__ == "__main__":
-    print("\n".join([sys.version, try_blake3(), try_sha256(), try_files(), try_sink()]))
+    print("\n".join([sys.version, try_blake3(), try_sha256(), try_files(), try_sink(), try_sockets()]))

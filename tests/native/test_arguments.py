@@ -89,6 +89,7 @@ def test_contiguous_byte_buffers(core: Core) -> None:
         room = bytearray(b"??" + data + b"??")
         for buffer in (data, bytearray(data), memoryview(data), mapped, memoryview(room)[2:-2], array.array("B", data)):
             assert core.root_of(buffer) == expected
+            assert core.roots_of([buffer, data]) == [expected, expected]
             hasher = core.SubtreeHasher(0, block=1024)
             hasher.update(buffer)
             assert hasher.root() == expected
@@ -112,6 +113,7 @@ def test_other_buffers_are_refused(core: Core, buffer: Any, error: type[Exceptio
     hasher = core.SubtreeHasher(0, block=1024)
     for call in (
         lambda: core.root_of(buffer),
+        lambda: core.roots_of([b"x", buffer]),
         lambda: core.hash_blocks(buffer, 0, block=1024),
         lambda: core.write_blocks(-1, 0, buffer, block=1024),
         lambda: hasher.update(buffer),

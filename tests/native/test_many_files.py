@@ -174,3 +174,25 @@ def test_a_closed_descriptor_is_an_error(twin: Any, tmp_path: Path) -> None:
         twin.write_files(descriptor, [b"a"], [b"1"], 0o444)
     assert caught.value.errno == errno.EBADF
     assert twin.unlink_files(descriptor, [b"a"]) == [errno.EBADF]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_directories_have_exactly_their_mode_and_what_is_there_is_left(
+    twin: Any, folder: int, tmp_path: Path, umask: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "old").mkdir(mode=0o711)
+    names = [b"new", b"file", b"link", b"missing/below", b"old", b"last"]
+    before = os.umask(umask)
+    try:
+        errors = twin.make_directories(folder, names, 0o750, os.getegid())
+    finally:
+        os.umask(before)
+    assert errors == [0, errno.EEXIST, errno.EEXIST, errno.ENOENT, errno.EEXIST, 0]
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "last", "old")] == [0o750, 0o750, 0o711]
+    assert (tmp_path / "file").read_bytes() == b"kept" and not (tmp_path / "elsewhere").exists()
+    assert twin.make_directories(folder, [], 0o750) == []
+    with pytest.raises(ValueError):
+        twin.make_directories(folder, [b"more", b""], 0o750)
+    assert not (tmp_path / "more").exists()

@@ -38,6 +38,12 @@ def test_published_vectors(core: Core, length: int, plain: str, keyed: str) -> N
     assert core.root_of(paint(length), key=KEY).hex() == keyed
 
 
+def test_roots_of_many_are_those_of_each(core: Core) -> None:
+    contents = [paint(length) for length in core.lengths(*BOUNDARIES, MIB)]
+    assert core.roots_of(contents) == [official(data, None) for data in contents]
+    assert core.roots_of([]) == []
+
+
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "keyed"])
 def test_root_of_every_boundary(core: Core, key: bytes | None) -> None:
     for length in core.lengths(*BOUNDARIES, MIB - 1, MIB, MIB + 1, 3 * MIB + 77):

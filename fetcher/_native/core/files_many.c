@@ -75,3 +75,25 @@ void files_unlink(int folder, const char *const *names, size_t count, int *error
     for (size_t index = 0; index < count; index++)
         errors[index] = unlinkat(folder, names[index], 0) ? errno : 0;
 }
+
+static int make_one_directory(int folder, const char *name, mode_t mode, gid_t group) {
+    if (mkdirat(folder, name, 0700))
+        return errno;
+    int descriptor;
+    do
+        descriptor = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    while (descriptor < 0 && errno == EINTR);
+    if (descriptor < 0)
+        return errno;
+    int error = 0;
+    /* Not mkdir(2)'s mode: a umask has no say. */
+    if ((group != (gid_t)-1 && fchown(descriptor, (uid_t)-1, group)) || fchmod(descriptor, mode))
+        error = errno;
+    close(descriptor);
+    return error;
+}
+
+void files_make_directories(int folder, const char *const *names, size_t count, mode_t mode, gid_t group, int *errors) {
+    for (size_t index = 0; index < count; index++)
+        errors[index] = make_one_directory(folder, names[index], mode, group);
+}

@@ -27,4 +27,8 @@ void files_look(int folder, const char *const *names, size_t count, int64_t *siz
 /* unlink(2) each; `errors[i]` is 0 or errno. */
 void files_unlink(int folder, const char *const *names, size_t count, int *errors);
 
+/* mkdir(2) each below `folder`, with exactly this mode and, unless it is -1, this group; never through a symlink.
+ * `errors[i]` is 0 or errno, EEXIST for what was there already; all are tried. */
+void files_make_directories(int folder, const char *const *names, size_t count, mode_t mode, gid_t group, int *errors);
+
 #endif

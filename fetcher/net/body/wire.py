@@ -13,11 +13,11 @@ Knows no HTTP: what the bytes mean, and what is waited for, ``connection.Connect
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Callable
 from enum import Enum
 from typing import cast
 
+from fetcher._native.one_socket import has_news
 from fetcher.net.body.silence import Awaited, Silence
 
 
@@ -51,7 +51,7 @@ class Wire(asyncio.BufferedProtocol):
         self.on_closed: Callable[[], None] | None = None
         """Called once, when the socket is gone."""
         self._paused = False
-        self._poll = select.poll()
+        self._descriptor = -1
         self._silence = Silence(loop, self._waits_for, self._fall_silent)
 
     # -- for the subclass to say -------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Wire(asyncio.BufferedProtocol):
         What waits to be read on an idle connection is its end, or something that nobody asked for and that must not be
         taken for the next answer; the event loop may not have come to it yet.
         """
-        return self.stage is Stage.IDLE and self._is_open and not self._poll.poll(0)
+        return self.stage is Stage.IDLE and self._is_open and not has_news(self._descriptor)
 
     @property
     def _is_open(self) -> bool:
@@ -83,7 +83,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._descriptor = transport.get_extra_info("socket").fileno()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._over(CutError(exc))
