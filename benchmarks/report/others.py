@@ -155,19 +155,33 @@ def sent_table(rows: Rows) -> str:
 
 
 def flip_table(rows: Rows) -> str:
-    """Who notices a wrong bit; of an S3 also what it states of the object."""
-    stated = any("stated" in row for row in rows)
-    titles = ("who", "verifies", "noticed", "the wrong bytes are under the final name")
-    lines = head(*(["the S3 states"] if stated else []), *titles)
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if "noticed" in row:
-            groups.setdefault((row.get("stated", ""), row["rival"]), []).append(row)
-    for (what, who), group in groups.items():
+    """Who notices a wrong bit."""
+    lines = head("who", "verifies", "noticed", "the wrong bytes are under the final name")
+    for who, group in by_rival([row for row in rows if "noticed" in row]).items():
         noticed = _each_time([row["noticed"] for row in group], yes="yes", no="**no**")
         visible = _each_time([row["wrong_is_visible"] for row in group], yes="**yes**", no="no")
-        lines.append(line(*([what] if stated else []), who, group[0]["verifies"], noticed, visible))
+        lines.append(line(who, group[0]["verifies"], noticed, visible))
     return "\n".join(lines)
+
+
+def stated_table(rows: Rows) -> str:
+    """Who notices a wrong bit of an S3's object, by what the S3 states of it."""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if "noticed" in row:
+            found.setdefault(row["rival"], {}).setdefault(row["stated"], []).append(row)
+    statements = list(dict.fromkeys(what for group in found.values() for what in group))
+    lines = head("who", "verifies", *statements)
+    for who, group in found.items():
+        cells = [_outcome(group[what]) if what in group else "" for what in statements]
+        lines.append(line(who, next(iter(group.values()))[0]["verifies"], *cells))
+    return "\n".join(lines)
+
+
+def _outcome(group: Rows) -> str:
+    """Whether it was noticed, and what was there under the final name."""
+    noticed = _each_time([row["noticed"] for row in group], yes="noticed", no="**no**")
+    return noticed + (", wrong bytes stay" if any(row["wrong_is_visible"] and row["noticed"] for row in group) else "")
 
 
 def _each_time(values: Sequence[bool], *, yes: str, no: str) -> str:

@@ -14,7 +14,7 @@ MAKERS: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "concurrent": others.sent_table,
     "kill": others.kill_tables,
     "flipped": others.flip_table,
-    "flipped-s3": others.flip_table,
+    "flipped-s3": others.stated_table,
     "start": others.start_table,
     "hashing": others.ratio_table,
     "index": others.layer_table,
