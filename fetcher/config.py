@@ -102,7 +102,8 @@ class Settings:
     part_slow_bytes_per_s: float = 128.0 * KIB
     part_slow_window_s: float = 10.0
     part_moves_max: int = 3
-    """How often a *slow* part is moved (a stalled one is moved as often as it stalls)."""
+    """How often a part is moved that is *slow*, or crawls beside others of its host (a stalled one is moved as often as
+    it stalls)."""
     hedges_max: int = 2
     """Parts of one run that may be under way a second time, because they hold up the end; 0: none ever is."""
     no_progress_timeout_s: float = 120.0

@@ -75,7 +75,10 @@ class Crawling:
             if active.place is not None:
                 host = active.place.host
                 self._trips[host] = min(active.answered_s, self._trips.get(host, active.answered_s))
-            watched = self._watched[active] = before.get(active) or Watched(now)
+            watched = before.get(active)
+            if watched is None:  # its first bytes; or it was held up, and is given up all the same if it was to be
+                watched = Watched(now, leaves_by=now + BLOCK_WAIT_S if active.leaves_after_block else None)
+            self._watched[active] = watched
             watched.look(now, active.pulse.bytes_received)
             if watched.leaves_by is not None and now >= watched.leaves_by:
                 active.end_with(Outcome.SLOW)
@@ -91,7 +94,7 @@ class Crawling:
         for host, known in by_host.items():
             if not self._may_close(host, now):
                 continue
-            index = crawler([self._flow(job, active) for job, active in known], self._finished_lately(host, now))
+            index = crawler([self._flow(job, active, now) for job, active in known], self._finished_lately(host, now))
             if index is None:
                 continue
             active = known[index][1]
@@ -99,19 +102,23 @@ class Crawling:
             self._watched[active].leaves_by = now + BLOCK_WAIT_S
             self._close(host)
 
-    def _flow(self, job: FileJob, active: Active) -> Flow:
+    def _flow(self, job: FileJob, active: Active, now: float) -> Flow:
         watched, part = self._watched[active], active.part
         assert part is not None
         left_bytes = 0
-        if watched.leaves_by is None and self._may_be_given_up(job, active, part):
+        if watched.leaves_by is None and self._may_be_given_up(job, active, part, now):
             left_bytes = job.transfer.unclaimed_blocks(part) * BLOCK_BYTES
         assert active.place is not None
         return watched.flow(self._trips[active.place.host], left_bytes)
 
-    def _may_be_given_up(self, job: FileJob, active: Active, part: Part) -> bool:
+    def _may_be_given_up(self, job: FileJob, active: Active, part: Part, now: float) -> bool:
         if active.verdict is not None or job.one_stream or part.stream or job.drop is not None:
             return False
         if active.pulse.moves >= self._run.settings.part_moves_max or job.transfer.state is not State.FETCHING:
+            return False
+        # What would have to wait for its time to be asked for again comes sooner as it does.
+        not_before = max(job.not_before, self._run.tools.admission.host(job.source.host).not_before)
+        if not_before > now or job.source.pause_s() > 0:
             return False
         # Of two requests for the same bytes the faster one ends the other.
         return not any(

@@ -14,10 +14,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from fetcher.plan.tree import BLOCK_BYTES
+
 SHARE = 1 / 3
 """Of its peers' median speed: slower than that crawls. Streams that share a line fairly stray by a factor of two."""
 PEERS_MIN = 3
 """As many others must have shown what is usual."""
+USUAL_MIN_BYTES_PER_S = float(BLOCK_BYTES)
+"""What they bring, at least: a block each second. Where it is less, the line is mostly the user's own, and full: which
+of its streams gets how much is chance, another one wins nothing, and the part of a block that a closing loses is much
+of what comes. What brings nearly nothing there, the watchdog moves, and takes its time (``plan.watch``)."""
 AGE_MIN_S = 1.0
 """A body that has just begun to come may still find its speed …"""
 AGE_TRIPS = 12
@@ -56,9 +62,10 @@ class Flow:
 
 
 def usual_bytes_per_s(peers: Iterable[float]) -> float:
-    """What a connection to the host brings; 0.0 where too few have shown it."""
+    """What a connection to the host brings; 0.0 where too few have shown it, or it is too little to tell."""
     known = list(peers)
-    return median(known) if len(known) >= PEERS_MIN else 0.0
+    usual = median(known) if len(known) >= PEERS_MIN else 0.0
+    return usual if usual >= USUAL_MIN_BYTES_PER_S else 0.0
 
 
 def crawls(flow: Flow, usual: float) -> bool:
@@ -70,9 +77,10 @@ def crawler(flows: Sequence[Flow], finished: Sequence[float]) -> int | None:
     """Of the bodies that come from one host, the index of the one to give up; None if none is. ``finished``: speeds of
     those that are through since just now."""
     best, most = None, GAIN_MIN_S
+    known = sorted([*finished, *(flow.bytes_per_s for flow in flows if flow.settled)])
+    # A crawler is of the slower half: whichever of that is left out, the median of the others is the same.
+    usual = usual_bytes_per_s(known[1:])
     for index, flow in enumerate(flows):
-        others = [other.bytes_per_s for other in flows if other is not flow and other.settled]
-        usual = usual_bytes_per_s([*finished, *others])
         if not flow.left_bytes or not crawls(flow, usual):
             continue
         here_s = flow.left_bytes / flow.bytes_per_s if flow.bytes_per_s > 0 else float("inf")

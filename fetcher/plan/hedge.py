@@ -1,8 +1,8 @@
 """Which part to ask for a second time, because it holds up the end. Pure: values in, values out.
 
-When nothing is left to start, the slowest connection decides when all is over; another one, made anew, often ends at
-another of the origin's machines and is as fast as the rest. What the second request brings twice is thrown away, so
-there is a budget.
+When nothing is left to start, the slowest connection decides when all is over; another one, kept from before or made
+anew, mostly ends at another of the origin's machines and is as fast as the rest. What the second request brings twice
+is thrown away, so there is a budget.
 """
 
 from __future__ import annotations

@@ -90,6 +90,8 @@ class World:
     busy: bool = False
     """The host has refused something just now, all the time."""
     limited: bool = False
+    pause_s: float = 0.0
+    """The host's announced rate leaves no request for so long, all the time."""
     now: float = 0.0
     opened: int = 0
     brought_bytes: float = 0.0
@@ -104,6 +106,7 @@ class World:
         self.job: FileJob = a_job(self.size)
         self.job.transfer = Transfer(self.size, part_bytes=self.part_bytes, window_bytes=None)
         self.job.transfer.on(Event.BEGIN)
+        self.job.source = SimpleNamespace(host=HOST, pause_s=lambda: self.pause_s)  # type: ignore[assignment]
         run: Any = SimpleNamespace(
             settings=settings,
             tools=SimpleNamespace(
@@ -276,6 +279,62 @@ def test_a_connection_that_crawled_through_its_part_gets_no_other(seed: int) -> 
     """Little of it was left when that showed."""
     world = played(seed, crawl_share=0.2, part_bytes=4 * MIB, stream_bytes_per_s=15 * MIB)
     assert not [wire for wire in world.kept if wire.cap_bytes_per_s < 15 * MIB]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_on_a_thin_line_nothing_is_asked_for_twice(seed: int) -> None:
+    """It is full whoever gets how much; a block there takes seconds."""
+    world = played(
+        seed,
+        line_bytes_per_s=1.0 * MIB,
+        size=48 * MIB,
+        connections=6,
+        part_bytes=4 * MIB,
+        crawl_share=0.3,
+        crawl_bytes_per_s=40_000,
+    )
+    assert world.brought_bytes == pytest.approx(world.size, abs=MIB / 1024)
+
+
+def brought_for(world: World, seconds: float, crawling_bytes_per_s: float = 1e6) -> None:
+    """Each of the open connections brings 10 MB/s, the first one as much as is said."""
+    for _ in range(round(seconds / 0.1)):
+        world.now += 0.1
+        for index, request in enumerate(world.open):
+            speed = crawling_bytes_per_s if index == 0 else 1e7
+            request.active.pulse.received(int(0.1 * speed), world.now)
+        world.crawling.look(world.now)
+
+
+def five(**options: Any) -> World:
+    world = World(0, part_bytes=64 * MIB, **options)
+    for _ in range(5):
+        assert world._start()
+    return world
+
+
+def test_what_could_not_be_asked_for_again_at_once_is_left_alone() -> None:
+    sure, paced, failed, resting = five(), five(pause_s=5.0), five(), five()
+    failed.job.not_before = 100.0
+    resting.admission.host(HOST).not_before = 100.0
+    for world in (sure, paced, failed, resting):
+        brought_for(world, 3.0)
+    assert [world.closed for world in (sure, paced, failed, resting)] == [1, 0, 0, 0]
+
+
+def test_one_that_is_held_up_meanwhile_is_given_up_once_and_in_time() -> None:
+    world = five()
+    crawler = world.open[0].active
+    while not crawler.leaves_after_block:
+        brought_for(world, 0.1)
+        assert world.now < 3.0
+    crawler.pulse.holding = True
+    brought_for(world, 0.1, 0.0)
+    crawler.pulse.holding = False
+    brought_for(world, crawling.BLOCK_WAIT_S + 0.2, 0.0)
+    assert crawler.verdict is Outcome.SLOW
+    brought_for(world, 3.0, 0.0)
+    assert world.closed == 1
 
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from fetcher.plan.crawl import CLOSING_EVERY_S, CLOSINGS_AT_ONCE, Closings, Flow, crawler, crawls
+from fetcher.plan.crawl import (
+    CLOSING_EVERY_S,
+    CLOSINGS_AT_ONCE,
+    Closings,
+    Flow,
+    crawler,
+    crawls,
+    usual_bytes_per_s,
+)
 
 MIB = 1 << 20
 
@@ -42,11 +52,33 @@ FAST = [flow(20.0), flow(15.0), flow(12.0)]
         pytest.param([flow(2.0) for _ in range(6)], [], None, id="all are slow"),
         pytest.param([*FAST, *(flow(2.0) for _ in range(5))], [], None, id="most are slow"),
         pytest.param([*FAST, flow(2.0, 20), flow(2.0, 60)], [], 4, id="the most to win"),
+        pytest.param([*(flow(0.95) for _ in range(5)), flow(0.05)], [], None, id="a line too thin to tell"),
+        pytest.param([*(flow(1.05) for _ in range(5)), flow(0.05)], [], 5, id="a line that is not"),
         pytest.param([], [20.0, 15.0, 12.0], None, id="nobody"),
     ],
 )
 def test_golden(flows: list[Flow], finished_mib_per_s: list[float], expected: int | None) -> None:
     assert crawler(flows, [speed * MIB for speed in finished_mib_per_s]) == expected
+
+
+def test_each_is_compared_with_all_others(rng: random.Random) -> None:
+    """The median is taken once, for all; one by one it is the same."""
+    found = 0
+    for _ in range(2000):
+        flows = [
+            flow(rng.choice([0.5, 1.0, 2.0, 5.0, 5.0, 9.0]), flowing_s=rng.choice([0.5, 3.0, 3.0]))
+            for _ in range(rng.randrange(9))
+        ]
+        finished = [rng.choice([0.5, 4.0, 9.0]) * MIB for _ in range(rng.randrange(4))]
+        slowest = None
+        for index, each in enumerate(flows):
+            others = [other.bytes_per_s for other in flows if other is not each and other.settled]
+            crawling = crawls(each, usual_bytes_per_s([*finished, *others]))
+            if crawling and (slowest is None or each.bytes_per_s <= flows[slowest].bytes_per_s):
+                slowest = index
+        assert crawler(flows, finished) == slowest
+        found += slowest is not None
+    assert 200 < found < 1800
 
 
 def test_peers_that_have_just_begun_show_nothing() -> None:
