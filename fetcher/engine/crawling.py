@@ -56,6 +56,8 @@ class Crawling:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._watched: dict[Active, Watched] = {}
+        self._hedges: list[Part] = []
+        """Under way; never many."""
         self._finished: defaultdict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=FINISHED_MAX))
         """By host: when a body was through, and its speed."""
         self._trips: dict[str, float] = {}
@@ -68,6 +70,8 @@ class Crawling:
     def look(self, now: float) -> None:
         """How fast is each body, and does one of them crawl?"""
         before, self._watched = self._watched, {}
+        parts = [active.part for active in self._run.actives if active.part is not None]
+        self._hedges = [part for part in parts if part.hedges is not None]
         for active in self._run.actives:
             # While our disk or the user's limit holds it up, no other connection would be faster.
             if active.part is None or not active.pulse.bytes_received or active.pulse.holding:
@@ -121,9 +125,9 @@ class Crawling:
         if not_before > now or job.source.pause_s() > 0:
             return False
         # Of two requests for the same bytes the faster one ends the other.
-        return not any(
-            other.part is not None and (other.part.hedges is part or part.hedges is other.part) for other in job.active
-        )
+        if part.hedges is not None:
+            return not any(other.part is part.hedges for other in job.active)
+        return not any(hedge.hedges is part for hedge in self._hedges)
 
     # -- at the end of a body ----------------------------------------------------------------------------------------
 

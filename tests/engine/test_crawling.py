@@ -322,6 +322,29 @@ def test_what_could_not_be_asked_for_again_at_once_is_left_alone() -> None:
     assert [world.closed for world in (sure, paced, failed, resting)] == [1, 0, 0, 0]
 
 
+def test_of_two_requests_for_the_same_bytes_neither_is_given_up() -> None:
+    for first_crawls in (True, False):
+        world = five()
+        first = world.open[0]
+        hedge = world.job.transfer.hedge(first.part)
+        assert hedge is not None
+        active = VirtualActive(hedge, Pulse(0.0), first.active.place)
+        second = Request(first.wire, hedge, active, 0.0, 0.0)
+        world.open.append(second)
+        world.open.sort(key=lambda request: request is not (first if first_crawls else second))
+        world.run_.actives.add(active)
+        world.job.active.add(active)
+        brought_for(world, 3.0)
+        assert world.closed == 0
+        other = second if first_crawls else first
+        world.open.remove(other)
+        world.run_.actives.discard(other.active)
+        world.job.active.discard(other.active)
+        world.job.transfer.end(other.part, Outcome.SHED)
+        brought_for(world, 3.0)
+        assert world.closed == 1, "the other one is over"
+
+
 def test_one_that_is_held_up_meanwhile_is_given_up_once_and_in_time() -> None:
     world = five()
     crawler = world.open[0].active
