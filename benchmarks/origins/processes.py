@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +17,8 @@ from benchmarks.running.machine import put_first
 
 READY_S = 20.0
 PORTS = 10_000, 32_000
+PR_SET_PDEATHSIG = 1
+"""prctl(2), linux/prctl.h."""
 
 
 class Server(Protocol):
@@ -45,8 +50,17 @@ def written_bytes(pid: int) -> int:
 
 @contextmanager
 def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    nothing = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
+    nothing, us, libc = subprocess.DEVNULL, os.getpid(), ctypes.CDLL(None)
+
+    def end_with_us() -> None:
+        """Also where we are killed: it would hold gigabytes of memory, files that are removed included."""
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != us:
+            os._exit(1)
+
+    process = subprocess.Popen(
+        command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True, preexec_fn=end_with_us
+    )
     put_first(process.pid)
     try:
         yield process

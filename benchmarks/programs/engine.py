@@ -13,9 +13,10 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 from fetcher.config import load
 from fetcher.engine.buffers import Slab
@@ -29,22 +30,49 @@ SLAB_BYTES = 1 << 20
 INLINE_BYTES_MAX = 64 << 10
 """A small file of up to this comes as pieces, a longer one into a slab: as ``engine/receive.py`` does."""
 IDLE_TIMEOUT_S = 60.0
-THREADS = 2
-"""As ``engine/disk.py`` has them on two cores."""
+
+
+class Disk:
+    """One thread that writes, as ``engine/disk.py`` has one on two cores: two writers of one file wait for each other.
+
+    What an executor costs the event loop for each block, the product does not pay.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[int, memoryview, int, Callable[[int], None]] | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def write(self, file: int, view: memoryview, offset: int, written: Callable[[int], None]) -> None:
+        """``written`` is told on the loop how much of it was written."""
+        self._calls.put((file, view, offset, written))
+
+    def close(self) -> None:
+        self._calls.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            file, view, offset, written = call
+            try:
+                count = os.pwrite(file, view, offset)
+            except OSError:
+                count = 0
+            self._loop.call_soon_threadsafe(written, count)
 
 
 class Writer:
     """A body into two slabs in turns; a full one is written by a thread while the other fills."""
 
-    def __init__(self, response: Response, slabs: tuple[Slab, Slab], file: int, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, response: Response, slabs: tuple[Slab, Slab], file: int, disk: Disk) -> None:
         self._response = response
         self._free = list(slabs)
         self._slab: Slab | None = self._free.pop()
         self._file = file
-        self._threads = threads
+        self._disk = disk
         self._filled = 0
         self._writing = 0
-        self._loop = asyncio.get_running_loop()
         self._drained = asyncio.Event()
 
     async def run(self, start: int, stop: int) -> None:
@@ -70,8 +98,14 @@ class Writer:
         slab = self._slab
         assert slab is not None
         self._writing += 1
-        call = self._loop.run_in_executor(self._threads, os.pwrite, self._file, slab.view[: self._filled], self._start)
-        call.add_done_callback(lambda _: self._written(slab))
+        length = self._filled
+
+        def written(count: int) -> None:
+            if count != length:
+                raise SystemExit(f"only {count} of {length} bytes were written")
+            self._written(slab)
+
+        self._disk.write(self._file, slab.view[:length], self._start, written)
         self._start += self._filled
         self._filled = 0
         self._slab = self._free.pop() if self._free else None
@@ -105,7 +139,7 @@ class Adapter:
 
     def __init__(self) -> None:
         self._transport = BodyTransport(load())
-        self._threads = ThreadPoolExecutor(THREADS)
+        self._disk = Disk()
 
     async def ask(self, method: str, url: str, start: int = 0, stop: int = 0) -> Response:
         headers = (("Range", f"bytes={start}-{stop - 1}"),) if stop else ()
@@ -115,7 +149,7 @@ class Adapter:
         return response
 
     async def receive(self, response: Response, slabs: tuple[Slab, Slab], file: int, start: int, stop: int) -> None:
-        await Writer(response, slabs, file, self._threads).run(start, stop)
+        await Writer(response, slabs, file, self._disk).run(start, stop)
 
     async def body(self, response: Response, slab: Slab) -> bytes | memoryview:
         length = response.content_length
@@ -127,7 +161,7 @@ class Adapter:
 
     async def close(self) -> None:
         await self._transport.close()
-        self._threads.shutdown()
+        self._disk.close()
 
 
 async def _one(adapter: Adapter, url: str, output: str, connections: int) -> int:

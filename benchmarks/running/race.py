@@ -26,6 +26,9 @@ from benchmarks.running.work import Command, Unusable, Way, Work
 MIB = 1 << 20
 SMALL_BYTES = 8 * MIB
 
+ROOM = "fetcher-bench-"
+"""How names of directories begin that are a run's own."""
+
 Row = dict[str, Any]
 T = TypeVar("T")
 
@@ -38,8 +41,11 @@ def room_in(parent: Path, byte_count: int = 0) -> Iterator[Path]:
     # Else everybody would fail for it, in ways of their own.
     if (free := shutil.disk_usage(parent).free) < byte_count:
         had, needed = free // MIB, -(-byte_count // MIB)
-        raise Unusable(f"{parent} has room for {had} MiB, and {needed} are needed: a smaller --size, or another place")
-    directory = Path(tempfile.mkdtemp(prefix="fetcher-bench-", dir=parent))
+        cures = ["a smaller --size", "another place"]
+        if left := sorted(path.name for path in parent.glob(f"{ROOM}*")):
+            cures.insert(0, f"removing what killed runs have left ({', '.join(left)})")
+        raise Unusable(f"{parent} has room for {had} MiB, and {needed} are needed: {', or '.join(cures)}")
+    directory = Path(tempfile.mkdtemp(prefix=ROOM, dir=parent))
     try:
         yield directory
     finally:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.running.race import room_in
+from benchmarks.running.work import Unusable
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 RUN = """
 from benchmarks.__main__ import main
@@ -91,3 +94,30 @@ def test_a_run_that_is_stopped_ends_all_it_started_and_keeps_its_lines(
     assert [row["rival"] for row in rows] == ["curl"]
     if number == signal.SIGINT:  # a person, who wants to see what there is
         assert "| curl |" in said and "Interrupted" in talk
+
+
+def test_an_origin_ends_with_a_run_that_is_killed() -> None:
+    code = """
+import sys, time
+from benchmarks.origins.processes import running
+
+with running(["sleep", "55"]) as process:
+    print(process.pid, flush=True)
+    time.sleep(55)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        origin = int(run.stdout.readline())
+        assert _lives(origin)
+        run.kill()
+    deadline = time.monotonic() + 10
+    while _lives(origin):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_where_there_is_no_room_it_is_said_what_killed_runs_have_left(tmp_path: Path) -> None:
+    (tmp_path / "fetcher-bench-abc").mkdir()
+    with pytest.raises(Unusable, match=r"removing what killed runs have left \(fetcher-bench-abc\), or a smaller"):
+        with room_in(tmp_path, 1 << 60):
+            pass
