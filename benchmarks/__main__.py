@@ -36,9 +36,19 @@ RESULTS = CHECKOUT / "bench-results"
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument(
-        "--scenario", action="append", choices=SCENARIOS, help="default: all of the form, in this order"
+        "--scenario",
+        action="append",
+        choices=SCENARIOS,
+        metavar="NAME",
+        help="one of those that --list names; default: all of the form",
     )
-    parser.add_argument("--rival", action="append", choices=RIVALS, help="default: all of the scenario")
+    parser.add_argument(
+        "--rival",
+        action="append",
+        choices=RIVALS,
+        metavar="NAME",
+        help="one of those that --list names; default: all of the scenario",
+    )
     parser.add_argument("--full", action="store_true", help="everybody, all scenarios, large")
     parser.add_argument("--rounds", type=at_least(1), help="3")
     parser.add_argument("--size", type=size, help="of the large file, and of four shards together (1GiB; full 4GiB)")
@@ -55,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disk", type=Path, help=f"a disk, for what goes there ({tempfile.gettempdir()})")
     parser.add_argument("--output", type=Path, help="where JSON lines go (bench-results/TIME.jsonl)")
     parser.add_argument("--list", action="store_true", help="measure nothing: scenarios, rivals, and what is missing")
-    parser.add_argument("--read", type=Path, help="measure nothing: tables of the JSON lines in this file")
+    parser.add_argument(
+        "--read", type=lines.rows_of, metavar="FILE", help="measure nothing: tables of the JSON lines in this file"
+    )
     return parser
 
 
@@ -127,7 +139,8 @@ def ours_failed(rows: Iterable[Row]) -> list[str]:
 def report(rows: list[Row]) -> str:
     """Tables, and what of the goals was reached."""
     reached = targets.table(rows)
-    return tables(rows) + (f"\n\n### What was to be reached\n\n{reached}" if reached else "")
+    sizes = "Goals are for the sizes of `--full`; in smaller ones the start of a process weighs more."
+    return tables(rows) + (f"\n\n### What was to be reached\n\n{sizes}\n\n{reached}" if reached else "")
 
 
 def main() -> None:
@@ -136,7 +149,7 @@ def main() -> None:
         print(_listing())
         return
     if given.read is not None:
-        print(report(lines.read(given.read)))
+        print(report(given.read))
         return
     end_when_asked()
     compile_all(CHECKOUT)

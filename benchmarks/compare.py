@@ -82,7 +82,9 @@ def _git(*arguments: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.compare", description=__doc__)
     parser.add_argument("base", metavar="BASE", help="a revision, such as HEAD, main~3 or a tag")
-    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help=f"default: {', '.join(USUAL)}")
+    parser.add_argument(
+        "--scenario", action="append", choices=SCENARIOS, metavar="NAME", help=f"default: {', '.join(USUAL)}"
+    )
     parser.add_argument("--rounds", type=at_least(1), default=ROUNDS, help=f"at least {moves.ROUNDS_MIN} ({ROUNDS})")
     parser.add_argument("--size", type=size, default=2 * GIB, help="of the large file (2GiB)")
     parser.add_argument("--snapshots", type=at_least(200), default=SNAPSHOTS, help=f"for `index` ({SNAPSHOTS})")

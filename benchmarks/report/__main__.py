@@ -16,7 +16,7 @@ from benchmarks.report import pictures, targets
 from benchmarks.report.cells import Row
 from benchmarks.report.tables import by_scenario, table
 from benchmarks.running import lines
-from benchmarks.running.work import CHECKOUT
+from benchmarks.running.work import CHECKOUT, Unusable
 from benchmarks.scenarios import SCENARIOS
 
 RESULTS = CHECKOUT / "benchmarks" / "results"
@@ -92,10 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if anything would change")
     check = parser.parse_args().check
-    results = {path.stem: lines.read(path) for path in sorted(RESULTS.glob("*.jsonl"))}
     try:
+        results = {path.stem: lines.read(path) for path in sorted(RESULTS.glob("*.jsonl"))}
         page, drawn = render(PAGE.read_text(), results)
-    except LookupError as reason:
+    except (LookupError, Unusable) as reason:
         raise SystemExit(f"{PAGE.name}: {reason}") from None
     directory = PAGE.parent / PICTURES
     wanted = {PAGE: page} | {directory / name: picture for name, picture in drawn.items()}

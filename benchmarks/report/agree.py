@@ -25,7 +25,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from benchmarks.report.cells import Row, Turn, by_rival, head, line, spread, turn
@@ -250,11 +249,15 @@ def summary(verdict: Verdict, what: str) -> str:
 
 
 def left_out(first: Sequence[Row], second: Sequence[Row]) -> list[str]:
-    """What can't be compared: in one of them only, or of a single round."""
+    """What can't be compared: in one of them only, as sizes are another, or of a single round."""
     one, other = figures(first), figures(second)
     missing: dict[str, None] = {}
     for here, there, word in ((one, other, "first"), (other, one, "second")):
-        missing |= {f"{name.scenario}, {name.who}: only in the {word}": None for name in here if name not in there}
+        missing |= {
+            f"{name.scenario}, {name.who}: only in the {word}, or of other sizes": None
+            for name in here
+            if name not in there
+        }
     single = {name.scenario for name in one.keys() & other.keys() if min(len(one[name]), len(other[name])) < 2}
     return [*missing, *(f"{scenario}: has one round only, and so no range" for scenario in sorted(single))]
 
@@ -263,10 +266,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="benchmarks.report.agree", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("first", type=Path, metavar="FIRST", help="JSON lines of one run, or of several")
-    parser.add_argument("second", type=Path, metavar="SECOND", help="of another, on the same machine")
+    parser.add_argument("first", type=lines.rows_of, metavar="FIRST", help="JSON lines of one run, or of several")
+    parser.add_argument("second", type=lines.rows_of, metavar="SECOND", help="of another, on the same machine")
     given = parser.parse_args()
-    first, second = lines.read(given.first), lines.read(given.second)
+    first, second = given.first, given.second
     verdicts = {"ratios": compare(first, second, "ratio"), "times": compare(first, second, "absolute")}
     if not any(verdict.pairs for verdict in verdicts.values()):
         raise SystemExit("the two have no figure in common that each has measured twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.running.machine import facts
-from benchmarks.running.work import CHECKOUT
+from benchmarks.running.work import CHECKOUT, Unusable
 
 Row = dict[str, Any]
 
@@ -58,8 +59,29 @@ class Lines:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows that a file holds."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The rows that a file holds. Raises Unusable."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"{path} can't be read: {getattr(error, 'strerror', None) or 'no text'}") from None
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or "scenario" not in row:
+            raise Unusable(f"{path}, line {number}: no measurement of this suite (those are in bench-results/)")
+        rows.append(row)
+    return rows
+
+
+def rows_of(text: str) -> list[Row]:
+    """``read`` for a command line."""
+    try:
+        return read(Path(text))
+    except Unusable as reason:
+        raise argparse.ArgumentTypeError(str(reason)) from None
 
 
 def _said(row: Row) -> str:

@@ -113,8 +113,8 @@ def test_what_can_not_be_compared_is_said() -> None:
     first = [row("start", "a", 0), row("start", "a", 1), row("repeat-s3", "b", 0), row("repeat-repo", "c", 0)]
     second = [row("start", "a", 0), row("start", "a", 1), row("repeat-s3", "b", 0), row("start", "d", 0)]
     assert agree.left_out(first, second) == [
-        "repeat-repo, c: only in the first",
-        "start, d: only in the second",
+        "repeat-repo, c: only in the first, or of other sizes",
+        "start, d: only in the second, or of other sizes",
         "repeat-s3: has one round only, and so no range",
     ]
     assert [pair.name.who for pair in agree.compare(first, second, "absolute").pairs] == ["a", "a"]

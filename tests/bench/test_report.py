@@ -393,3 +393,30 @@ def test_the_page_is_what_the_results_make_of_it() -> None:
     command = [sys.executable, "-m", "benchmarks.report", "--check"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "can't be read: No such file"),
+        (b"\xff\xfe", "can't be read: no text"),
+        (b'{"scenario": "http"}\n{"scen\n', "line 2: no measurement of this suite"),
+        (b"[1]\n", "line 1: no measurement of this suite"),
+    ],
+)
+@pytest.mark.parametrize("command", ["benchmarks --read", "benchmarks.report.agree {0}"])
+def test_a_file_that_holds_no_measurements_is_named(
+    tmp_path: Path, content: bytes | None, words: str, command: str
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", *command.format(path).split(), str(path)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert str(path) in done.stderr and words in done.stderr and "Traceback" not in done.stderr
