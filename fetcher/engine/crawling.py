@@ -85,7 +85,7 @@ class Crawling:
             self._watched[active] = watched
             watched.look(now, active.pulse.bytes_received)
             if watched.leaves_by is not None and now >= watched.leaves_by:
-                active.end_with(Outcome.SLOW)
+                active.end_with(Outcome.CRAWLED)
         if self._run.tools.limit is None:
             self._give_up(now)
 

@@ -31,7 +31,7 @@ def ended_early(run: Run, job: FileJob, ended: PartEnded, host: str) -> None:
             raise RateLimitedError(
                 f"{ended.reason} and asks to wait {ended.retry_after_s:.0f} s", resource=job.resource
             )
-    elif outcome in (Outcome.STALLED, Outcome.SLOW):
+    elif outcome in (Outcome.STALLED, Outcome.SLOW, Outcome.CRAWLED):
         run.observer.parts_moved += 1
         job.failures += outcome is Outcome.STALLED
         if outcome is Outcome.STALLED:

@@ -213,8 +213,8 @@ class Lanes:
         active = Active(part, Pulse(self._tools.clock(), moves=moves))
         outcome = Outcome.CUT
         try:
-            # What was too slow twice does not trust in those that are kept, either; as a rule they are the good ones.
-            fresh = job.failures > 0 or part.moves > 1
+            # Those that are kept are the good ones, as a rule; what crawled twice does not rely on that.
+            fresh = job.failures > 0 or part.distrusts or part.moves > 1
             async with Asking(self._run, job, active, place, part.span, fresh=fresh) as response:
                 job.source.scouting = False
                 self._run.changed.set()

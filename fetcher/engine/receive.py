@@ -148,7 +148,7 @@ class PartReceiver:
         if self.position < self._stop:
             self._length = block_length(job.size, self._block)
             if self._active.leaves_after_block:
-                self._active.end_with(Outcome.SLOW)
+                self._active.end_with(Outcome.CRAWLED)
 
     def end(self) -> None:
         """The body has ended. The last block of one whose length was not stated waited for that: with it the file would

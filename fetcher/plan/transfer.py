@@ -69,6 +69,7 @@ class Outcome(Enum):
     CUT = "connection lost"
     STALLED = "no byte came"
     SLOW = "slower than the others"
+    CRAWLED = "crawled beside its peers"
     BUSY = "origin busy"
     EXPIRED = "signed URL refused"
     CHANGED = "origin changed"
@@ -86,6 +87,8 @@ class Part:
     """The whole file in one body, because the origin ignores Range."""
     moves: int = 0
     """How often these bytes were moved because they were slow."""
+    distrusts: bool = False
+    """They were too slow where no peer was known to be fast: a connection that is kept may be no better."""
     hedges: Part | None = None
     """The part whose rest this one asks for once more."""
 
@@ -117,6 +120,7 @@ class Transfer:
         self._blocks = bytearray(block_count(size))
         self._open: set[Part] = set()
         self._moves: dict[int, int] = {}
+        self._slow: set[int] = set()
         self._written_count = 0
         self._first_missing = 0
         self.frontier_bytes = 0
@@ -203,6 +207,7 @@ class Transfer:
             raise InternalError("blocks can't be dropped under an open part")
         self._blocks = bytearray(len(self._blocks))
         self._moves.clear()
+        self._slow.clear()
         self._written_count = self._first_missing = self.bytes_written = 0
         self.frontier_bytes = self._adopted_bytes = 0
 
@@ -320,6 +325,7 @@ class Transfer:
     def _start(self, span: ByteRange, *, stream: bool = False) -> Part:
         part = Part(span, stream)
         part.moves = max(self._moves.get(block, 0) for block in part.blocks)
+        part.distrusts = not self._slow.isdisjoint(part.blocks)
         for block in part.blocks:
             if self._blocks[block] == EMPTY:
                 self._blocks[block] = ASSIGNED
@@ -334,8 +340,10 @@ class Transfer:
         for block in part.blocks:
             if self._blocks[block] == ASSIGNED and (twin is None or block not in twin.blocks):
                 self._blocks[block] = EMPTY
-                if outcome is Outcome.SLOW:
+                if outcome in (Outcome.SLOW, Outcome.CRAWLED):
                     self._moves[block] = part.moves + 1
+                if outcome is Outcome.SLOW:
+                    self._slow.add(block)
         if outcome is Outcome.COMPLETE and not part.stream:
             self._unranged_answers = 0
         if outcome is Outcome.UNRANGED:

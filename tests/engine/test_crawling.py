@@ -188,7 +188,7 @@ class World:
                 self.job.transfer.wrote(whole, proven=True)
             whole += 1
             if request.active.leaves_after_block:
-                request.active.end_with(Outcome.SLOW)
+                request.active.end_with(Outcome.CRAWLED)
 
     def _look_at(self, request: Request) -> None:
         through = request.position >= request.part.span.stop
@@ -355,7 +355,7 @@ def test_one_that_is_held_up_meanwhile_is_given_up_once_and_in_time() -> None:
     brought_for(world, 0.1, 0.0)
     crawler.pulse.holding = False
     brought_for(world, crawling.BLOCK_WAIT_S + 0.2, 0.0)
-    assert crawler.verdict is Outcome.SLOW
+    assert crawler.verdict is Outcome.CRAWLED
     brought_for(world, 3.0, 0.0)
     assert world.closed == 1
 

@@ -307,7 +307,7 @@ class World:
         connection.active.pulse.received(block_length(job.size, block), self.now)
         connection.next_block += 1
         if connection.active.leaves_after_block and connection.next_block < len(connection.part.blocks):
-            connection.active.end_with(Outcome.SLOW)
+            connection.active.end_with(Outcome.CRAWLED)
         if job.transfer.claim(block):
             connection.writes += 1
             self._later(lambda: self._written(connection, block), self.rng.choice([0.01, 0.5, 3.0]))

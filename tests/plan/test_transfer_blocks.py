@@ -334,11 +334,26 @@ def test_moves_are_counted_for_the_bytes_that_were_slow() -> None:
     assert (rest.blocks, rest.moves) == (range(2, 4), 3), "a cut forgets nothing"
 
 
-@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.SLOW])
+MOVES = (Outcome.SLOW, Outcome.CRAWLED)
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome not in MOVES])
 def test_other_endings_are_no_moves(outcome: Outcome) -> None:
     transfer = fetching(4)
     transfer.end(started(transfer), outcome)
     assert started(transfer).moves == 0
+
+
+@pytest.mark.parametrize("outcome", MOVES)
+def test_only_what_was_slow_without_sound_peers_distrusts_connections_that_are_kept(outcome: Outcome) -> None:
+    transfer = fetching(8)
+    transfer.end(started(transfer), outcome)
+    again, neighbour = started(transfer), started(transfer)
+    assert (again.moves, again.distrusts) == (1, outcome is Outcome.SLOW)
+    assert not neighbour.distrusts
+    transfer.end(again, Outcome.CUT)
+    assert started(transfer).distrusts == again.distrusts, "a cut forgets nothing"
+    transfer.end(neighbour, Outcome.CUT)
 
 
 def test_a_stream_is_moved_no_more_often_than_a_part() -> None:
@@ -359,7 +374,7 @@ def test_dropping_all_blocks_starts_from_nothing() -> None:
     transfer.empty_all()
     assert (transfer.bytes_written, transfer.readable_bytes, transfer.frontier_bytes) == (0, 0, 0)
     again = started(transfer)
-    assert (again.blocks, again.moves) == (range(4), 0)
+    assert (again.blocks, again.moves, again.distrusts) == (range(4), 0, False)
 
 
 def test_blocks_are_not_dropped_under_an_open_part() -> None:

@@ -160,7 +160,7 @@ class Simulation:
             self._later(lambda: self._part_over(part, ending, under_way))
             return
         twin = self._twin(part)
-        if ending is Outcome.SLOW:
+        if ending in (Outcome.SLOW, Outcome.CRAWLED):
             for block in part.blocks:
                 comes = twin is not None and block in twin.blocks
                 if not self.writes[block] and block not in self.claimed and not comes:
