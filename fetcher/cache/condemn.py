@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fetcher.cache import durable
@@ -43,6 +43,8 @@ from fetcher.cache.survey import listed_files, look_at, look_at_blob, paths_of, 
 SETTLE_S = 2.0
 """A dry run has no lock to look under. What is missing while another's transaction removes it, of whose end we see
 nothing, must stay missing for so long; a transaction takes milliseconds."""
+SETTLE_LOOK_S = 0.1
+"""How often it is looked at meanwhile: what comes and goes is missing at many a moment, but not all the time."""
 LISTS_MAX = 64
 """Sidecars kept in memory, by root: many findings are of the same few Snapshots."""
 
@@ -79,15 +81,35 @@ class Condemning:
 
     # --- what was seen without reading
 
-    def seen(self, suspect: Suspect) -> list[Damage]:
-        """What became of a Snapshot, or a Blob, that looked wrong; empty: it does not any more."""
+    def seen(self, suspects: Sequence[Suspect], look: Callable[[], None]) -> Iterator[Damage]:
+        """What became of Snapshots, and Blobs, that looked wrong; of those that do not any more there is nothing.
+        ``look`` is called before each, and may raise to give it up."""
+        if self._dry_run:
+            suspects = self._settled(suspects, look)
+        for suspect in suspects:
+            look()
+            yield from self._seen(suspect)
+
+    def _settled(self, suspects: Sequence[Suspect], look: Callable[[], None]) -> Sequence[Suspect]:
+        """Those that look wrong all the time."""
+        until = time.monotonic() + SETTLE_S
+        while suspects and time.monotonic() < until:
+            time.sleep(SETTLE_LOOK_S)
+            still = []
+            for suspect in suspects:
+                look()
+                if self._seen(suspect):
+                    still.append(suspect)
+            suspects = still
+        return suspects
+
+    def _seen(self, suspect: Suspect) -> list[Damage]:
         if suspect.snapshot is None:
             return self._blob(suspect)
         return self._snapshot(suspect, suspect.snapshot)
 
     def _snapshot(self, suspect: Suspect, snapshot: Snapshot) -> list[Damage]:
         if self._dry_run:
-            _settle(suspect)
             with self._index.read() as rows:
                 faults = self._faults(rows, snapshot.id)
                 before = {(fault.reason, fault.path) for fault in suspect.faults}
@@ -123,7 +145,6 @@ class Condemning:
         root = suspect.root
         assert root is not None
         if self._dry_run:
-            _settle(suspect)
             with self._index.read() as rows:
                 found = look_at_blob(self._layout, root, suspect.faults[0].size)
                 still = isinstance(found, Fault) and found in suspect.faults and _has_row(rows, root)
@@ -283,10 +304,6 @@ class _Sameness:
 
 def _of_finding(finding: Finding) -> tuple[Path, str | None, int | None]:
     return finding.tree_path or finding.body.path, finding.body.root, finding.body.size
-
-
-def _settle(suspect: Suspect) -> None:
-    time.sleep(max(0.0, suspect.noticed_at + SETTLE_S - time.monotonic()))
 
 
 def _has_row(rows: Rows, root: str) -> bool:

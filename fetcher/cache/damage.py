@@ -87,8 +87,6 @@ class Suspect:
     is asked again under the lock."""
 
     faults: tuple[Fault, ...]
-    noticed_at: float
-    """Monotonic seconds."""
     snapshot: Snapshot | None = None
     root: str | None = None
     """Of a Blob, where it is no Snapshot."""

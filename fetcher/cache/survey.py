@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +130,7 @@ class Surveyor:
 
     def _noticed(self, faults: Sequence[Fault], *, snapshot: Snapshot | None = None, root: str | None = None) -> None:
         if faults:
-            self._survey.suspects.append(Suspect(tuple(faults), time.monotonic(), snapshot, root))
+            self._survey.suspects.append(Suspect(tuple(faults), snapshot, root))
         refused = [fault for fault in faults if fault.reason == "unreadable"]
         self._unreadable = self._unreadable + 1 if refused else 0
         if self._unreadable >= UNREADABLE_MAX:

@@ -169,9 +169,7 @@ def verify(
 
     for snapshot in survey.hidden:
         tell(condemning.known(snapshot))
-    for suspect in survey.suspects:
-        look()
-        tell(condemning.seen(suspect))
+    tell(condemning.seen(survey.suspects, look))
     look()
     bodies = survey.bodies
     observer = ReadingObserver(emit, subject, time.monotonic)

@@ -755,6 +755,31 @@ def test_a_dry_run_changes_nothing(
     assert len(verify(cache).damage) == 4
 
 
+@pytest.mark.parametrize("kind", ["file", "blob"])
+def test_what_comes_and_goes_is_no_damage_to_a_dry_run(
+    cache: Cache, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """It looks without a lock, while others publish and remove the same over and over."""
+    there = snapshot.path / "small" if kind == "file" else cache.layout.blob(root_of(CONTENTS["small"]))
+    away = tmp_path / "away"
+    there.rename(away)
+    looks = 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            away.rename(there)
+
+    monkeypatch.setattr(condemn.time, "sleep", sleep)
+    assert verify(cache, dry_run=True).sound
+    assert looks == 2
+    there.rename(away)
+    monkeypatch.setattr(condemn, "SETTLE_S", 0.1)
+    monkeypatch.setattr(condemn.time, "sleep", lambda _: None)
+    assert only(verify(cache, dry_run=True)).reason == "missing", "what stays away is"
+
+
 # --- others beside us
 
 
@@ -776,9 +801,10 @@ def _after_the_scan(monkeypatch: pytest.MonkeyPatch, cache: Cache, action: Calla
         made = real(*arguments, **options)
 
         def after(method: Callable[..., Any]) -> Callable[..., Any]:
-            def acting(*arguments: Any, **options: Any) -> Any:
-                action()
-                return method(*arguments, **options)
+            def acting(found: Any, *arguments: Any, **options: Any) -> Any:
+                if found:
+                    action()
+                return method(found, *arguments, **options)
 
             return acting
 
