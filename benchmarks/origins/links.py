@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.native.compiled import EMULATOR
-from benchmarks.running.machine import put_first
+from benchmarks.origins.processes import talking
 from benchmarks.running.work import Unusable
 
 SERVER = "10.77.0.1"
@@ -55,20 +55,14 @@ def link(*, bits_per_s: float = 1e9, round_trip_ms: float = 40.0, lost_per_milli
         arguments = (bits_per_s, round_trip_ms / 2 * 1000, QUEUE_MS * 1000, lost_per_million)
         spaces = [f"/run/netns/{name}" for name in (pair.server, pair.client)]
         command = [str(emulator), *spaces, *(f"{value:.0f}" for value in arguments)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        put_first(process.pid)
-        with process:
-            try:
-                assert process.stdout and process.stdout.readline() == b"ready\n"
-                for name, own, other in ((pair.server, SERVER, CLIENT), (pair.client, CLIENT, SERVER)):
-                    _ip("-n", name, "link", "set", "lo", "up")
-                    _ip("-n", name, "address", "add", own, "peer", other, "dev", "link0")
-                    queue = ("txqueuelen", str(TRANSMIT_QUEUE_PACKETS))
-                    _ip("-n", name, "link", "set", "link0", "mtu", str(MTU_BYTES), *queue, "up")
-                yield pair
-            finally:
-                assert process.stdin
-                process.stdin.close()
+        with talking(command) as partner:
+            assert partner.line() == "ready\n"
+            for name, own, other in ((pair.server, SERVER, CLIENT), (pair.client, CLIENT, SERVER)):
+                _ip("-n", name, "link", "set", "lo", "up")
+                _ip("-n", name, "address", "add", own, "peer", other, "dev", "link0")
+                queue = ("txqueuelen", str(TRANSMIT_QUEUE_PACKETS))
+                _ip("-n", name, "link", "set", "link0", "mtu", str(MTU_BYTES), *queue, "up")
+            yield pair
     finally:
         for name in made:
             _ip("netns", "delete", name)

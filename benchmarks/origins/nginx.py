@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.origins.processes import READY_S, cpu_s, free_ports, running, written_bytes
-from benchmarks.running.machine import put_first
-from benchmarks.running.work import CHECKOUT, Unusable, program, program_version
+from benchmarks.origins.processes import READY_S, cpu_s, free_ports, own_module, running, talking, written_bytes
+from benchmarks.running.work import Unusable, program, program_version
 
 TRIES = 5
 """Between looking for a free port and listening on it, another process may take it."""
@@ -247,21 +245,8 @@ def _hub(hubs: Hubs, root: Path, cdn_origin: str) -> Iterator[dict[str, Any]]:
         yield {"endpoint": "", "repos": {}}
         return
     repos = [f"{name}={root / folder}" for name, folder in hubs.repos.items()]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.origins.hub", "--cdn-origin", cdn_origin, *repos],
-        cwd=CHECKOUT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    put_first(process.pid)
-    with process:
-        try:
-            assert process.stdout
-            yield json.loads(process.stdout.readline())
-        finally:
-            assert process.stdin
-            process.stdin.close()
+    with talking(own_module("hub", "--cdn-origin", cdn_origin, *repos)) as partner:
+        yield json.loads(partner.line())
 
 
 def _make_certificate(directory: Path) -> None:

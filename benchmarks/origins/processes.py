@@ -8,12 +8,15 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from benchmarks.running.machine import put_first
+from benchmarks.running.work import CHECKOUT
 
 READY_S = 20.0
 PORTS = 10_000, 32_000
@@ -67,6 +70,42 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.terminate()
         process.wait(READY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """A child process that is asked by lines, and answers by lines."""
+
+    pid: int
+    _questions: IO[str]
+    _answers: IO[str]
+
+    def line(self) -> str:
+        """The next one that it says; unasked only the first, when it is ready."""
+        return self._answers.readline()
+
+    def ask(self, question: str) -> str:
+        print(question, file=self._questions, flush=True)
+        return self.line()
+
+
+def own_module(name: str, *arguments: str) -> list[str]:
+    """Command of one of these modules as a program."""
+    return [sys.executable, "-m", f"benchmarks.origins.{name}", *arguments]
+
+
+@contextmanager
+def talking(command: list[str]) -> Iterator[Partner]:
+    """One that ends with its standard input: when the block is left, and also where we are killed."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=CHECKOUT, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+    with process:
+        assert process.stdin and process.stdout
+        try:
+            put_first(process.pid)
+            yield Partner(process.pid, process.stdin, process.stdout)
+        finally:
+            process.stdin.close()
 
 
 def free_ports(count: int) -> list[int]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.running.machine import put_first
+from benchmarks.origins.processes import own_module, talking
 from benchmarks.running.options import MIB
-from benchmarks.running.work import CHECKOUT
 from fetcher.testing import S3, s3_in_thread
 from fetcher.testing.s3.checksums import Algorithm
 
@@ -42,22 +40,9 @@ def stating_s3(objects: Mapping[str, tuple[Path, bool, str]]) -> Iterator[str]:
     told = [
         f"{checksum}:{'parts' if parts else 'whole'}:{key}={path}" for key, (path, parts, checksum) in objects.items()
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.origins.stating", *told],
-        cwd=CHECKOUT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    put_first(process.pid)
-    with process:
-        try:
-            assert process.stdout
-            endpoint: str = json.loads(process.stdout.readline())["endpoint"]
-            yield endpoint
-        finally:
-            assert process.stdin
-            process.stdin.close()
+    with talking(own_module("stating", *told)) as partner:
+        endpoint: str = json.loads(partner.line())["endpoint"]
+        yield endpoint
 
 
 def main() -> None:
