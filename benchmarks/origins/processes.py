@@ -64,8 +64,8 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True, preexec_fn=end_with_us
     )
-    put_first(process.pid)
     try:
+        put_first(process.pid)
         yield process
     finally:
         process.terminate()

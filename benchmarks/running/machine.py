@@ -96,10 +96,10 @@ def run(
         process = subprocess.Popen(
             arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=talk, start_new_session=True
         )
-        put_first(process.pid)
         alarm = threading.Timer(TIME_MAX_S, _kill_all, [process.pid])
-        alarm.start()
-        try:
+        try:  # from here on: we may be asked to end at any moment
+            put_first(process.pid)
+            alarm.start()
             if while_running is not None:
                 while_running(process)
             _, status, usage = os.wait4(process.pid, 0)
@@ -171,8 +171,8 @@ def touch(byte_count: int) -> None:
     """Have a throw-away process write into so much memory, page by page."""
     script = f"import mmap; m = mmap.mmap(-1, {byte_count}); m[::4096] = bytes(range(1, 2)) * len(m[::4096])"
     process = subprocess.Popen([sys.executable, "-I", "-S", "-c", script], start_new_session=True)
-    put_first(process.pid)
     try:
+        put_first(process.pid)
         code = process.wait()
     finally:
         process.kill()

@@ -79,8 +79,8 @@ def started(command: Command) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    put_first(process.pid)
     try:
+        put_first(process.pid)
         yield process
     finally:
         _kill(process)

@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks.origins import processes
+from benchmarks.running import machine
+from benchmarks.running.machine import Conditions
 from benchmarks.running.race import room_in
-from benchmarks.running.work import Unusable
+from benchmarks.running.work import Command, Unusable
+from benchmarks.scenarios import kill
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RUN = """
@@ -94,6 +99,38 @@ def test_a_run_that_is_stopped_ends_all_it_started_and_keeps_its_lines(
     assert [row["rival"] for row in rows] == ["curl"]
     if number == signal.SIGINT:  # a person, who wants to see what there is
         assert "| curl |" in said and "Interrupted" in talk
+
+
+def _measure(command: Command) -> None:
+    machine.run(command, Conditions())
+
+
+def _start_an_origin(command: Command) -> None:
+    with processes.running(list(command.arguments)):
+        pass
+
+
+def _start_whom_to_kill(command: Command) -> None:
+    with kill.started(command):
+        pass
+
+
+@pytest.mark.parametrize("start", [_measure, _start_an_origin, _start_whom_to_kill])
+def test_who_has_just_been_started_when_a_run_is_stopped_is_ended_too(
+    start: Callable[[Command], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def stopped(pid: int) -> None:
+        started.append(pid)
+        raise SystemExit(143)
+
+    for module in (machine, processes, kill):
+        monkeypatch.setattr(module, "put_first", stopped)
+    with pytest.raises(SystemExit):
+        start(Command(("sleep", "55")))
+    (pid,) = started
+    assert not _lives(pid)
 
 
 def test_an_origin_ends_with_a_run_that_is_killed() -> None:
