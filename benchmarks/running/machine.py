@@ -82,7 +82,6 @@ def run(
     ``while_running`` may watch it, and must return when it has ended. Children that are left then are ended too: they
     would take from whoever comes next.
     """
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8", **command.environment}
     if conditions.touch_bytes:
         touch(conditions.touch_bytes)
     if conditions.durable:
@@ -94,9 +93,14 @@ def run(
         start = time.perf_counter()
         # Waited for with wait4, which Popen does not offer: the object is told the outcome by hand.
         process = subprocess.Popen(
-            arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=talk, start_new_session=True
+            arguments,
+            env=environment_of(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=talk,
+            start_new_session=True,
         )
-        alarm = threading.Timer(TIME_MAX_S, _kill_all, [process.pid])
+        alarm = threading.Timer(TIME_MAX_S, kill_all, [process.pid])
         try:  # from here on: we may be asked to end at any moment
             put_first(process.pid)
             alarm.start()
@@ -104,7 +108,7 @@ def run(
                 while_running(process)
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
-            _kill_all(process.pid)
+            kill_all(process.pid)
             process.wait()
             raise
         finally:
@@ -115,7 +119,7 @@ def run(
                 _sync(path)
         wall_s = time.perf_counter() - start
         server_s, busy_s = server_cpu_s() - server_before, _busy_s() - busy_before
-        _kill_all(process.pid)
+        kill_all(process.pid)
         if wall_s >= TIME_MAX_S:
             raise Failed(f"had not ended after {TIME_MAX_S:.0f} s")
         output.seek(0)
@@ -128,7 +132,13 @@ def run(
         return Measured(wall_s, usage.ru_utime, usage.ru_stime, peak, floor, server_s, busy_s, said)
 
 
-def _kill_all(group: int) -> None:
+def environment_of(command: Command) -> dict[str, str]:
+    """What it gets to see, which is nothing of the user's own settings."""
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8", **command.environment}
+
+
+def kill_all(group: int) -> None:
+    """A process that leads a session, and its children."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:  # nobody is left

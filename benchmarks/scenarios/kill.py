@@ -12,9 +12,7 @@ benchmarks/README.md.
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from pathlib import Path
 from benchmarks.origins.counted import Counted, counted
 from benchmarks.origins.embedded import BIG, BIG_SEED
 from benchmarks.rivals import RIVALS
-from benchmarks.running.machine import Failed, put_first
+from benchmarks.running.machine import Failed, environment_of, kill_all, put_first
 from benchmarks.running.options import MIB, Options
 from benchmarks.running.race import Row, outputs_of, room_in
 from benchmarks.running.work import Command, Work
@@ -70,14 +68,9 @@ def kill(options: Options) -> Iterator[Row]:
 @contextmanager
 def started(command: Command) -> Iterator[subprocess.Popen[bytes]]:
     """A rival at work, with all its children in a group of their own; none is left when the block is."""
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8", **command.environment}
+    nothing, environment = subprocess.DEVNULL, environment_of(command)
     process = subprocess.Popen(
-        command.arguments,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        command.arguments, env=environment, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
     )
     try:
         put_first(process.pid)
@@ -87,10 +80,7 @@ def started(command: Command) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it had ended, and its children with it
+    kill_all(process.pid)
     process.wait()
 
 
