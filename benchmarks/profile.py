@@ -81,10 +81,9 @@ def profiled(work: Work, rival: str, way: Way, conditions: Conditions) -> Counte
 
 def _columns(size_bytes: int, memory: Path) -> Iterator[tuple[str, Counter[str]]]:
     with room_in(memory) as room:
-        root, here = room / "root", room / "nginx"
-        here.mkdir()
+        root = room / "root"
         contents.large(root / "big" / BIG, size_bytes)
-        with nginx(here, root, Hubs({BIG_REPO: "big"})) as server:
+        with nginx(room / "nginx", root, Hubs({BIG_REPO: "big"})) as server:
             for title, base, way, rival in (
                 ("HTTP", server.plain, "file", "fetcher"),
                 ("HTTP, C with BLAKE3", server.plain, "file", "C, BLAKE3"),

@@ -173,7 +173,9 @@ class Hubs:
 def nginx(
     directory: Path, root: Path, hubs: Hubs | None = None, *, host: str = "127.0.0.1", inside: tuple[str, ...] = ()
 ) -> Iterator[Nginx]:
-    """An nginx that serves ``root``. ``inside``: command that starts it in a network namespace, where ``host`` is."""
+    """An nginx that serves ``root``, and keeps what is its own in ``directory``, which it makes. ``inside``: command
+    that starts it in a network namespace, where ``host`` is."""
+    directory.mkdir()
     _make_certificate(directory)
     hubs = hubs or Hubs()
     for _ in range(TRIES):

@@ -31,11 +31,10 @@ PROCESSES = 4
 def concurrent(options: Options) -> Iterator[Row]:
     """Four processes want one large file of a hub at once: in one cache, where the rival has such a thing."""
     with room_in(options.memory) as room:
-        root, here = room / "root", room / "nginx"
-        here.mkdir()
+        root = room / "root"
         original = contents.large(root / "repo" / BIG, max(1, options.size_bytes // PROCESSES))
         total = original.stat().st_size
-        with nginx(here, root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", (BIG,), sink, hub=server.hub, repo=REPO)
             conditions = Conditions(options.core, touching(total * PROCESSES))
 

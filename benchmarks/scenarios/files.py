@@ -21,12 +21,11 @@ def _one_file(
     scenario: str, options: Options, way: Way, entrants: Sequence[str], *, tls: bool = False, disk: bool = False
 ) -> Iterator[Row]:
     with room_in(options.memory, _room_for(options.size_bytes, disk=disk)) as room:
-        root, here = room / "root", room / "nginx"
-        here.mkdir()
+        root = room / "root"
         contents.large(root / "big" / BIG, options.size_bytes)
         hubs = Hubs({BIG_REPO: "big"} if way == "repo" else {})
         with (
-            nginx(here, root, hubs) as server,
+            nginx(room / "nginx", root, hubs) as server,
             room_in(options.disk if disk else room, _room_for(options.size_bytes, disk=True)) as sink,
         ):
             base = f"{server.tls if tls else server.plain}/big"
@@ -69,12 +68,11 @@ def sharded(options: Options) -> Iterator[Row]:
     """Four files of a hub with BLAKE3 and SHA-256, against who fetches and then verifies."""
     shard_bytes = max(1, options.size_bytes // SHARDS)
     with room_in(options.memory, _room_for(shard_bytes * SHARDS, disk=False)) as room:
-        root, here = room / "root", room / "nginx"
-        here.mkdir()
+        root = room / "root"
         names = tuple(f"model-{number}.bin" for number in range(1, SHARDS + 1))
         for name in names:
             contents.large(root / "shards" / name, shard_bytes)
-        with nginx(here, root, Hubs({SHARDS_REPO: "shards"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, Hubs({SHARDS_REPO: "shards"})) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/shards", names, sink, hub=server.hub, repo=SHARDS_REPO)
             conditions = Conditions(options.core, touching(shard_bytes * SHARDS))
             after = ("hf_transfer, then sha256sum", "huggingface_hub, then its verify")

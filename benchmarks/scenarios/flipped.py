@@ -59,10 +59,9 @@ OBJECTS = (
 def flipped(options: Options) -> Iterator[Row]:
     """One bit is wrong where the bytes come from: who notices, and what is under the final name."""
     with room_in(options.memory) as room:
-        root, here = room / "root", room / "nginx"
-        here.mkdir()
+        root = room / "root"
         contents.large(root / "repo" / BIG, SIZE_BYTES)
-        with nginx(here, root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", (BIG,), sink, hub=server.hub, repo=REPO)
             yield from noticed("flipped", options, "repo", RIVALS_OF_HUBS, work, root / "repo", {})
     with room_in(options.memory) as room, room_in(room) as sink:

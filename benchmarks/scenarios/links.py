@@ -22,12 +22,11 @@ from benchmarks.running.work import Rival, Work
 @contextmanager
 def linked(options: Options) -> Iterator[tuple[Nginx, Path, Conditions, Work]]:
     with room_in(options.memory, 2 * options.link_bytes) as room:
-        root, here = room / "root", room / "nginx"
-        here.mkdir()
+        root = room / "root"
         contents.large(root / BIG, options.link_bytes)
         with (
             links.link() as pair,
-            nginx(here, root, host=links.SERVER, inside=pair.at_server()) as server,
+            nginx(room / "nginx", root, host=links.SERVER, inside=pair.at_server()) as server,
             room_in(room) as sink,
         ):
             work = Work("", (BIG,), sink, allow_net=links.NETWORK)

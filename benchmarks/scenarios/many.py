@@ -38,10 +38,9 @@ def _many_files(
     touch: bool,
 ) -> Iterator[Row]:
     with room_in(options.memory) as room:
-        root, here = room / "root", room / "nginx"
-        here.mkdir()
+        root = room / "root"
         names = contents.many(root / "small", count, size_bytes)
-        with nginx(here, root, Hubs({SMALL_REPO: "small"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, Hubs({SMALL_REPO: "small"})) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/small", names, sink, hub=server.hub, repo=SMALL_REPO)
             conditions = Conditions(options.core, touching(count * size_bytes) if touch else 0)
             for kind, way, entrants in races:

@@ -31,10 +31,9 @@ REPO = "bench/repeated"
 def repeat(options: Options) -> Iterator[Row]:
     """A repository, and an S3 prefix, that have been fetched before and have not changed."""
     with room_in(options.memory) as room:
-        root, here = room / "root", room / "nginx"
-        here.mkdir()
+        root = room / "root"
         names = contents.many(root / "repo", options.medium_files, MIB)
-        with nginx(here, root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", names, sink, hub=server.hub, repo=REPO)
             hub_clients = ("fetcher", "huggingface_hub")
             yield from repeated("repeat-repo", options, "repo", hub_clients, work, root / "repo", server)

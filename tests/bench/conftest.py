@@ -19,7 +19,5 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path, root: Path) -> Iterator[Nginx]:
-    directory = tmp_path / "nginx"
-    directory.mkdir()
-    with nginx(directory, root) as running:
+    with nginx(tmp_path / "nginx", root) as running:
         yield running

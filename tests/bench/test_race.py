@@ -31,9 +31,7 @@ def test_a_port_that_was_taken_meanwhile_costs_another_try(
     taken, free = list(server.ports.values()), free_ports(len(nginx_module.LISTENERS))
     answers = iter([taken, free])
     monkeypatch.setattr(nginx_module, "free_ports", lambda count: next(answers))
-    directory = tmp_path / "another"
-    directory.mkdir()
-    with nginx(directory, root) as another:
+    with nginx(tmp_path / "another", root) as another:
         assert list(another.ports.values()) == free
 
 
@@ -179,10 +177,9 @@ def test_a_hub_behind_nginx_has_its_bytes_sent_by_nginx(tmp_path: Path, root: Pa
     for name, size in (("large/model.bin", 11 * MIB), ("small/config.dat", 500)):
         (root / name).parent.mkdir()
         Synthetic(size, seed=size).write_to(root / name)
-    directory, sink = tmp_path / "nginx", tmp_path / "sink"
-    directory.mkdir()
+    sink = tmp_path / "sink"
     sink.mkdir()
-    with nginx(directory, root, Hubs({"bench/large": "large", "bench/small": "small"})) as server:
+    with nginx(tmp_path / "nginx", root, Hubs({"bench/large": "large", "bench/small": "small"})) as server:
         for repo, name in (("large", "model.bin"), ("small", "config.dat")):
             work = Work(f"{server.plain}/{repo}", (name,), sink, hub=server.hub, repo=f"bench/{repo}")
             race = Race("scenario", Options(rounds=1), "repo", ("fetcher",), work, root / repo, Conditions(), server)
