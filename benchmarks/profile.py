@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import Hubs, nginx
+from benchmarks.origins.nginx import nginx
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import BIG, size
@@ -83,7 +83,7 @@ def _columns(size_bytes: int, memory: Path) -> Iterator[tuple[str, Counter[str]]
     with room_in(memory) as room:
         root = room / "root"
         contents.large(root / "big" / BIG, size_bytes)
-        with nginx(room / "nginx", root, Hubs({BIG_REPO: "big"})) as server:
+        with nginx(room / "nginx", root, {BIG_REPO: "big"}) as server:
             for title, base, way, rival in (
                 ("HTTP", server.plain, "file", "fetcher"),
                 ("HTTP, C with BLAKE3", server.plain, "file", "C, BLAKE3"),

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,26 +162,27 @@ class Nginx:
         return [int(pid) for pid in path.read_text().split()]
 
 
-@dataclass(frozen=True, slots=True)
-class Hubs:
-    """What the hub behind an nginx serves: repository → folder below the root of nginx."""
-
-    repos: Mapping[str, str] = field(default_factory=dict)
-
-
 @contextmanager
 def nginx(
-    directory: Path, root: Path, hubs: Hubs | None = None, *, host: str = "127.0.0.1", inside: tuple[str, ...] = ()
+    directory: Path,
+    root: Path,
+    repos: Mapping[str, str] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    inside: tuple[str, ...] = (),
 ) -> Iterator[Nginx]:
-    """An nginx that serves ``root``, and keeps what is its own in ``directory``, which it makes. ``inside``: command
-    that starts it in a network namespace, where ``host`` is."""
+    """An nginx that serves ``root``, and keeps what is its own in ``directory``, which it makes.
+
+    ``repos``: repository → folder below ``root``, which the hub behind it serves. ``inside``: command that starts it in
+    a network namespace, where ``host`` is.
+    """
     directory.mkdir()
     _make_certificate(directory)
-    hubs = hubs or Hubs()
+    repos = repos or {}
     for _ in range(TRIES):
         ports = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
-        with _hub(hubs, root, f"http://{host}:{ports['plain']}") as known:
-            maps, locations = _hub_parts(hubs, root, known)
+        with _hub(repos, root, f"http://{host}:{ports['plain']}") as known:
+            maps, locations = _hub_parts(repos, root, known)
             text = _CONFIGURATION.format(
                 directory=directory,
                 root=root,
@@ -202,12 +203,12 @@ def nginx(
     raise Unusable(f"nginx found no free ports {TRIES} times")
 
 
-def _hub_parts(hubs: Hubs, root: Path, known: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _hub_parts(repos: Mapping[str, str], root: Path, known: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What nginx has to know of repositories: maps and locations. Links large files to where the hub sends for them."""
     maps: list[str] = []
     locations: list[str] = []
     for number, (name, told) in enumerate(known["repos"].items()):
-        folder = root / hubs.repos[name]
+        folder = root / repos[name]
         for path, stored in told["stored"].items():
             link = root / stored.lstrip("/")
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -242,12 +243,12 @@ def _is_up(process: subprocess.Popen[bytes], sign: Path, log: Path) -> bool:
 
 
 @contextmanager
-def _hub(hubs: Hubs, root: Path, cdn_origin: str) -> Iterator[dict[str, Any]]:
-    if not hubs.repos:
+def _hub(repos: Mapping[str, str], root: Path, cdn_origin: str) -> Iterator[dict[str, Any]]:
+    if not repos:
         yield {"endpoint": "", "repos": {}}
         return
-    repos = [f"{name}={root / folder}" for name, folder in hubs.repos.items()]
-    with talking(own_module("hub", "--cdn-origin", cdn_origin, *repos)) as partner:
+    told = [f"{name}={root / folder}" for name, folder in repos.items()]
+    with talking(own_module("hub", "--cdn-origin", cdn_origin, *told)) as partner:
         yield json.loads(partner.line())
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import Hubs, Nginx, nginx
+from benchmarks.origins.nginx import Nginx, nginx
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import BIG, Options
@@ -34,7 +34,7 @@ def concurrent(options: Options) -> Iterator[Row]:
         root = room / "root"
         original = contents.large(root / "repo" / BIG, max(1, options.size_bytes // PROCESSES))
         total = original.stat().st_size
-        with nginx(room / "nginx", root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, {REPO: "repo"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", (BIG,), sink, hub=server.hub, repo=REPO)
             conditions = Conditions(options.core, touching(total * PROCESSES))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import Hubs, nginx
+from benchmarks.origins.nginx import nginx
 from benchmarks.running.machine import Conditions
 from benchmarks.running.options import BIG, Options
 from benchmarks.running.race import Race, Row, room_in, touching
@@ -23,9 +23,9 @@ def _one_file(
     with room_in(options.memory, _room_for(options.size_bytes, disk=disk)) as room:
         root = room / "root"
         contents.large(root / "big" / BIG, options.size_bytes)
-        hubs = Hubs({BIG_REPO: "big"} if way == "repo" else {})
+        repos = {BIG_REPO: "big"} if way == "repo" else {}
         with (
-            nginx(room / "nginx", root, hubs) as server,
+            nginx(room / "nginx", root, repos) as server,
             room_in(options.disk if disk else room, _room_for(options.size_bytes, disk=True)) as sink,
         ):
             base = f"{server.tls if tls else server.plain}/big"
@@ -72,7 +72,7 @@ def sharded(options: Options) -> Iterator[Row]:
         names = tuple(f"model-{number}.bin" for number in range(1, SHARDS + 1))
         for name in names:
             contents.large(root / "shards" / name, shard_bytes)
-        with nginx(room / "nginx", root, Hubs({SHARDS_REPO: "shards"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, {SHARDS_REPO: "shards"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/shards", names, sink, hub=server.hub, repo=SHARDS_REPO)
             conditions = Conditions(options.core, touching(shard_bytes * SHARDS))
             after = ("hf_transfer, then sha256sum", "huggingface_hub, then its verify")

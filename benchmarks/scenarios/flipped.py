@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import Hubs, nginx
+from benchmarks.origins.nginx import nginx
 from benchmarks.origins.stating import BUCKET, stating_s3
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, run
@@ -61,7 +61,7 @@ def flipped(options: Options) -> Iterator[Row]:
     with room_in(options.memory) as room:
         root = room / "root"
         contents.large(root / "repo" / BIG, SIZE_BYTES)
-        with nginx(room / "nginx", root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, {REPO: "repo"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", (BIG,), sink, hub=server.hub, repo=REPO)
             yield from noticed("flipped", options, "repo", RIVALS_OF_HUBS, work, root / "repo", {})
     with room_in(options.memory) as room, room_in(room) as sink:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from benchmarks.origins import contents
 from benchmarks.origins.counted import counted
 from benchmarks.origins.embedded import regular_files
-from benchmarks.origins.nginx import Hubs, nginx
+from benchmarks.origins.nginx import nginx
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import KIB, MIB, Options
@@ -40,7 +40,7 @@ def _many_files(
     with room_in(options.memory) as room:
         root = room / "root"
         names = contents.many(root / "small", count, size_bytes)
-        with nginx(room / "nginx", root, Hubs({SMALL_REPO: "small"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, {SMALL_REPO: "small"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/small", names, sink, hub=server.hub, repo=SMALL_REPO)
             conditions = Conditions(options.core, touching(count * size_bytes) if touch else 0)
             for kind, way, entrants in races:

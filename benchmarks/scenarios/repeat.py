@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import Hubs, nginx
+from benchmarks.origins.nginx import nginx
 from benchmarks.origins.processes import Server
 from benchmarks.origins.s3 import rclone_s3
 from benchmarks.rivals import RIVALS
@@ -33,7 +33,7 @@ def repeat(options: Options) -> Iterator[Row]:
     with room_in(options.memory) as room:
         root = room / "root"
         names = contents.many(root / "repo", options.medium_files, MIB)
-        with nginx(room / "nginx", root, Hubs({REPO: "repo"})) as server, room_in(room) as sink:
+        with nginx(room / "nginx", root, {REPO: "repo"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", names, sink, hub=server.hub, repo=REPO)
             hub_clients = ("fetcher", "huggingface_hub")
             yield from repeated("repeat-repo", options, "repo", hub_clients, work, root / "repo", server)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.origins import nginx as nginx_module
-from benchmarks.origins.nginx import Hubs, Nginx, nginx
+from benchmarks.origins.nginx import Nginx, nginx
 from benchmarks.origins.processes import free_ports
 from benchmarks.rivals import RIVALS
 from benchmarks.running import machine
@@ -179,7 +179,7 @@ def test_a_hub_behind_nginx_has_its_bytes_sent_by_nginx(tmp_path: Path, root: Pa
         Synthetic(size, seed=size).write_to(root / name)
     sink = tmp_path / "sink"
     sink.mkdir()
-    with nginx(tmp_path / "nginx", root, Hubs({"bench/large": "large", "bench/small": "small"})) as server:
+    with nginx(tmp_path / "nginx", root, {"bench/large": "large", "bench/small": "small"}) as server:
         for repo, name in (("large", "model.bin"), ("small", "config.dat")):
             work = Work(f"{server.plain}/{repo}", (name,), sink, hub=server.hub, repo=f"bench/{repo}")
             race = Race("scenario", Options(rounds=1), "repo", ("fetcher",), work, root / repo, Conditions(), server)
