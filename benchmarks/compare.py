@@ -108,7 +108,7 @@ def main() -> None:
     print(moves.table(found))
     # Who fails has no figures that could get worse: that must not look as if all were well.
     lost += ours_failed(kept.rows)
-    lost += [f"{name}: has no figures to compare" for name in moves.without_figures(kept.rows, base)]
+    lost += [f"{name}: has no figures to compare" for name in moves.without_figures(kept.rows, found)]
     for line in lost:
         print(f"\nNot measured: {line}")
     sys.exit(1 if any(move.worse for move in found) else 3 if lost else 0)

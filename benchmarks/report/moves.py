@@ -82,19 +82,19 @@ def _doubled_ranks(ascending: Sequence[float]) -> list[int]:
 
 def judged(found: Sequence[Move]) -> list[Move]:
     """With Holm's correction: the rarest first, each held against what the number of those left allows."""
-    order = sorted(range(len(found)), key=lambda number: by_chance(found[number].ratios))
+    chances = [by_chance(move.ratios) for move in found]
+    order = sorted(range(len(found)), key=chances.__getitem__)
     verdicts: dict[int, bool] = {}
     significant = True
     for done, number in enumerate(order):
-        ratios = found[number].ratios
-        significant = significant and by_chance(ratios) <= SIGNIFICANCE / (len(found) - done)
-        verdicts[number] = significant and len(ratios) >= ROUNDS_MIN
+        significant = significant and chances[number] <= SIGNIFICANCE / (len(found) - done)
+        verdicts[number] = significant and len(found[number].ratios) >= ROUNDS_MIN
     return [replace(move, significant=verdicts[number]) for number, move in enumerate(found)]
 
 
-def without_figures(rows: Sequence[Row], base: Base) -> list[str]:
+def without_figures(rows: Sequence[Row], found: Sequence[Move]) -> list[str]:
     """Scenarios that were measured, but not with figures of both revisions."""
-    compared = {move.scenario for move in moves(rows, base)}
+    compared = {move.scenario for move in found}
     return [name for name in dict.fromkeys(row["scenario"] for row in rows) if name not in compared]
 
 

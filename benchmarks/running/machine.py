@@ -13,8 +13,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from benchmarks.running.work import Command, Unusable
@@ -195,8 +196,9 @@ def _busy_s() -> float:
     return (sum(fields[:8]) - fields[3] - fields[4]) / 100  # without idle and waiting for disks (proc(5))
 
 
-def facts() -> dict[str, str | int]:
-    """What this machine is, for each JSON line."""
+@cache
+def facts() -> Mapping[str, str | int]:
+    """What this machine is, for each JSON line. Read once: a line is written between two turns."""
     model = _value("/proc/cpuinfo", "model name") or platform.machine()
     memory = int(_value("/proc/meminfo", "MemTotal").split()[0])
     return {
