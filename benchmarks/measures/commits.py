@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
+from benchmarks.running.options import KIB, MIB
 from fetcher import hashing
 from fetcher.cache import durable, steps
 from fetcher.cache.records import NewSnapshot, PartialHead, SmallFile
@@ -22,7 +23,6 @@ from fetcher.cache.store import Cache
 from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry
 
-KIB, MIB = 1 << 10, 1 << 20
 SMALL_BYTES = 16 * KIB
 BATCHES = (1, 100, 1000)
 """Small files with one barrier: the engine takes what has gathered while the disk was busy."""

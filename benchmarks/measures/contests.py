@@ -17,7 +17,7 @@ from typing import Any
 
 import blake3
 
-from benchmarks.running.options import KIB, MIB
+from benchmarks.running.options import GIB, KIB, MIB
 from fetcher import hashing
 
 BLOCK = hashing.BLOCK_BYTES
@@ -76,7 +76,7 @@ def timed(work: Slice) -> float:
 
 def speed_of(count: int, seconds: float) -> float:
     """GiB per second."""
-    return round(count / seconds / (1 << 30), 3)
+    return round(count / seconds / GIB, 3)
 
 
 def ratios(ours_s: list[float], other_s: list[float]) -> dict[str, Any]:

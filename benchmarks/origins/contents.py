@@ -6,9 +6,10 @@ import os
 import random
 from pathlib import Path
 
-MIB = 1 << 20
+from benchmarks.running.options import MIB
+
 SEED = 20
-PATTERN_BYTES = 4 << 20
+PATTERN_BYTES = 4 * MIB
 STRIDE = 2_654_435_761
 """Odd, so that it comes to each offset of the pattern before it comes to one again."""
 

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from benchmarks.report.cells import Row, by_rival, head, line, peak, spread, turn
+from benchmarks.running.options import MIB
 
-MIB = 1 << 20
 Rows = Sequence[Row]
 
 

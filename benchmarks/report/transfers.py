@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.report.cells import Row, Turn, by_rival, head, line, peak, spread, turn
-from benchmarks.running.options import OURS
+from benchmarks.running.options import GIB, MIB, OURS
 
-MIB = 1 << 20
-GIB = 1 << 30
 MORE_THAN_ONCE = 1.005
 """Of the files' bytes, heads and TLS apart: who asks twice is told."""
 

@@ -20,10 +20,9 @@ from typing import Any, TypeVar
 from benchmarks.origins.processes import Server
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, file_system, run
-from benchmarks.running.options import Options
+from benchmarks.running.options import MIB, Options
 from benchmarks.running.work import Command, Unusable, Way, Work
 
-MIB = 1 << 20
 SMALL_BYTES = 8 * MIB
 
 ROOM = "fetcher-bench-"

@@ -14,8 +14,8 @@ from benchmarks.origins import contents, links
 from benchmarks.origins.nginx import Nginx, nginx
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, ended, run
-from benchmarks.running.options import BIG, Options
-from benchmarks.running.race import MIB, Race, Row, in_turns, judge, room_in
+from benchmarks.running.options import BIG, MIB, Options
+from benchmarks.running.race import Race, Row, in_turns, judge, room_in
 from benchmarks.running.work import Rival, Work
 
 
