@@ -20,7 +20,7 @@ from benchmarks.origins import contents
 from benchmarks.origins.nginx import nginx
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
-from benchmarks.running.options import BIG, size
+from benchmarks.running.options import BIG, GIB, size
 from benchmarks.running.race import room_in, touching
 from benchmarks.running.work import Way, Work
 from benchmarks.scenarios.files import BIG_REPO
@@ -84,27 +84,28 @@ def _columns(size_bytes: int, memory: Path) -> Iterator[tuple[str, Counter[str]]
         root = room / "root"
         contents.large(root / "big" / BIG, size_bytes)
         with nginx(room / "nginx", root, {BIG_REPO: "big"}) as server:
-            for title, base, way, rival in (
+            columns: tuple[tuple[str, str, Way, str], ...] = (
                 ("HTTP", server.plain, "file", "fetcher"),
                 ("HTTP, C with BLAKE3", server.plain, "file", "C, BLAKE3"),
                 ("HTTP and SHA-256", server.plain, "repo", "fetcher"),
                 ("HTTPS", server.tls, "file", "fetcher"),
                 ("HTTPS, C with BLAKE3", server.tls, "file", "C, BLAKE3"),
-            ):
+            )
+            for title, base, way, rival in columns:
                 certificate = server.certificate if base == server.tls else None
                 with room_in(room) as sink:
                     where = Work(f"{base}/big", (BIG,), sink, hub=server.hub, repo=BIG_REPO, certificate=certificate)
                     conditions = Conditions(touch_bytes=touching(size_bytes))
-                    yield title, profiled(where, rival, "repo" if way == "repo" else "file", conditions)
+                    yield title, profiled(where, rival, way, conditions)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.profile", description=__doc__)
-    parser.add_argument("--size", type=size, default=4 << 30, help="of the file (4GiB)")
+    parser.add_argument("--size", type=size, default=4 * GIB, help="of the file (4GiB)")
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a tmpfs, for origin and outputs")
     given = parser.parse_args()
     columns = list(_columns(given.size, given.memory))
-    per_gib = SAMPLES_PER_S * given.size / (1 << 30)
+    per_gib = SAMPLES_PER_S * given.size / GIB
     """Samples of a CPU second per GiB."""
     print("| CPU s/GiB | " + " | ".join(title for title, _ in columns) + " |")
     print("|---|" + "---|" * len(columns))

@@ -18,9 +18,9 @@ def repo(work: Work) -> Command:
 
 def repo_then_summed(work: Work) -> Command:
     fetch = python("hf_transfer_get", str(OPEN_FILES), *_pairs(work))
-    sum_up = ("sha256sum", *(str(work.directory / name) for name in work.names))
+    summed = " ".join(str(work.directory / name) for name in work.names)
     script = '"$@" && exec sha256sum $SUMMED >/dev/null'
-    return Command(("sh", "-c", script, "sh", *fetch), trusting(work) | {"SUMMED": " ".join(sum_up[1:])})
+    return Command(("sh", "-c", script, "sh", *fetch), trusting(work) | {"SUMMED": summed})
 
 
 def _pairs(work: Work) -> list[str]:
