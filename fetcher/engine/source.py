@@ -61,13 +61,14 @@ class Source:
         where = "signed" if self._signed else "not located"
         return f"<Source {self._entry.path!r} at {self.host}, {where}>"
 
-    def _first(self) -> Request:
-        return self._signed or self._origin.locate(self._manifest, self._entry, self._asker)
+    def _pinned(self) -> Request:
+        """The request for the pinned address, as the origin would have it now."""
+        return self._origin.locate(self._manifest, self._entry, self._asker)
 
     def _locate(self) -> PaceKey:
         """Find out where it is: once for whoever looks, and for the request that follows. There may be very many files
         of which nobody has looked at any yet."""
-        self._located = first = self._origin.locate(self._manifest, self._entry, self._asker)
+        self._located = first = self._pinned()
         self._located_at = monotonic()
         self._home = origin_of(first.url)
         self._pace_key = key_of(first)
@@ -227,12 +228,12 @@ class Source:
 
     def _judge_refusal(self, response: Response, request: Request, where: str, *, located: bool) -> NoReturn:
         # Asked before the origin hears of this refusal: what others' taught it since says nothing final of the file.
-        outdated = located and request != self._origin.locate(self._manifest, self._entry, self._asker)
+        outdated = located and request != self._pinned()
         verdict = self._origin.refusal(response, self._entry, signed=origin_of(request.url) != self._home)
         if verdict.kind == "busy":
             raise PartEnded(Outcome.BUSY, f"{where} answered {response.status}", retry_after_s=verdict.retry_after_s)
         if verdict.kind == "expired":
-            if self._signed is None and request == self._first():  # else it was sent with what is renewed by now
+            if self._signed is None and request == self._pinned():  # else it was sent with what is renewed by now
                 self._refused += not self._renew
                 self._renew = True
             elif self._signed is request:  # of all parts that used this URL, the first one drops it
