@@ -47,7 +47,6 @@ def may_be_due(index: Index, layout: Layout, now: float) -> bool:
             return False  # made by a version that had none
 
 
-def collected(index: Index, now: float) -> None:
+def collected(rows: Rows, now: float) -> None:
     """Somebody has collected, or found that there can be nothing."""
-    with index.write(durable=False) as rows:
-        rows.execute("INSERT OR REPLACE INTO meta VALUES ('collected_at', ?)", (repr(now),))
+    rows.execute("INSERT OR REPLACE INTO meta VALUES ('collected_at', ?)", (repr(now),))

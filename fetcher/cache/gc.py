@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fetcher.cache import writable
 from fetcher.cache.clock import Clock
-from fetcher.cache.due import JUST_USED_S, long_ago, out_of_time
+from fetcher.cache.due import JUST_USED_S, collected, long_ago, out_of_time
 from fetcher.cache.index import Index, Rows, select_many
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.leases import Leases
@@ -161,7 +161,7 @@ class Collector:
                 self._removal.snapshots(rows, expired, removed)
             else:
                 self._removal.condemn(rows, expired, removed, self._clock())
-            rows.execute("INSERT OR REPLACE INTO meta VALUES ('collected_at', ?)", (repr(self._clock()),))
+            collected(rows, self._clock())
         freed = self._removal.finish(removed)
         return GcReport(tuple(removed.snapshots), len(removed.blobs), leases_ended=len(ended), bytes_freed=freed)
 

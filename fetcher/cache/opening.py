@@ -80,7 +80,8 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
                 with index.write(durable=True) as rows:
                     rows.execute("INSERT OR REPLACE INTO meta VALUES ('locks', 'untrusted')")
             if old is None and _holds_nothing(layout):
-                due.collected(index, clock())
+                with index.write(durable=False) as rows:
+                    due.collected(rows, clock())
             recovery = adopt_all(index, layout, clock)
             if old is not None:
                 pins, leases, hidden = carry_over(old, index, layout, clock)
