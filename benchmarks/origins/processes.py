@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from benchmarks.running.machine import put_first
 from benchmarks.running.work import CHECKOUT
@@ -22,22 +22,6 @@ READY_S = 20.0
 PORTS = 10_000, 32_000
 PR_SET_PDEATHSIG = 1
 """prctl(2), linux/prctl.h."""
-
-
-class Server(Protocol):
-    """What a race wants to know of its origin."""
-
-    def version(self) -> str:
-        """Its name and version."""
-        ...
-
-    def cpu_s(self) -> float:
-        """CPU seconds that it has taken until now."""
-        ...
-
-    def sent_bytes(self) -> int:
-        """Bytes that it has written until now, heads of answers included; origins write to sockets only."""
-        ...
 
 
 def cpu_s(pid: int) -> float:

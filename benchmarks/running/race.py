@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from benchmarks.origins.processes import Server
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, file_system, run
 from benchmarks.running.options import MIB, Options
@@ -84,6 +83,22 @@ def in_turns(common: Row, rounds: int, entrants: Iterable[str], one: Callable[[s
                 row["failed"] = str(failed)
                 here.remove(name)
             yield row
+
+
+class Server(Protocol):
+    """What a race wants to know of its origin."""
+
+    def version(self) -> str:
+        """Its name and version."""
+        ...
+
+    def cpu_s(self) -> float:
+        """CPU seconds that it has taken until now."""
+        ...
+
+    def sent_bytes(self) -> int:
+        """Bytes that it has written until now, heads of answers included; origins write to sockets only."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

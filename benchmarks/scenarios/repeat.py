@@ -8,13 +8,13 @@ from pathlib import Path
 
 from benchmarks.origins import contents
 from benchmarks.origins.nginx import nginx
-from benchmarks.origins.processes import Server
 from benchmarks.origins.s3 import rclone_s3
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import KIB, MIB, Options
 from benchmarks.running.race import (
     Row,
+    Server,
     in_turns,
     judge,
     output_of,
