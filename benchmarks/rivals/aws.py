@@ -1,6 +1,8 @@
-"""The AWS command line: what S3's owner offers. Its client library checks a CRC of what it
-fetches whole: it fetches objects of 8 MiB and more in ranges, and knows CRC-64/NVME only together with awscrt (see the
-scenario ``flipped``)."""
+"""The AWS command line: what S3's owner offers.
+
+Its client library checks a CRC of what it fetches whole: it fetches objects of 8 MiB and more in ranges, and knows
+CRC-64/NVME only together with awscrt (see the scenario ``flipped``).
+"""
 
 from __future__ import annotations
 
