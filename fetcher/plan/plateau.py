@@ -290,7 +290,7 @@ class Plateau:
             if more and self.level < self.level_max:
                 self._double_again(now, settled)
                 return
-        if now >= self._probe_at and (self._upwards or self._left_units >= REST_MIN_S * settled):
+        if now >= self._probe_at:
             self._probe(now, settled)
 
     def _double_again(self, now: float, rate: float) -> None:
@@ -306,6 +306,8 @@ class Plateau:
             following = self._next(1 if self._upwards else -1)
         if following < self._floor or following == self.level:
             self._put_off(now)
+            return
+        if following < self.level and self._left_units < REST_MIN_S * rate:
             return
         self.phase = Phase.PROBING
         self._before, self._base_rate = self.level, rate

@@ -20,6 +20,7 @@ class Course:
     def __init__(self, plateau: Plateau, curve: Callable[[int], float]) -> None:
         self.plateau, self.curve = plateau, curve
         self.now = self.units = 0.0
+        self.left_units = float("inf")
         self.levels = [plateau.level]
 
     def run(self, seconds: float, *, open_max: int = 1000) -> Plateau:
@@ -27,7 +28,7 @@ class Course:
             self.now += 0.1
             connections = min(self.plateau.level, open_max)
             self.units += self.curve(connections) * 0.1
-            if self.plateau.sample(self.now, self.units, connections):
+            if self.plateau.sample(self.now, self.units, connections, self.left_units):
                 self.levels.append(self.plateau.level)
         return self.plateau
 
@@ -62,6 +63,22 @@ def test_fewer_are_not_tried_when_nearly_all_is_here() -> None:
 
     assert set(levels(5.0)) == {6}
     assert 4 in levels(20.0)
+
+
+def test_more_are_tried_to_the_end_and_fewer_are_not_where_there_can_be_no_more() -> None:
+    """After a try of fewer that led nowhere the next one is the other way."""
+    for level_max, levels in ((16, {6, 8}), (6, {6})):
+        course = Course(Plateau(level_max, 6, grows=False), knee(100))
+        while 4 not in course.levels:
+            course.run(0.1)
+        course.run(2.0)
+        while course.plateau.phase is not Phase.HOLDING:
+            course.run(0.1)
+        assert course.plateau.level == 6
+        course.levels.clear()
+        course.left_units = 1.0
+        course.run(12.0)
+        assert {6, *course.levels} == levels
 
 
 def test_it_doubles_until_that_does_not_pay() -> None:
