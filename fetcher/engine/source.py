@@ -112,7 +112,7 @@ class Source:
             async with self._renewing:
                 if self._renew:
                     await self._origin.renew(self._manifest, self._entry, self._asker)
-                    self._renew, self._located = False, None
+                    self._renew = False
         located: Request | None = None
         if self._signed is not None:
             request, key = self._signed, key_of(self._signed)
