@@ -41,10 +41,16 @@ class Scene:
         self.asked, self.answered = asyncio.Event(), asyncio.Event()
         self.served: list[str] = []
         self.judged: list[Active] = []
+        self.booked: list[Active] = []
+        self.told: list[tuple[str, float]] = []
+        """How long which host took for its answer."""
+        self.wishes: dict[str, Any] = {}
+        """What the source was asked for besides bytes."""
         self.answer = Answer(turns)
         self.active = Active(None if small else Part(SPAN), Pulse(0.0))
 
-        async def answer(*_: Any, **__: Any) -> Answer:
+        async def answer(*_: Any, **wishes: Any) -> Answer:
+            self.wishes = wishes
             self.asked.set()
             await asyncio.sleep(answers_s)
             self.now += 2.0
@@ -55,22 +61,22 @@ class Scene:
             self.judged.append(active)
             return crawls
 
-        admission = SimpleNamespace(answered=lambda *_: None, served=self.served.append)
+        admission = SimpleNamespace(answered=lambda *said: self.told.append(said), served=self.served.append)
         self.run = SimpleNamespace(
             tools=SimpleNamespace(clock=lambda: self.now, transport=None, admission=admission),
             settings=SimpleNamespace(part_idle_timeout_s=15.0),
             crawling=SimpleNamespace(is_through=is_through),
             actives=set(),
             finished_rates=[],
-            book=lambda _: None,
+            book=self.booked.append,
         )
         self.job = SimpleNamespace(active=set(), source=SimpleNamespace(open=answer))
 
-    def asking(self) -> Asking:
+    def asking(self, *, fresh: bool = False) -> Asking:
         run: Any = self.run
         job: Any = self.job
         place: Any = SimpleNamespace(host="https://cdn.example:443")
-        return Asking(run, job, self.active, place, SPAN, fresh=False)
+        return Asking(run, job, self.active, place, SPAN, fresh=fresh)
 
     async def ask(self) -> None:
         async with self.asking():
@@ -88,6 +94,21 @@ def test_a_connection_that_crawled_through_its_part_is_closed_and_another_is_kep
     assert scene.answer.ends == (["aborted"] if crawls else ["released", "aborted"])  # the latter is of no effect then
     assert scene.is_over and len(scene.served) == 1
     assert scene.run.finished_rates == [SPAN.length / 2.0]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_how_it_is_asked_and_what_others_hear_of_it(fresh: bool) -> None:
+    scene = Scene()
+
+    async def main() -> None:
+        async with scene.asking(fresh=fresh):
+            assert scene.told == [("https://cdn.example:443", 2.0)]
+            assert scene.active.answered_s == 2.0
+
+    asyncio.run(main())
+    assert scene.wishes["fresh"] is fresh
+    assert scene.wishes["idle_timeout_s"] > scene.run.settings.part_idle_timeout_s, "the watchdog is to be first"
+    assert scene.booked == [scene.active]
 
 
 def test_a_small_file_has_no_speed_to_judge() -> None:

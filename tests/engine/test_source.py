@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from fetcher.engine import source as source_room
 from fetcher.engine.jobs import PartEnded
-from fetcher.engine.source import LOCATED_S, Source
+from fetcher.engine.source import LOCATED_S, REFRESHES_MAX, Source
 from fetcher.errors import NotFoundError, TransportError
 from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
@@ -110,6 +111,9 @@ class Refused:
     def abort(self) -> None:
         pass
 
+    async def release(self) -> None:
+        pass
+
 
 class LearningOrigin:
     """Knows from the first refusal under the old address, whose ever, that there is a better one."""
@@ -154,3 +158,56 @@ def test_an_address_that_another_was_refused_under_meanwhile_says_nothing_final(
                 await ask(source)
 
     asyncio.run(main())
+
+
+class RefusingOrigin(CountingOrigin):
+    """Of which nothing helps; perhaps it first leads elsewhere."""
+
+    def __init__(self, leads_to: str | None = None) -> None:
+        super().__init__()
+        self.leads_to = leads_to
+
+    def follow(self, request: Request, response: Refused) -> Request | None:
+        elsewhere, self.leads_to = self.leads_to, None
+        return Request("GET", elsewhere) if elsewhere is not None else None
+
+    def refusal(self, response: Refused, entry: FileEntry, *, signed: bool) -> Refusal:
+        return Refusal("final", NotFoundError("not there"))
+
+
+async def ask_in_vain(source: Source) -> PartEnded | NotFoundError:
+    place = SimpleNamespace(move=lambda host: True)
+    try:
+        await source.open(
+            cast(Any, RefusingTransport()), cast(Any, place), ByteRange(0, 10), fresh=False, idle_timeout_s=1.0
+        )
+    except (PartEnded, NotFoundError) as error:
+        return error
+    raise AssertionError("it was refused")
+
+
+def test_an_address_that_is_another_each_time_is_not_asked_for_ever() -> None:
+    async def main() -> None:
+        source = Source(cast(Any, RefusingOrigin()), Pacer(), MANIFEST, ENTRY, Asker("job"))
+        for _ in range(REFRESHES_MAX):
+            ended = await ask_in_vain(source)
+            assert isinstance(ended, PartEnded) and ended.outcome is Outcome.EXPIRED
+        assert isinstance(await ask_in_vain(source), NotFoundError)
+
+    asyncio.run(main())
+
+
+def test_what_is_refused_where_an_address_led_is_final_at_once() -> None:
+    """That it is not the pinned address is no news."""
+    origin = RefusingOrigin("https://hub.example/elsewhere")
+    source = Source(cast(Any, origin), Pacer(), MANIFEST, ENTRY, Asker("job"))
+    assert isinstance(asyncio.run(ask_in_vain(source)), NotFoundError)
+
+
+def test_where_it_was_led_is_asked_from_then_on_at_the_pace_of_that_place() -> None:
+    pacer = SimpleNamespace(delay_of=lambda key: 7.0, sent_of=lambda key: None, observe_of=lambda key, response: None)
+    origin = RefusingOrigin("https://cdn.example/signed")
+    source = Source(cast(Any, origin), cast(Any, pacer), MANIFEST, ENTRY, Asker("job"))
+    assert (source.host, source.pause_s()) == ("https://hub.example:443", 7.0)
+    asyncio.run(ask_in_vain(source))
+    assert (source.host, source.pause_s()) == ("https://cdn.example:443", 0.0)
