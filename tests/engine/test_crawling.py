@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from fetcher.engine import crawling
 from fetcher.engine.admission import Admission
 from fetcher.engine.crawling import Crawling
 from fetcher.engine.jobs import Active, FileJob
+from fetcher.model.manifest import Validator
 from fetcher.plan import crawl
 from fetcher.plan.crawl import CLOSING_EVERY_S, CLOSINGS_AT_ONCE
 from fetcher.plan.transfer import Event, Outcome, Part, Transfer
@@ -307,11 +308,15 @@ def brought_for(world: World, seconds: float, crawling_bytes_per_s: float = 1e6)
         world.crawling.look(world.now)
 
 
-def five(**options: Any) -> World:
+def some(count: int, **options: Any) -> World:
+    """So many connections, each with more than it can bring."""
     world = World(0, part_bytes=64 * MIB, **options)
-    for _ in range(5):
+    for _ in range(count):
         assert world._start()
     return world
+
+
+five = partial(some, 5)
 
 
 def test_what_could_not_be_asked_for_again_at_once_is_left_alone() -> None:
@@ -359,6 +364,87 @@ def test_one_that_is_held_up_meanwhile_is_given_up_once_and_in_time() -> None:
     assert crawler.verdict is Outcome.CRAWLED
     brought_for(world, 3.0, 0.0)
     assert world.closed == 1
+
+
+@pytest.mark.parametrize(
+    "why", ["ended already", "not in ranges", "a stream", "dropped", "moved often enough", "held up"]
+)
+def test_what_is_not_to_be_asked_for_elsewhere_is_left_alone(why: str) -> None:
+    world = five()
+    job, crawler = world.job, world.open[0]
+    if why == "ended already":
+        crawler.active.verdict = Outcome.STALLED
+    elif why == "not in ranges":
+        job.entry = replace(job.entry, digest=None, validator=Validator("none"))
+    elif why == "a stream":
+        crawler.part.stream = True
+    elif why == "dropped":
+        job.drop = Outcome.CHANGED
+    elif why == "moved often enough":
+        crawler.active.pulse.moves = world.run_.settings.part_moves_max
+    else:
+        crawler.active.pulse.holding = True  # by our disk, for which no other connection would be faster
+    brought_for(world, 3.0)
+    assert world.closed == 0
+
+
+def test_what_was_fast_long_ago_is_forgotten() -> None:
+    world = five()
+    brought_for(world, 10.0, 1e7)
+    brought_for(world, crawling.RATE_S + 0.3)
+    assert world.closed == 1
+
+
+def test_the_quickest_answer_says_how_far_a_host_is() -> None:
+    world = five()
+    brought_for(world, 0.2)
+    for request in world.open:
+        request.active.answered_s = 0.5
+    brought_for(world, 2.8)
+    assert world.closed == 1
+
+
+def through(world: World) -> bool:
+    """The first connection's part is whole, however slowly it came; whether it is closed."""
+    return world.crawling.is_through(world.open[0].active, HOST)
+
+
+def never_given_up(count: int = 5, **options: Any) -> World:
+    """While a body comes: at its end it is judged all the same."""
+    return some(count, pause_s=5.0, **options)
+
+
+def test_what_crawled_to_its_end_is_closed_unless_that_says_nothing_or_the_host_is_busy() -> None:
+    sure, limited, busy, recovering = (never_given_up(limited=limited) for limited in (False, True, False, False))
+    for world in (sure, limited, busy, recovering):
+        brought_for(world, 3.0)
+        assert world.closed == 0
+    busy.admission.busy(HOST, None)
+    recovering.now += 0.5
+    recovering.open[0].active.pulse.received(5_000_000, recovering.now)
+    assert [through(world) for world in (sure, limited, busy, recovering)] == [True, False, False, False]
+    assert [world.closed for world in (sure, limited, busy, recovering)] == [1, 0, 0, 0]
+
+
+def test_what_is_through_is_compared_with_enough_others_of_its_host_at_their_speed() -> None:
+    few = never_given_up(3)
+    brought_for(few, 3.0)
+    assert not through(few), "it is no peer of its own"
+
+    elsewhere = never_given_up()
+    for request in elsewhere.open[1:]:
+        request.active.place = elsewhere.admission.take("https://other.example:443")
+    brought_for(elsewhere, 3.0)
+    assert not through(elsewhere), "the others are of another host"
+
+    young = never_given_up(1)
+    brought_for(young, 2.0)
+    for _ in range(4):
+        assert young._start()
+    brought_for(young, 0.5)
+    assert not through(young), "the others have just begun"
+    brought_for(young, 1.0)
+    assert through(young)
 
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:

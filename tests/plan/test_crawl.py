@@ -45,6 +45,7 @@ FAST = [flow(20.0), flow(15.0), flow(12.0)]
         pytest.param([*FAST, flow(2.0, flowing_s=5.0, trip_s=0.5)], [], None, id="far away, and still young"),
         pytest.param([*FAST, flow(2.0, flowing_s=6.5, trip_s=0.5)], [], 3, id="far away, and old enough"),
         pytest.param([*FAST, flow(2.0, 1)], [], None, id="nearly through"),
+        pytest.param([*FAST, flow(1.5, 1)], [], None, id="another one would have to begin first"),
         pytest.param([*FAST, flow(2.0, 0)], [], None, id="one that may not be given up"),
         pytest.param([*FAST[:2], flow(2.0)], [], None, id="too few have shown what is usual"),
         pytest.param([*FAST[:2], flow(2.0)], [14.0], 2, id="with one that was through just now"),
