@@ -5,12 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fetcher.config import Settings
 from fetcher.engine.admission import Admission, Place
+from fetcher.engine.run import Run
+from fetcher.plan.tree import BLOCK_BYTES
 from fetcher.plan.window import Known
+from tests.engine.fakes import a_job, a_part
 
 HUB = "https://hub.example:443"
 CDN = "https://cdn.example:443"
@@ -249,3 +254,15 @@ def test_fewer_are_tried_for_as_long_as_all_who_wait_have_enough_to_come(
         books.look()
         levels.add(int(books.host(CDN).cap))
     assert (4 in levels) is tried
+
+
+def test_what_is_still_to_come_of_a_host_is_known_once_all_files_are_begun() -> None:
+    jobs = [a_job(16 * BLOCK_BYTES), a_job(8 * BLOCK_BYTES)]
+    for job, host in zip(jobs, (HUB, CDN), strict=True):
+        job.source = SimpleNamespace(host=host)  # type: ignore[assignment]
+    a_part(jobs[0])
+    run: Any = SimpleNamespace(begun=jobs, queues=SimpleNamespace(follows=False))
+    assert Run.left_bytes(run, HUB) == 12 * BLOCK_BYTES, "without what is under way"
+    assert Run.left_bytes(run, CDN) == 8 * BLOCK_BYTES
+    run.queues.follows = True
+    assert Run.left_bytes(run, HUB) == float("inf"), "nobody knows where those are that follow"
