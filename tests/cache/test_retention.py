@@ -336,6 +336,9 @@ def test_an_index_made_over_something_is_due_at_once(tmp_path: Path) -> None:
     leftover.mkdir()
     with Cache.open(settings(tmp_path)) as cache:
         assert cache.tidy() is not None and not leftover.exists()
+    cache.layout.index.write_bytes(b"this is no database" * 1000)
+    with Cache.open(settings(tmp_path)) as cache:
+        assert cache.tidy() is not None, "also where all that is left is an index"
 
 
 def test_a_directory_that_cannot_be_looked_into_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

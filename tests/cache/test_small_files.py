@@ -7,7 +7,9 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from fetcher.cache.store import Cache
 from fetcher.errors import CacheError
 from fetcher.hashing import root_of
 from tests.cache.asking import blob_of_content, blob_with
-from tests.cache.world import head_of, publish, sha256
+from tests.cache.world import head_of, publish, settings, sha256
 
 
 def unwritten(data: bytes) -> SmallFile:
@@ -207,20 +209,54 @@ def test_rows_of_a_batch_refer_to_what_is_there_and_the_index_looks_again_afterw
         rows.execute("INSERT INTO blob_holds VALUES ('none', 'nobody')")
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o777])
 def test_directories_of_blobs_that_others_made_meanwhile_are_looked_at(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
     """Who may write to one may replace what is in it."""
     data = b"a content"
     place = cache.layout.blobs / root_of(data).hex()[:2]
     make = durable.make_directories
 
-    def too_late(folder: int, names: list[bytes], mode: int, group: int | None) -> list[int]:
+    def too_late(folder: int, names: list[bytes], wanted: int, group: int | None) -> list[int]:
         place.mkdir()
-        place.chmod(0o777)
-        return make(folder, names, mode, group)
+        place.chmod(mode)
+        return make(folder, names, wanted, group)
 
     monkeypatch.setattr(durable, "make_directories", too_late)
-    with pytest.raises(CacheError):
+    trusted = mode == 0o700
+    with nullcontext() if trusted else pytest.raises(CacheError):
         cache.commit_small([unwritten(data)], private=False, principal=None)
-    assert blob_of_content(cache, head_of(data).content_id, None, len(data), principal=None) is None
+    found = blob_of_content(cache, head_of(data).content_id, None, len(data), principal=None)
+    assert (found is not None) is trusted
+
+
+@pytest.mark.parametrize("group", [None, os.getegid()])
+def test_directories_of_blobs_are_open_to_whom_the_cache_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int | None
+) -> None:
+    make, groups = durable.make_directories, []
+
+    def made(folder: int, names: list[bytes], mode: int, group: int | None) -> list[int]:
+        groups.append(group)
+        return make(folder, names, mode, group)
+
+    monkeypatch.setattr(durable, "make_directories", made)
+    with Cache.open(settings(tmp_path, cache_group=group)) as cache:
+        (blob,) = cache.commit_small([unwritten(b"a content")], private=False, principal=None)
+        folder = cache.layout.blob(blob.root).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == (0o700 if group is None else 0o750)
+    assert groups == [group]
+
+
+def test_a_directory_of_blobs_that_cannot_be_made_is_said(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Perhaps it is there, and not yet open to whom it should be: nothing is put into it."""
+    make = durable.make_directories
+
+    def half(*arguments: Any) -> list[int]:
+        return [errno.EIO for _ in make(*arguments)]
+
+    monkeypatch.setattr(durable, "make_directories", half)
+    with pytest.raises(CacheError, match=os.strerror(errno.EIO)):
+        cache.commit_small([unwritten(b"a content")], private=False, principal=None)
+    assert not list(cache.layout.blobs.glob("??/*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +267,21 @@ def test_what_is_still_to_come_of_a_host_is_known_once_all_files_are_begun() -> 
     assert Run.left_bytes(run, CDN) == 8 * BLOCK_BYTES
     run.queues.follows = True
     assert Run.left_bytes(run, HUB) == float("inf"), "nobody knows where those are that follow"
+
+
+def test_a_run_that_waits_for_places_says_what_it_has_still_to_ask_for() -> None:
+    class WatchedError(Exception):
+        pass
+
+    def watch(wake: object, left_bytes: object) -> None:
+        raise WatchedError(wake, left_bytes)
+
+    run: Any = SimpleNamespace(
+        _jobs=(object(),),
+        changed=SimpleNamespace(set=object()),
+        left_bytes=object(),
+        tools=SimpleNamespace(admission=SimpleNamespace(watch=watch)),
+    )
+    with pytest.raises(WatchedError) as watched:
+        asyncio.run(Run.execute(run))
+    assert watched.value.args == (run.changed.set, run.left_bytes)
