@@ -88,8 +88,13 @@ $(VENV)/.test-dependencies: pyproject.toml $(VENV)/.made
 $(VENV)/.bench-dependencies: pyproject.toml $(VENV)/.made
 	@echo "installing rivals"
 	@$(call requirements,p["project"]["optional-dependencies"]["bench"]) > $(VENV)/bench-dependencies.txt
-	@$(PIP) install -r $(VENV)/bench-dependencies.txt
-	@touch $@
+	@if $(PIP) install -r $(VENV)/bench-dependencies.txt; then touch $@; \
+	else \
+		echo "one by one: a rival that can't be had is missing, and the others are measured" >&2; \
+		while read -r one; do \
+			$(PIP) install "$$one" || echo "not installed: $$one" >&2; \
+		done < $(VENV)/bench-dependencies.txt; \
+	fi
 
 # --- actions ---------------------------------------------------------------------------------------------------------
 

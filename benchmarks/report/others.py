@@ -143,14 +143,13 @@ def _all_of(values: Sequence[float]) -> str:
 
 def sent_table(rows: Rows) -> str:
     """Who fetched how much of it: again, or several times."""
-    lines = head("who", "wall s", "CPU s", "peak MiB", "sent by the origin, in times of the files")
+    lines = head("who", "wall s", "CPU s", "peak MiB", "MiB sent by the origin", "in times of the files")
     for who, group in by_rival(rows).items():
         some = [row for row in group if "wall_s" in row]
         if some:
             cells = [spread([row[name] for row in some]) for name in ("wall_s", "cpu_s")]
-            lines.append(
-                line(who, *cells, peak(some), spread([round(row["sent_bytes"] / row["bytes"], 3) for row in some]))
-            )
+            sent = [[round(row["sent_bytes"] / unit, 3) for row in some] for unit in (MIB, some[0]["bytes"])]
+            lines.append(line(who, *cells, peak(some), *map(spread, sent)))
     return "\n".join(lines)
 
 

@@ -37,8 +37,8 @@ class Ours:
             found["SSL_CERT_FILE"] = str(work.certificate)
         return found
 
-    def _get(self, work: Work, uri: str, **environment: str) -> Command:
-        arguments = (*self.program(), "get", uri, "--json")
+    def _get(self, work: Work, uri: str, *more: str, **environment: str) -> Command:
+        arguments = (*self.program(), "get", uri, "--json", *more)
         return Command(arguments, self.environment(work) | environment, "cache/snapshots-v1/*/{name}")
 
     def get_file(self, work: Work) -> Command:
@@ -48,12 +48,19 @@ class Ours:
     def get_without_hedges(self, work: Work) -> Command:
         return self._get(work, work.url, FETCHER_HEDGES_MAX="0")
 
-    def get_repo(self, work: Work) -> Command:
-        return self._get(work, f"hf://{work.repo}", HF_ENDPOINT=work.hub)
+    def get_repo(self, work: Work, *more: str) -> Command:
+        return self._get(work, f"hf://{work.repo}", *more, HF_ENDPOINT=work.hub)
 
-    def get_s3(self, work: Work) -> Command:
+    def ask_repo(self, work: Work) -> Command:
+        """Whether it has changed, too, which a hit does not ask for a day."""
+        return self.get_repo(work, "--refresh")
+
+    def get_s3(self, work: Work, *more: str) -> Command:
         where = f"s3://{work.bucket}/{work.prefix or work.names[0]}"
-        return replace(self._get(work, where, AWS_ENDPOINT_URL_S3=work.s3), output="cache/snapshots-v1/*/{base}")
+        return replace(self._get(work, where, *more, AWS_ENDPOINT_URL_S3=work.s3), output="cache/snapshots-v1/*/{base}")
+
+    def ask_s3(self, work: Work) -> Command:
+        return self.get_s3(work, "--refresh")
 
     def resume(self, work: Work) -> Command:
         """With as many connections as the others have."""
@@ -97,6 +104,7 @@ def rivals_of(base: Base | None = None) -> tuple[Rival, ...]:
     return (
         Rival(named("fetcher"), ways, version, verifies, shares=True),
         Rival(named("fetcher, no hedges"), {"file": ours.get_without_hedges}, version, verifies),
+        Rival(named("fetcher --refresh"), {"repo": ours.ask_repo, "s3": ours.ask_s3}, version, verifies, shares=True),
         Rival(named("fetcher engine"), {"file": ours.engine, "files": ours.engine_many}, version),
     )
 

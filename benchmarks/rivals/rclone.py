@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from benchmarks.running.work import Command, Rival, Work, program, program_version, trusting, write_lines
 
-STREAMS = ("--multi-thread-streams", "8", "--multi-thread-cutoff", "50M")
+CUTOFF = ("--multi-thread-cutoff", "50M")
+STREAMS = ("--multi-thread-streams", "8", *CUTOFF)
 PARALLEL = ("--transfers", "16", "--checkers", "16")
 
 
@@ -42,7 +43,7 @@ def resume(work: Work) -> Command:
     """Over four streams; it writes beside the name, with the suffix ``.partial``."""
     host, _, where = work.base.partition("://")[2].partition("/")
     source = (f"--http-url=http://{host}", f":http:{where}/{work.names[0]}")
-    return Command(_rclone("copyto", *source, str(work.path)), {"RCLONE_CONFIG": ""})
+    return Command(_rclone("copyto", *CUTOFF, *source, str(work.path)), {"RCLONE_CONFIG": ""})
 
 
 RIVALS = (

@@ -58,6 +58,7 @@ def lfs(options: Options) -> Iterator[Row]:
         "C, BLAKE3, SHA-256",
         "hf_transfer",
         "hf_transfer, then sha256sum",
+        "hf_transfer, then openssl",
         "huggingface_hub",
         "huggingface_hub with hf_xet",
     )
@@ -75,8 +76,8 @@ def sharded(options: Options) -> Iterator[Row]:
         with nginx(room / "nginx", root, {SHARDS_REPO: "shards"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/shards", names, sink, hub=server.hub, repo=SHARDS_REPO)
             conditions = Conditions(options.core, touching(shard_bytes * SHARDS))
-            after = ("hf_transfer, then sha256sum", "huggingface_hub, then its verify")
-            entrants = ("fetcher", "C, BLAKE3, SHA-256", *after)
+            summed = ("hf_transfer, then sha256sum", "hf_transfer, then openssl")
+            entrants = ("fetcher", "C, BLAKE3, SHA-256", *summed, "huggingface_hub, then its verify")
             yield from Race("sharded", options, "repo", entrants, work, root / "shards", conditions, server).rows()
 
 

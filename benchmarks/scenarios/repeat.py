@@ -35,7 +35,7 @@ def repeat(options: Options) -> Iterator[Row]:
         names = contents.many(root / "repo", options.medium_files, MIB)
         with nginx(room / "nginx", root, {REPO: "repo"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", names, sink, hub=server.hub, repo=REPO)
-            hub_clients = ("fetcher", "huggingface_hub")
+            hub_clients = ("fetcher", "fetcher --refresh", "huggingface_hub")
             yield from repeated("repeat-repo", options, "repo", hub_clients, work, root / "repo", server)
     with room_in(options.memory) as room:
         bucket = room / "data" / "bucket"
@@ -43,7 +43,7 @@ def repeat(options: Options) -> Iterator[Row]:
         with rclone_s3(room / "data", room) as s3, room_in(room) as sink:
             s3.hash_all(f"bucket/{name}" for name in names)
             work = Work("", names, sink, s3=s3.endpoint, bucket="bucket", prefix="small")
-            s3_clients = ("fetcher", "rclone", "s5cmd sync", "aws s3 sync")
+            s3_clients = ("fetcher", "fetcher --refresh", "rclone", "s5cmd sync", "aws s3 sync")
             yield from repeated("repeat-s3", options, "s3", s3_clients, work, bucket, s3)
 
 
