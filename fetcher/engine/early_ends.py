@@ -34,6 +34,7 @@ def ended_early(run: Run, job: FileJob, ended: PartEnded, host: str) -> None:
     elif outcome in (Outcome.STALLED, Outcome.SLOW, Outcome.CRAWLED):
         run.observer.parts_moved += 1
         job.failures += outcome is Outcome.STALLED
+        job.moves += job.small and outcome is not Outcome.STALLED
         if outcome is Outcome.STALLED:
             run.tools.admission.stalled(host)
             if job.small:

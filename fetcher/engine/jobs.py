@@ -136,6 +136,8 @@ class FileJob:
     active: set[Active] = field(default_factory=set)
     drop: Outcome | None = None
     """All blocks must go once the open parts have ended: why."""
+    moves: int = 0
+    """How often it was moved because it was slow, where it is small; larger ones count it for each block."""
     distrusted: bool = False
     """The origin denied what its blocks were collected under: no other run may go on from them."""
     draw: Callable[[int], None] = lambda _: None

@@ -234,14 +234,16 @@ class Lanes:
     async def _do_small(self, job: FileJob, place: Place) -> None:
         """One request for one small file, its check, and its way to the committer."""
         run = self._run
-        active = Active(None, Pulse(self._tools.clock()))
+        # It begins from zero each time: on a connection that is kept it may be as slow again, and again.
+        active = Active(None, Pulse(self._tools.clock(), moves=job.moves))
+        fresh = job.failures > 0 or job.moves > 0
         slab = self._tools.slabs.take() if job.size > INLINE_BYTES_MAX else None
         small = None
         try:
             if job.transfer.state is State.WAITING:
                 job.transfer.on(Event.BEGIN)
             span = ByteRange(0, job.size)
-            async with Asking(run, job, active, place, span, fresh=job.failures > 0) as response:
+            async with Asking(run, job, active, place, span, fresh=fresh) as response:
                 data = await receive_small(job, response, slab, run, active)
                 job.entry = job.source.stated
             small = await run.committer.examine(job, data)

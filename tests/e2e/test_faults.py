@@ -87,6 +87,19 @@ def test_a_part_that_trickles_is_moved_and_its_blocks_kept(hub: Hub, cache_dir: 
     assert hub.body_bytes_sent() <= size + 4 * MIB
 
 
+def test_a_small_file_that_crawls_wherever_it_is_asked_for_comes_at_last(hub: Hub, cache_dir: Path) -> None:
+    """It begins from zero at each connection, so what is too slow for all of them must not be moved for ever."""
+    moves_max = 2
+    hub.add_repo(REPO, files={"tokenizer.json": b"x" * 150_000, **{f"{n}.bin": Synthetic(12 * MIB, n) for n in (1, 2)}})
+    hub.faults.add(Trickle(100_000).on(path="tokenizer.json"))
+    assert_whole(fetch(hub, cache_dir, part_moves_max=moves_max, **IMPATIENT).snapshot, hub)
+    *moved, last = hub.requests.select("resolve-cache", path="tokenizer.json", method="GET")
+    assert len(moved) == moves_max and not any(record.complete for record in moved) and last.complete
+    there = [record for record in hub.requests if record.route != "cdn"]  # which is another host, and counts its own
+    for record in (*moved[1:], last):
+        assert record.connection not in {before.connection for before in there if before.number < record.number}
+
+
 def crawl_beside_others(hub: Hub, cache_dir: Path) -> None:
     """Far too fast for the watchdog to move it, and an eighth of what its peers bring."""
     size = 64 * MIB
