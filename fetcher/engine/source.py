@@ -122,6 +122,7 @@ class Source:
             assert self._located is not None and self._pace_key is not None
             located = request = self._located
             key, self._located = self._pace_key, None
+        began = request
         for _ in range(REDIRECTS_MAX + 1):
             asked = request if whole else replace(request, headers=(*request.headers, ("Range", span.header())))
             self._pacer.sent_of(key)
@@ -136,7 +137,7 @@ class Source:
                 self._pacer.observe_of(key, response)
                 following = self._origin.follow(request, response)
                 if following is None:
-                    self._judge(response, request, span, whole=whole, located=request is located)
+                    self._judge(response, request, began, span, whole=whole, located=request is located)
                     return response
                 await response.release()
             except BaseException:
@@ -144,17 +145,20 @@ class Source:
                 raise
             target = origin_of(following.url)
             if target != origin_of(request.url):
-                self._signed = following
+                self._signed = began = following
                 if not place.move(target):
                     raise PartEnded(Outcome.COMPLETE, f"{target} has no place free")
             request, key = following, key_of(following)
         raise TransportError(f"{display_url(request.url)}: more than {REDIRECTS_MAX} redirects in a row")
 
-    def _judge(self, response: Response, request: Request, span: ByteRange, *, whole: bool, located: bool) -> None:
-        """Return if the body is the span that was asked for; raise what the answer means otherwise. ``located``: to the
-        pinned address itself, and not to where it led."""
+    def _judge(
+        self, response: Response, request: Request, began: Request, span: ByteRange, *, whole: bool, located: bool
+    ) -> None:
+        """Return if the body is the span that was asked for; raise what the answer means otherwise. ``began``: with
+        what we came to this host, which may have led us on to ``request``. ``located``: ``request`` is for the pinned
+        address itself, and not for where it led."""
         if response.status not in (200, 206):
-            self._judge_refusal(response, request, display_url(response.url), located=located)
+            self._judge_refusal(response, request, began, display_url(response.url), located=located)
         if self._is_encoded(response):
             raise PartEnded(
                 Outcome.MISFRAMED,
@@ -226,17 +230,19 @@ class Source:
         strong = validator is not None and validator.kind == "strong" and validator.etag is not None
         return not strong or etag.startswith("W/") or response.content_length is None
 
-    def _judge_refusal(self, response: Response, request: Request, where: str, *, located: bool) -> NoReturn:
+    def _judge_refusal(
+        self, response: Response, request: Request, began: Request, where: str, *, located: bool
+    ) -> NoReturn:
         # Asked before the origin hears of this refusal: what others' taught it since says nothing final of the file.
         outdated = located and request != self._pinned()
         verdict = self._origin.refusal(response, self._entry, signed=origin_of(request.url) != self._home)
         if verdict.kind == "busy":
             raise PartEnded(Outcome.BUSY, f"{where} answered {response.status}", retry_after_s=verdict.retry_after_s)
         if verdict.kind == "expired":
-            if self._signed is None and request == self._pinned():  # else it was sent with what is renewed by now
+            if self._signed is None and began == self._pinned():  # else it was sent with what is renewed by now
                 self._refused += not self._renew
                 self._renew = True
-            elif self._signed is request:  # of all parts that used this URL, the first one drops it
+            elif self._signed is began:  # of all parts that used this URL, the first one drops it
                 self._signed = None
                 self._answered = False
                 self._refused += 1

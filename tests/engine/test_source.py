@@ -11,7 +11,7 @@ import pytest
 from fetcher.engine import source as source_room
 from fetcher.engine.jobs import PartEnded
 from fetcher.engine.source import LOCATED_S, REFRESHES_MAX, Source
-from fetcher.errors import NotFoundError, TransportError
+from fetcher.errors import DeniedError, NotFoundError, TransportError
 from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.ranges import ByteRange
@@ -202,6 +202,55 @@ def test_what_is_refused_where_an_address_led_is_final_at_once() -> None:
     origin = RefusingOrigin("https://hub.example/elsewhere")
     source = Source(cast(Any, origin), Pacer(), MANIFEST, ENTRY, Asker("job"))
     assert isinstance(asyncio.run(ask_in_vain(source)), NotFoundError)
+
+
+class ExpiringOrigin(RefusingOrigin):
+    """Whose token is checked only where it leads, and is never good."""
+
+    def __init__(self, *leads_to: str) -> None:
+        super().__init__()
+        self.ways = leads_to
+        self.renewed = 0
+
+    def locate(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> Request:
+        return Request("GET", f"https://hub.example/{self.renewed}")
+
+    def follow(self, request: Request, response: Refused) -> Request | None:
+        done = self.ways.index(request.url) + 1 if request.url in self.ways else 0
+        return Request("GET", self.ways[done]) if done < len(self.ways) else None
+
+    def refusal(self, response: Refused, entry: FileEntry, *, signed: bool) -> Refusal:
+        return Refusal("expired")
+
+    async def renew(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> None:
+        self.renewed += 1
+
+
+@pytest.mark.parametrize(
+    ("ways", "renewed"),
+    [
+        ((), REFRESHES_MAX),
+        (("https://hub.example/elsewhere",), REFRESHES_MAX),
+        (("https://cdn.example/signed",), 0),
+        (("https://cdn.example/signed", "https://cdn.example/elsewhere"), 0),
+        (("https://hub.example/elsewhere", "https://cdn.example/signed", "https://cdn.example/elsewhere"), 0),
+    ],
+)
+def test_what_has_expired_where_an_address_led_within_its_host_is_renewed_and_counted(
+    ways: tuple[str, ...], renewed: int
+) -> None:
+    origin = ExpiringOrigin(*ways)
+    source = Source(cast(Any, origin), Pacer(), MANIFEST, ENTRY, Asker("job"))
+
+    async def main() -> None:
+        for _ in range(REFRESHES_MAX):
+            ended = await ask_in_vain(source)
+            assert isinstance(ended, PartEnded) and ended.outcome is Outcome.EXPIRED
+        with pytest.raises(DeniedError, match=f"{REFRESHES_MAX + 1} fresh"):
+            await ask_in_vain(source)
+
+    asyncio.run(main())
+    assert origin.renewed == renewed
 
 
 def test_where_it_was_led_is_asked_from_then_on_at_the_pace_of_that_place() -> None:
