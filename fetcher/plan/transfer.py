@@ -88,7 +88,7 @@ class Part:
     moves: int = 0
     """How often these bytes were moved because they were slow."""
     distrusts: bool = False
-    """They were too slow where no peer was known to be fast: a connection that is kept may be no better."""
+    """The watchdog moved them, which looks at no peers: a connection that is kept may be no better."""
     hedges: Part | None = None
     """The part whose rest this one asks for once more."""
 
@@ -338,8 +338,9 @@ class Transfer:
         twin = self._twin(part)
         self._open.discard(part)
         for block in part.blocks:
-            if self._blocks[block] == ASSIGNED and (twin is None or block not in twin.blocks):
-                self._blocks[block] = EMPTY
+            if self._blocks[block] == ASSIGNED:
+                if twin is None or block not in twin.blocks:
+                    self._blocks[block] = EMPTY
                 if outcome in (Outcome.SLOW, Outcome.CRAWLED):
                     self._moves[block] = part.moves + 1
                 if outcome is Outcome.SLOW:

@@ -356,6 +356,18 @@ def test_only_what_was_slow_without_sound_peers_distrusts_connections_that_are_k
     transfer.end(neighbour, Outcome.CUT)
 
 
+@pytest.mark.parametrize("outcome", MOVES)
+def test_who_was_slow_beside_his_hedge_is_remembered_to_have_been(outcome: Outcome) -> None:
+    transfer = fetching(4)
+    slow = started(transfer)
+    hedge = transfer.hedge(slow)
+    assert hedge is not None
+    transfer.end(slow, outcome)
+    transfer.end(hedge, Outcome.SHED)
+    again = started(transfer)
+    assert (again.blocks, again.moves, again.distrusts) == (slow.blocks, 1, outcome is Outcome.SLOW)
+
+
 def test_a_stream_is_moved_no_more_often_than_a_part() -> None:
     transfer = unranged(2)
     transfer.end(started(transfer), Outcome.SLOW)

@@ -162,8 +162,7 @@ class Simulation:
         twin = self._twin(part)
         if ending in (Outcome.SLOW, Outcome.CRAWLED):
             for block in part.blocks:
-                comes = twin is not None and block in twin.blocks
-                if not self.writes[block] and block not in self.claimed and not comes:
+                if not self.writes[block] and block not in self.claimed:
                     self.moves[block] = part.moves + 1
         if ending is Outcome.COMPLETE and twin is not None:
             self.shed.add(twin)
