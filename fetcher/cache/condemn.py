@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fetcher.cache import durable
@@ -44,7 +45,7 @@ SETTLE_S = 2.0
 """A dry run has no lock to look under. What is missing while another's transaction removes it, of whose end we see
 nothing, must stay missing for so long; a transaction takes milliseconds."""
 SETTLE_LOOK_S = 0.1
-"""How often it is looked at meanwhile: what comes and goes is missing at many a moment, but not all the time."""
+"""Between two looks at all of that: what comes and goes is missing at many a moment, but not all the time."""
 LISTS_MAX = 64
 """Sidecars kept in memory, by root: many findings are of the same few Snapshots."""
 
@@ -85,41 +86,46 @@ class Condemning:
         """What became of Snapshots, and Blobs, that looked wrong; of those that do not any more there is nothing.
         ``look`` is called before each, and may raise to give it up."""
         if self._dry_run:
-            suspects = self._settled(suspects, look)
+            for suspect in self._settled(suspects, look):
+                with self._index.read() as rows:
+                    yield from self._told(rows, suspect.faults, "none")
+            return
         for suspect in suspects:
             look()
-            yield from self._seen(suspect)
+            if suspect.snapshot is None:
+                yield from self._blob(suspect)
+            else:
+                yield from self._snapshot(suspect.snapshot, look)
 
     def _settled(self, suspects: Sequence[Suspect], look: Callable[[], None]) -> Sequence[Suspect]:
-        """Those that look wrong all the time."""
+        """Those that look wrong at every look, with the faults that are there at every look."""
         until = time.monotonic() + SETTLE_S
-        while suspects and time.monotonic() < until:
+        last = False
+        while suspects and not last:
             time.sleep(SETTLE_LOOK_S)
-            still = []
-            for suspect in suspects:
-                look()
-                if self._seen(suspect):
-                    still.append(suspect)
-            suspects = still
+            last = time.monotonic() >= until
+            looked = [replace(suspect, faults=self._still(suspect, look)) for suspect in suspects]
+            suspects = [suspect for suspect in looked if suspect.faults]
         return suspects
 
-    def _seen(self, suspect: Suspect) -> list[Damage]:
-        if suspect.snapshot is None:
-            return self._blob(suspect)
-        return self._snapshot(suspect, suspect.snapshot)
+    def _still(self, suspect: Suspect, look: Callable[[], None]) -> tuple[Fault, ...]:
+        """Those of its faults that are there now."""
+        look()
+        with self._index.read() as rows:
+            if suspect.snapshot is None:
+                assert suspect.root is not None
+                found = look_at_blob(self._layout, suspect.root, suspect.faults[0].size)
+                is_there = isinstance(found, Fault) and found in suspect.faults and _has_row(rows, suspect.root)
+                return suspect.faults if is_there else ()
+            now = self._faults(rows, suspect.snapshot.id, look)
+            before = {(fault.reason, fault.path) for fault in suspect.faults}
+            still = tuple(fault for fault in now if (fault.reason, fault.path) in before)
+            return still if still and self._visible(rows, suspect.snapshot.id) else ()
 
-    def _snapshot(self, suspect: Suspect, snapshot: Snapshot) -> list[Damage]:
-        if self._dry_run:
-            with self._index.read() as rows:
-                faults = self._faults(rows, snapshot.id)
-                before = {(fault.reason, fault.path) for fault in suspect.faults}
-                still = [fault for fault in faults if (fault.reason, fault.path) in before]
-                if not still or not self._visible(rows, snapshot.id):
-                    return []
-                return self._told(rows, still, "none")
+    def _snapshot(self, snapshot: Snapshot, look: Callable[[], None]) -> list[Damage]:
         removed = Removed()
         with self._index.write(durable=True) as rows:
-            faults = self._faults(rows, snapshot.id)
+            faults = self._faults(rows, snapshot.id, look)
             if not faults:
                 return []
             self._hide(rows, [snapshot.id], removed)
@@ -127,10 +133,10 @@ class Condemning:
         removed.empty_trash()
         return told
 
-    def _faults(self, rows: Rows, wanted: str) -> list[Fault]:
+    def _faults(self, rows: Rows, wanted: str, look: Callable[[], None]) -> list[Fault]:
         """Of a Snapshot as it is now; none if nobody gets it any more."""
         snapshot = self._visible(rows, wanted)
-        return [] if snapshot is None else look_at(self._layout, snapshot, roots_of(rows, wanted)).faults
+        return [] if snapshot is None else look_at(self._layout, snapshot, roots_of(rows, wanted), look).faults
 
     def _visible(self, rows: Rows, wanted: str) -> Snapshot | None:
         row = rows.execute(f"SELECT {COLUMNS} FROM snapshots WHERE id = ? AND NOT {IS_HIDDEN}", (wanted,)).fetchone()
@@ -144,11 +150,6 @@ class Condemning:
     def _blob(self, suspect: Suspect) -> list[Damage]:
         root = suspect.root
         assert root is not None
-        if self._dry_run:
-            with self._index.read() as rows:
-                found = look_at_blob(self._layout, root, suspect.faults[0].size)
-                still = isinstance(found, Fault) and found in suspect.faults and _has_row(rows, root)
-                return self._told(rows, [found], "none") if still and isinstance(found, Fault) else []
         removed = Removed()
         with self._index.write(durable=True) as rows:
             found = look_at_blob(self._layout, root, suspect.faults[0].size)
@@ -267,7 +268,7 @@ class Condemning:
     # --- what is told
 
     def _damage(self, rows: Rows, what: Fault | Finding, places: list[Place], action: Action) -> Damage:
-        leases = self._leases.holders(rows, {place.snapshot.id for place in places})
+        leases = self._leases.holders(rows, {place.snapshot.id for place in places}) if places else {}
         path, root, size = _of_finding(what) if isinstance(what, Finding) else (what.path, what.root, what.size)
         return Damage(
             reason=what.reason,

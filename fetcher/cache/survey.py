@@ -22,6 +22,8 @@ from fetcher.cache.records import Snapshot, SnapshotFile
 from fetcher.cache.snapshots import ODD_JSON, SidecarError, files_of, read_sidecar, snapshot_id
 from fetcher.errors import CacheError
 
+LOOK_FILES = 4096
+"""Between two looks whether to stop: some hundredths of a second."""
 UNREADABLE_MAX = 16
 """So many in a row that the disk refuses, and it is the disk that is gone, not each of them: nothing is taken out."""
 
@@ -177,7 +179,9 @@ def look_at(
     finally:
         os.close(top)
     seen.files = len(files)
-    for file in files:
+    for number, file in enumerate(files):
+        if not number % LOOK_FILES:
+            look()
         found = walk.found.pop(file.path, None)
         fault = _fault_of(file, found, file.path in walk.folders)
         if fault is not None:
