@@ -136,6 +136,12 @@ def ours_failed(rows: Iterable[Row]) -> list[str]:
     return [f"{row['scenario']}: {row['rival']}: {row['failed']}" for row in some]
 
 
+def say_where(kept: lines.Lines) -> None:
+    """In which file the lines are, if there is one."""
+    if kept.rows:
+        print(f"\nJSON lines: {kept.path}", file=sys.stderr)
+
+
 def report(rows: list[Row]) -> str:
     """Tables, and what of the goals was reached."""
     reached = targets.table(rows)
@@ -158,12 +164,13 @@ def main() -> None:
         unusable = keep_all(kept, measure(given, options_of(given)))
     except KeyboardInterrupt:
         print(report(kept.rows))
-        print(f"\nInterrupted. JSON lines: {kept.path}", file=sys.stderr)
+        print("\nInterrupted.", file=sys.stderr)
+        say_where(kept)
         sys.exit(130)
     print(report(kept.rows))
     for line in unusable:
         print(f"\nNot measured: {line}")
-    print(f"\nJSON lines: {kept.path}", file=sys.stderr)
+    say_where(kept)
     # A scenario that this machine can't have is no failure, unless it was asked for by name; one of us that fails is.
     if (unusable and given.scenario) or ours_failed(kept.rows):
         sys.exit(1)

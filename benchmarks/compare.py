@@ -3,7 +3,7 @@
 BASE (anything that git takes for a commit) is checked out and built beside this checkout, which is measured as it is,
 with what is changed and not committed. Both use the packages that are installed here. What has moved is told from
 noise by report/moves.py: a comparison of equals says that something has once in twenty times. Exit code 1 if one got
-worse, 3 if something could not be measured, at either revision.
+worse, 3 if something could not be measured, at either revision, or not in rounds enough to tell it from chance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.__main__ import RESULTS, SHORT, compile_all, end_when_asked, keep_all, ours_failed
+from benchmarks.__main__ import RESULTS, SHORT, compile_all, end_when_asked, keep_all, ours_failed, say_where
 from benchmarks.report import moves
 from benchmarks.rivals import RIVALS
 from benchmarks.rivals.fetcher import rivals_of
@@ -79,6 +79,26 @@ def _git(*arguments: str) -> None:
         raise SystemExit(f"git {arguments[0]}: {done.stderr.strip()}")
 
 
+def measure(given: argparse.Namespace, kept: lines.Lines) -> tuple[list[moves.Move], list[str]]:
+    """Both revisions in turns: which figures there are of both, and what could not be measured, and why.
+
+    What there is when it is interrupted is printed.
+    """
+    with checked_out(given.base, given.disk) as base:
+        RIVALS.update({rival.name: rival for rival in rivals_of(base)})
+        options = replace(SHORT, rounds=given.rounds, size_bytes=given.size, snapshots=given.snapshots)
+        options = replace(options, disk=given.disk, memory=given.memory)
+        options = replace(options, rivals=tuple(rival.name for rival in rivals_of()), base=base)
+        for checkout in (CHECKOUT, base.checkout):
+            compile_all(checkout)
+        try:
+            lost = keep_all(kept, ((name, SCENARIOS[name].run(options)) for name in given.scenario))
+        except KeyboardInterrupt:
+            print(moves.table(moves.moves(kept.rows, base)))
+            raise
+    return moves.moves(kept.rows, base), lost
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.compare", description=__doc__)
     parser.add_argument("base", metavar="BASE", help="a revision, such as HEAD, main~3 or a tag")
@@ -94,23 +114,26 @@ def main() -> None:
     given = parser.parse_args()
     if given.rounds < moves.ROUNDS_MIN:
         parser.error(f"fewer than {moves.ROUNDS_MIN} rounds can't be told from chance")
+    given.scenario = list(dict.fromkeys(given.scenario or USUAL))
+    least = 2 * len({*given.scenario} & {*USUAL})  # wall and CPU of each; how many there are shows afterwards
+    if not moves.could_all_be_told(least, given.rounds):
+        parser.error(f"{least} figures or more in {given.rounds} rounds {moves.CURE}")
     end_when_asked()
     kept = lines.Lines(given.output or RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S')}.jsonl")
-    with checked_out(given.base, given.disk) as base:
-        RIVALS.update({rival.name: rival for rival in rivals_of(base)})
-        options = replace(SHORT, rounds=given.rounds, size_bytes=given.size, snapshots=given.snapshots)
-        options = replace(options, disk=given.disk, memory=given.memory)
-        options = replace(options, rivals=tuple(rival.name for rival in rivals_of()), base=base)
-        for checkout in (CHECKOUT, base.checkout):
-            compile_all(checkout)
-        lost = keep_all(kept, ((name, SCENARIOS[name].run(options)) for name in given.scenario or USUAL))
-    found = moves.moves(kept.rows, base)
+    try:
+        found, lost = measure(given, kept)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        say_where(kept)
+        sys.exit(130)
     print(moves.table(found))
     # Who fails has no figures that could get worse: that must not look as if all were well.
     lost += ours_failed(kept.rows)
     lost += [f"{name}: has no figures to compare" for name in moves.without_figures(kept.rows, found)]
+    lost += moves.too_few_rounds(found)
     for line in lost:
         print(f"\nNot measured: {line}")
+    say_where(kept)
     sys.exit(1 if any(move.worse for move in found) else 3 if lost else 0)
 
 

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from benchmarks.report import pictures, targets
-from benchmarks.report.cells import Row
+from benchmarks.report.cells import Row, turn
 from benchmarks.report.tables import by_scenario, table
 from benchmarks.running import lines
 from benchmarks.running.work import CHECKOUT, Unusable
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.scenarios.start import STARTS
 
 RESULTS = CHECKOUT / "benchmarks" / "results"
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
@@ -76,7 +77,7 @@ def _scenario_of(what: str) -> str | None:
 
 
 def machine(rows: Sequence[Row]) -> str:
-    """On what, when, and which revision of us; and the versions of everybody."""
+    """On what, when, which revision of us, and in how many rounds; and the versions of everybody."""
     kept = {
         what: ", ".join(sorted({str(row[what]) for row in rows}))
         for what in ("cpu", "cores", "memory_mib", "kernel", "python", "date", "revision")
@@ -84,8 +85,23 @@ def machine(rows: Sequence[Row]) -> str:
     versions = sorted({row["version"] for row in rows if "version" in row and not row["rival"].startswith("fetcher")})
     return (
         f"{kept['cpu']}, {kept['cores']} cores, {kept['memory_mib']} MiB; Linux {kept['kernel']}, Python "
-        f"{kept['python']}; measured {kept['date']} at {kept['revision']}.\n\nWith {'; '.join(versions)}."
+        f"{kept['python']}; measured {kept['date']} at {kept['revision']}{_rounds(rows)}.\n\n"
+        f"With {'; '.join(versions)}."
     )
+
+
+def _rounds(rows: Sequence[Row]) -> str:
+    """How many each scenario has that has any, and of how many runs."""
+    runs = {row.get("run") for row in rows}
+    counts = set()
+    for scenario, some in by_scenario(rows).items():
+        if turns := {turn(row) for row in some if "round" in row}:
+            counts.add(len(turns) // STARTS if scenario == "start" else len(turns))
+    if not counts:
+        return ""
+    least, most = min(counts), max(counts)
+    each = f"{least} round{'s' if least > 1 else ''} each" if least == most else f"{least} to {most} rounds"
+    return f": {each}, in {'one run' if len(runs) == 1 else f'{len(runs)} runs'}"
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, NamedTuple
 
-from benchmarks.report.cells import Row, Turn, by_rival, head, line, spread, turn
+from benchmarks.report.cells import FRESH, Row, Turn, by_rival, head, line, spread, turn
 from benchmarks.report.moves import SIGNIFICANCE
 from benchmarks.report.tables import MAKERS, by_scenario
 from benchmarks.report.transfers import cpu_s, ours_of, ratios, units_of, wall_s
@@ -122,7 +122,7 @@ def _of_modules(scenario: str, rows: Sequence[Row]) -> Iterator[tuple[Name, dict
         what, than = row.get("what", ""), row.get("than", "")
 
         def by_round(values: Sequence[float], run: str | None = row.get("run")) -> dict[Turn, float]:
-            return {(run, number): value for number, value in enumerate(values)}
+            return {(run, number, FRESH): value for number, value in enumerate(values)}
 
         if "ratios" in row:
             yield Name("ratio", scenario, "", f"{what}, {row['unit']}", f"times {than}"), by_round(row["ratios"])

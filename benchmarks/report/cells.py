@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
-Turn = tuple[str | None, int | None]
-"""A run, and one of its rounds."""
+Turn = tuple[str | None, int | None, str]
+"""A run, one of its rounds, and whether what was written found its pages there (``warm``) or not (``fresh``)."""
+FRESH, WARM = "fresh", "warm"
 
 
 def head(*titles: str) -> list[str]:
@@ -21,19 +22,25 @@ def line(*cells: object) -> str:
 
 
 def by_rival(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows of each, in the order in which they came up."""
+    """Rows of each, in the order in which they came up; who found pages there is somebody else, and called so."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row["rival"], []).append(row)
+        warm = f", {WARM}" if pages(row) == WARM else ""
+        groups.setdefault(f"{row['rival']}{warm}", []).append(row)
     return groups
 
 
 def turn(row: Row) -> Turn:
-    """What rows of two rivals have in common if they may be compared: the run and its round.
+    """What rows of two rivals have in common if they may be compared: the run, its round, and the kind of pages.
 
     Lines of several runs may stand in one file.
     """
-    return row.get("run"), row.get("round")
+    return row.get("run"), row.get("round"), pages(row)
+
+
+def pages(row: Row) -> str:
+    """Of the files that were written; older rows do not say it, and nobody had warm ones then."""
+    return str(row.get("pages", FRESH))
 
 
 def spread(values: Sequence[float]) -> str:
@@ -46,9 +53,13 @@ def spread(values: Sequence[float]) -> str:
 
 def peak(rows: Sequence[Row]) -> str:
     """Peak memory in MiB; where no more was seen than what a process has from us, who start it, only that bound."""
-    most = max(row["rss_mib"] for row in rows)
-    bound = min(row.get("rss_floor_mib", 0.0) for row in rows)
-    return f"≤ {figure(most)}" if most <= bound + 0.5 else spread([row["rss_mib"] for row in rows])
+    values = [row["rss_mib"] for row in rows]
+    return f"≤ {figure(max(values))}" if at_floor(rows) else spread(values)
+
+
+def at_floor(rows: Sequence[Row]) -> bool:
+    """Whether the memory of none of them can be told from what a process has from us, who start it."""
+    return all(row.get("rss_mib", 0.0) <= row.get("rss_floor_mib", 0.0) + 0.5 for row in rows)
 
 
 def figure(value: float) -> str:

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.report.cells import Row, head, line, spread
+from benchmarks.report.cells import Row, at_floor, head, line, spread
 from benchmarks.running.options import Base
 
 ROUNDS_MIN = 8
@@ -32,6 +32,10 @@ FIGURES: dict[str, Callable[[Row], float | None]] = {
     "recovery": lambda row: row.get("recovery_s"),
     "hit p50": lambda row: row.get("latency", {}).get("hit_ms_p50"),
 }
+
+LEFT_OUT = ("fetcher --version", "fetcher completion bash")
+"""Nobody's goals, and they start as help does. Whatever is asked raises the bar for all that is."""
+CURE = "can't be told from chance: more rounds, or fewer scenarios"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,23 @@ def judged(found: Sequence[Move]) -> list[Move]:
     return [replace(move, significant=verdicts[number]) for number, move in enumerate(found)]
 
 
+def could_all_be_told(figure_count: int, round_count: int) -> bool:
+    """Whether rounds that all agree would rule out chance, whichever of so many figures they are of."""
+    return round_count >= ROUNDS_MIN and figure_count * 2 / 2**round_count <= SIGNIFICANCE
+
+
+def too_few_rounds(found: Sequence[Move]) -> list[str]:
+    """What could not have been told even if all its rounds had agreed: that is no sign that nothing has moved."""
+    counts = [
+        len(move.ratios)
+        for move in found
+        if not move.significant and not could_all_be_told(len(found), len(move.ratios))
+    ]
+    if not counts:
+        return []
+    return [f"{len(counts)} figures in {min(counts)} rounds {CURE}"]
+
+
 def without_figures(rows: Sequence[Row], found: Sequence[Move]) -> list[str]:
     """Scenarios that were measured, but not with figures of both revisions."""
     compared = {move.scenario for move in found}
@@ -106,8 +127,12 @@ def moves(rows: Sequence[Row], base: Base) -> list[Move]:
         if "rival" in row:
             groups.setdefault((row["scenario"], row["rival"]), []).append(row)
     for (scenario, who), ours in groups.items():
+        if who in LEFT_OUT:
+            continue
         theirs = {_turn(row): row for row in groups.get((scenario, base.twin_of(who)), ()) if "round" in row}
         for figure, value in FIGURES.items():
+            if figure == "peak memory" and at_floor([*ours, *theirs.values()]):
+                continue
             pairs = [(value(row), value(theirs.get(_turn(row), {}))) for row in ours]
             if ratios := tuple(now / then for now, then in pairs if now and then):
                 found.append(Move(scenario, who, figure, ratios))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.report.cells import Row, turn
+from benchmarks.report.cells import WARM, Row, pages, turn
 
 BEST = "the best rival"
 POOL_MIB = 32
@@ -73,12 +73,15 @@ LIBRARY_HIT_MS_MAX = 1.0
 
 
 def ratio(rows: Sequence[Row], target: Target) -> float | None:
-    """The median of the rounds' ratios; None where one of the two was not measured."""
+    """The median of the rounds' ratios; None where one of the two was not measured.
+
+    Goals are for fresh pages: what was written to warm ones does not count.
+    """
     figure = _FIGURES[target.figure]
     ours: dict[object, float] = {}
     theirs: dict[object, float] = {}
     for row in rows:
-        if row["scenario"] != target.scenario or (value := figure(row)) is None:
+        if row["scenario"] != target.scenario or pages(row) == WARM or (value := figure(row)) is None:
             continue
         if row["rival"] == target.ours:
             ours[turn(row)] = value

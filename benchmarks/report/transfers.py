@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.cells import Row, Turn, by_rival, head, line, peak, spread, turn
+from benchmarks.report.cells import Row, Turn, by_rival, head, line, pages, peak, spread, turn
 from benchmarks.running.options import GIB, MIB, OURS
 
 MORE_THAN_ONCE = 1.005
@@ -43,7 +43,8 @@ def units_of(rows: Sequence[Row]) -> Units:
 def table(rows: Sequence[Row]) -> str:
     """Wall clock, speed, CPU and memory of each, and ratios to ours."""
     groups = by_rival(rows)
-    ours = ours_of(groups)
+    our_name = next((row["rival"] for row in ours_of(groups)), "")
+    ours = [row for row in rows if row["rival"] == our_name]  # on either kind of pages
     units = units_of(rows)
     titles = (
         "who",
@@ -71,9 +72,12 @@ def table(rows: Sequence[Row]) -> str:
             peak(group),
             spread([row["server_cpu_s"] * scale for row in group]),
         ]
-        cells.append("" if group is ours else _ratio(group, ours, wall_s))
-        cells.append("" if group is ours else _ratio(ours, group, cpu_s))
+        is_ours = group[0]["rival"] == our_name
+        cells.append("" if is_ours else _ratio(group, ours, wall_s))
+        cells.append("" if is_ours else _ratio(ours, group, cpu_s))
         lines.append(line(rival, *cells))
+    if len({pages(row) for row in rows}) > 1:
+        lines.append("\nFresh and warm pages in one table: ratios between the two say nothing, and are left out.")
     sent = {
         who: [row["sent_bytes"] / row["bytes"] for row in group if "sent_bytes" in row] for who, group in groups.items()
     }

@@ -36,7 +36,11 @@ def test_head_against_what_is_here(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(("no-such-revision",), "no revision of this repository"), (("HEAD", "--rounds=3"), "fewer than 8 rounds")],
+    [
+        (("no-such-revision",), "no revision of this repository"),
+        (("HEAD", "--rounds=3"), "fewer than 8 rounds"),
+        (("HEAD", "--rounds=8"), "18 figures or more in 8 rounds can't be told from chance"),
+    ],
 )
 def test_what_can_not_be_compared_is_refused(tmp_path: Path, arguments: tuple[str, ...], complaint: str) -> None:
     done = _compare(tmp_path, *arguments)
