@@ -59,6 +59,7 @@ def test_warm_and_fresh_of_two_runs_share_no_line_and_old_rows_are_fresh() -> No
         *_rows("fetcher engine", 1.0, run="third", pages="warm"),
         *_rows("C", 0.25, run="third", pages="warm"),
     ]
+    assert NO_RATIOS not in transfers.table(rows[:4])
     cells = _cells(rows)
     assert list(cells) == ["fetcher engine", "C", "fetcher engine, warm", "C, warm"]
     assert cells["C"][-2:] == ["0.5 (0.5–0.5)", "2 (2–2)"]

@@ -35,7 +35,7 @@ write = Disk.write
 
 
 def copying(self, job, block, slab, length, written):
-    for _ in range(64):
+    for _ in range(320):
         bytes(slab.view[:length])
     write(self, job, block, slab, length, written)
 
@@ -104,6 +104,11 @@ def test_what_rounds_could_not_tell_even_if_all_agree_is_not_passed_over() -> No
     assert [move.worse for move in found] == [True] + [False] * 5
     assert moves.too_few_rounds(found) == []
     assert moves.too_few_rounds(moves.moves(_all(25, 12), HEAD)) == []
+    # What is flagged when others have been, which had more rounds, is told after all.
+    both = {"wall_s": (2.0, 1.0), "cpu_s": (2.0, 1.0)}
+    eight = [row for scenario in "abc" for row in _rows(scenario, 8, **both)]
+    found = moves.moves([*_rows("start", 30, wall_s=(2.0, 1.0)), *eight], HEAD)
+    assert len(found) == 7 and all(move.worse for move in found) and moves.too_few_rounds(found) == []
     (too_few,) = moves.too_few_rounds(moves.moves(_all(1, 7), HEAD))
     assert too_few.startswith("2 figures in 7 rounds")
 
