@@ -11,13 +11,17 @@ from __future__ import annotations
 import argparse
 import compileall
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.origins.links import links_here
+from benchmarks.origins.nginx import nginx_here
+from benchmarks.origins.s3 import rclone_here
 from benchmarks.report import targets
 from benchmarks.report.tables import tables
 from benchmarks.rivals import RIVALS
@@ -30,6 +34,12 @@ from benchmarks.scenarios import SCENARIOS
 
 SHORT = Options(size_bytes=GIB, link_bytes=GIB // 2, files=2000, objects=1000, kill_bytes=192 * MIB, snapshots=10_000)
 FULL = Options()
+ORIGINS: Mapping[str, Callable[[], str]] = {
+    "nginx": nginx_here,
+    "rclone serve s3 (s3, repeat)": rclone_here,
+    "long links (link-…)": links_here,
+}
+"""What this machine has for each; one that lacks something raises Unusable. The embedded ones need nothing."""
 RESULTS = CHECKOUT / "bench-results"
 
 
@@ -64,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", type=Path, help="a tmpfs, for origins and outputs (/dev/shm)")
     parser.add_argument("--disk", type=Path, help=f"a disk, for what goes there ({tempfile.gettempdir()})")
     parser.add_argument("--output", type=Path, help="where JSON lines go (bench-results/TIME.jsonl)")
-    parser.add_argument("--list", action="store_true", help="measure nothing: scenarios, rivals, and what is missing")
+    parser.add_argument(
+        "--list", action="store_true", help="measure nothing: scenarios, origins, rivals, and what is missing"
+    )
     parser.add_argument(
         "--read", type=lines.rows_of, metavar="FILE", help="measure nothing: tables of the JSON lines in this file"
     )
@@ -93,6 +105,13 @@ def _listing() -> str:
     found = ["scenarios (* in the short form):"]
     for name, scenario in SCENARIOS.items():
         found.append(f"  {'*' if scenario.short else ' '} {name:15} {scenario.asks}")
+    found.append("\norigins:")
+    for name, here in ORIGINS.items():
+        try:
+            outcome = here()
+        except Unusable as reason:
+            outcome = f"missing: {reason}"
+        found.append(f"    {name:42} {outcome}")
     found.append("\nrivals:")
     for name, rival in RIVALS.items():
         found.append(f"    {name:42} {rival.missing or rival.version()}; verifies {rival.verifies}")
@@ -123,7 +142,8 @@ def keep_all(kept: lines.Lines, scenarios: Iterable[tuple[str, Iterator[Row]]]) 
             if len(kept.rows) > before:
                 continue
             reason: Exception = Unusable("nobody who was chosen takes part")
-        except (Unusable, Failed, OSError) as found:  # OSError: a place that is not there, or has no room
+        # A place that is not there or has no room; a program that is asked for its version and does not end.
+        except (Unusable, Failed, OSError, subprocess.SubprocessError) as found:
             reason = found
         unusable.append(f"{name}: {reason}")
         print(f"        {unusable[-1]}", file=sys.stderr)

@@ -80,7 +80,7 @@ def profiled(work: Work, rival: str, way: Way, conditions: Conditions) -> Counte
 
 
 def _columns(size_bytes: int, memory: Path) -> Iterator[tuple[str, Counter[str]]]:
-    with room_in(memory) as room:
+    with room_in(memory, 2 * size_bytes) as room:
         root = room / "root"
         contents.large(root / "big" / BIG, size_bytes)
         with nginx(room / "nginx", root, {BIG_REPO: "big"}) as server:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,19 +15,15 @@ class Counted:
     def __init__(self, partner: Partner) -> None:
         self._partner = partner
         self.pid = partner.pid
-        self.endpoint: str = json.loads(partner.line())["endpoint"]
+        self.endpoint: str = partner.told()["endpoint"]
 
     def count(self) -> dict[str, Any]:
         """Requests by route, connections and body bytes since the last time."""
-        return self._ask("count")
+        return self._partner.ask("count")
 
     def look(self) -> dict[str, Any]:
         """Body bytes since then, and how many bodies are under way."""
-        return self._ask("look")
-
-    def _ask(self, question: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._partner.ask(question))
-        return answer
+        return self._partner.ask("look")
 
 
 @contextmanager

@@ -15,15 +15,18 @@ from pathlib import Path
 
 from benchmarks.native.compiled import EMULATOR
 from benchmarks.origins.processes import talking
-from benchmarks.running.work import Unusable
+from benchmarks.running.work import Unusable, program
 
 SERVER = "10.77.0.1"
 CLIENT = "10.77.0.2"
 NETWORK = "10.77.0.0/30"
 MTU_BYTES = 9000
 """Few large packets: the emulator pays two system calls for each, and 155 MiB/s is its limit on two cores."""
+BITS_PER_S = 1e9
+LOST_PER_MILLION = 0
 QUEUE_MS = 60
 TRANSMIT_QUEUE_PACKETS = 20_000
+TUN = Path("/dev/net/tun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,21 @@ class Link:
         return ("ip", "netns", "exec", self.client)
 
 
-@contextmanager
-def link(*, bits_per_s: float = 1e9, round_trip_ms: float = 40.0, lost_per_million: int = 0) -> Iterator[Link]:
-    """A link with a fixed delay, a rate and a queue of 60 ms each way, until the block is left."""
+def links_here() -> str:
+    """What of them this machine has. Raises Unusable."""
     if os.geteuid() != 0:
         raise Unusable("network namespaces need root")
+    program("ip")
+    program("gcc")
+    if not TUN.exists():
+        raise Unusable(f"there is no {TUN}")
+    return f"root, ip, gcc, {TUN}"
+
+
+@contextmanager
+def link(*, round_trip_ms: float = 40.0) -> Iterator[Link]:
+    """A link of 1 Gbit/s with a fixed delay and a queue of 60 ms each way, until the block is left."""
+    links_here()
     pair = Link(f"fetcher-bench-{os.getpid()}-server", f"fetcher-bench-{os.getpid()}-client")
     emulator = EMULATOR.build()
     made = []
@@ -52,11 +65,12 @@ def link(*, bits_per_s: float = 1e9, round_trip_ms: float = 40.0, lost_per_milli
         for name in (pair.server, pair.client):
             _ip("netns", "add", name)
             made.append(name)
-        arguments = (bits_per_s, round_trip_ms / 2 * 1000, QUEUE_MS * 1000, lost_per_million)
+        arguments = (BITS_PER_S, round_trip_ms / 2 * 1000, QUEUE_MS * 1000, LOST_PER_MILLION)
         spaces = [f"/run/netns/{name}" for name in (pair.server, pair.client)]
         command = [str(emulator), *spaces, *(f"{value:.0f}" for value in arguments)]
         with talking(command) as partner:
-            assert partner.line() == "ready\n"
+            if partner.line() != "ready\n":
+                raise Unusable(f"the link's emulator did not start: is there a {TUN}?")
             for name, own, other in ((pair.server, SERVER, CLIENT), (pair.client, CLIENT, SERVER)):
                 _ip("-n", name, "link", "set", "lo", "up")
                 _ip("-n", name, "address", "add", own, "peer", other, "dev", "link0")
@@ -80,7 +94,7 @@ def received_bytes(pid: int) -> int:
 
 def _ip(*arguments: str) -> None:
     for again in (True, False):  # a namespace is busy for a moment when the last process in it has just ended
-        done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([program("ip"), *arguments], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
         if not again or arguments[:2] != ("netns", "delete"):

@@ -5,7 +5,6 @@ All are children of this process and end with the block that they were started i
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -148,7 +147,7 @@ class Nginx:
             flag.unlink()
 
     def version(self) -> str:
-        return program_version("nginx", "-v")().removeprefix("nginx version: ")
+        return _version()
 
     def cpu_s(self) -> float:
         """CPU seconds of the workers until now."""
@@ -160,6 +159,17 @@ class Nginx:
     def _workers(self) -> list[int]:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
+
+
+def _version() -> str:
+    return program_version("nginx", "-v")().removeprefix("nginx version: ")
+
+
+def nginx_here() -> str:
+    """What of it this machine has. Raises Unusable: better before gigabytes are written for it to serve."""
+    program("nginx")
+    program("openssl")
+    return f"{_version()}, {program_version('openssl', 'version')()}"
 
 
 @contextmanager
@@ -231,15 +241,21 @@ def _is_up(process: subprocess.Popen[bytes], sign: Path, log: Path) -> bool:
     deadline = time.monotonic() + READY_S
     while not (sign.exists() and sign.read_text().strip()):
         if process.poll() is not None or time.monotonic() > deadline:
-            said = log.read_text() if log.exists() else ""
+            said = _log(log)
             log.unlink(missing_ok=True)
             if "Address already in use" in said:
                 return False
             raise Unusable(f"nginx did not start: {said}")
         time.sleep(0.02)
     while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():  # the worker
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise Unusable(f"nginx has no worker: {_log(log)}")
         time.sleep(0.02)
     return True
+
+
+def _log(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 @contextmanager
@@ -249,7 +265,7 @@ def _hub(repos: Mapping[str, str], root: Path, cdn_origin: str) -> Iterator[dict
         return
     told = [f"{name}={root / folder}" for name, folder in repos.items()]
     with talking(own_module("hub", "--cdn-origin", cdn_origin, *told)) as partner:
-        yield json.loads(partner.line())
+        yield partner.told()
 
 
 def _make_certificate(directory: Path) -> None:
@@ -264,4 +280,7 @@ def _make_certificate(directory: Path) -> None:
 def _openssl(certificate: Path, key: Path, subject: str, *more: str) -> None:
     kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
     where = ("-keyout", str(key), "-out", str(certificate), "-subj", subject)
-    subprocess.run(["openssl", "req", "-x509", *kind, *where, *more], check=True, capture_output=True)
+    command = [program("openssl"), "req", "-x509", *kind, *where, *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:  # such as of one before 3, which has no authorities here
+        raise Unusable(f"openssl (3 or later is needed) made no certificate: {done.stderr.strip()}")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from benchmarks.running.machine import put_first
-from benchmarks.running.work import CHECKOUT
+from benchmarks.running.work import CHECKOUT, Unusable
 
 READY_S = 20.0
 PORTS = 10_000, 32_000
@@ -53,13 +55,18 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.wait(READY_S)
+        try:
+            process.wait(READY_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @dataclass(frozen=True, slots=True)
 class Partner:
     """A child process that is asked by lines, and answers by lines."""
 
+    name: str
     pid: int
     _questions: IO[str]
     _answers: IO[str]
@@ -68,9 +75,19 @@ class Partner:
         """The next one that it says; unasked only the first, when it is ready."""
         return self._answers.readline()
 
-    def ask(self, question: str) -> str:
-        print(question, file=self._questions, flush=True)
-        return self.line()
+    def told(self) -> dict[str, Any]:
+        """The next line, which is JSON. Raises Unusable where there is none, since it has ended."""
+        try:
+            told: dict[str, Any] = json.loads(self.line())
+        except ValueError:
+            raise Unusable(f"{self.name} has ended; what it said of that stands above") from None
+        return told
+
+    def ask(self, question: str) -> dict[str, Any]:
+        """What it answers. Raises Unusable where it has ended."""
+        with suppress(BrokenPipeError):  # there will be no answer, then
+            print(question, file=self._questions, flush=True)
+        return self.told()
 
 
 def own_module(name: str, *arguments: str) -> list[str]:
@@ -87,9 +104,10 @@ def talking(command: list[str]) -> Iterator[Partner]:
         assert process.stdin and process.stdout
         try:
             put_first(process.pid)
-            yield Partner(process.pid, process.stdin, process.stdout)
+            yield Partner(shlex.join(command[:3]), process.pid, process.stdin, process.stdout)
         finally:
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # of a question to who had ended
+                process.stdin.close()
 
 
 def free_ports(count: int) -> list[int]:

@@ -32,12 +32,25 @@ class Rclone:
         return written_bytes(self.process.pid)
 
     def hash_all(self, keys: Iterable[str]) -> None:
-        """Have it compute the MD5 of each object, as it does when it first is asked for it; a real S3 has them."""
+        """Have it compute the MD5 of each object, as it does when it first is asked for it; a real S3 has them.
+
+        Raises Unusable.
+        """
         connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"))
-        for key in keys:
-            connection.request("HEAD", f"/{key}")
-            connection.getresponse().read()
-        connection.close()
+        try:
+            for key in keys:
+                connection.request("HEAD", f"/{key}")
+                connection.getresponse().read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unusable(f"rclone serve s3 did not answer: {str(error) or type(error).__name__}") from None
+        finally:
+            connection.close()
+
+
+def rclone_here() -> str:
+    """What of it this machine has. Raises Unusable."""
+    program("rclone")
+    return program_version("rclone", "version")()
 
 
 @contextmanager
@@ -55,6 +68,6 @@ def rclone_s3(data: Path, directory: Path) -> Iterator[Rclone]:
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise Unusable("rclone serve s3 did not start") from None
+                    raise Unusable("rclone serve s3 did not start (it came with rclone 1.65)") from None
                 time.sleep(0.05)
         yield Rclone(process, f"http://127.0.0.1:{port}")

@@ -41,7 +41,7 @@ def stating_s3(objects: Mapping[str, tuple[Path, bool, str]]) -> Iterator[str]:
         f"{checksum}:{'parts' if parts else 'whole'}:{key}={path}" for key, (path, parts, checksum) in objects.items()
     ]
     with talking(own_module("stating", *told)) as partner:
-        endpoint: str = json.loads(partner.line())["endpoint"]
+        endpoint: str = partner.told()["endpoint"]
         yield endpoint
 
 

@@ -19,10 +19,15 @@ from typing import Any, Protocol, TypeVar
 
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, file_system, run
-from benchmarks.running.options import MIB, Options
+from benchmarks.running.options import KIB, MIB, Options
 from benchmarks.running.work import Command, Unusable, Way, Work
 
 SMALL_BYTES = 8 * MIB
+
+SPARE_BYTES = 256 * MIB + 16 * MIB
+"""Beside what is fetched: what fetcher leaves free unless it is told otherwise, and indexes, lists of names, logs."""
+EACH_FILE_BYTES = 16 * KIB
+"""Beside the bytes of a file where there are many: pages that are not full, and what clients keep of each."""
 
 ROOM = "fetcher-bench-"
 """How names of directories begin that are a run's own."""
@@ -32,22 +37,32 @@ T = TypeVar("T")
 
 
 @contextmanager
-def room_in(parent: Path, byte_count: int = 0) -> Iterator[Path]:
-    """A new directory, removed afterwards, where there is room for so much. Raises Unusable."""
+def room_in(parent: Path, byte_count: int = 0, *, chosen_by: str = "--size") -> Iterator[Path]:
+    """A new directory, removed afterwards, where there is room for so much and to spare. Raises Unusable.
+
+    ``chosen_by``: the option of which so much comes; empty where none has a say.
+    """
     if not parent.is_dir():
         raise Unusable(f"{parent} is no directory")
-    # Else everybody would fail for it, in ways of their own.
-    if (free := shutil.disk_usage(parent).free) < byte_count:
-        had, needed = free // MIB, -(-byte_count // MIB)
-        cures = ["a smaller --size", "another place"]
-        if left := sorted(path.name for path in parent.glob(f"{ROOM}*")):
-            cures.insert(0, f"removing what killed runs have left ({', '.join(left)})")
-        raise Unusable(f"{parent} has room for {had} MiB, and {needed} are needed: {', or '.join(cures)}")
+    if byte_count:
+        refuse_too_little_room(parent, byte_count, chosen_by=chosen_by)
     directory = Path(tempfile.mkdtemp(prefix=ROOM, dir=parent))
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def refuse_too_little_room(place: Path, byte_count: int, *, chosen_by: str) -> None:
+    """Else everybody would fail for it, in ways of their own. Raises Unusable."""
+    needed_bytes = byte_count + SPARE_BYTES
+    if (free := shutil.disk_usage(place).free) < needed_bytes:
+        had, needed = free // MIB, -(-needed_bytes // MIB)
+        cures = [f"a smaller {chosen_by}"] if chosen_by else []
+        cures.append("another place (--memory DIRECTORY, --disk DIRECTORY)")
+        if left := sorted(path.name for path in place.glob(f"{ROOM}*")):
+            cures.insert(0, f"removing what killed runs have left ({', '.join(left)})")
+        raise Unusable(f"{place} has room for {had} MiB, and {needed} are needed: {', or '.join(cures)}")
 
 
 def there_and_back(everybody: Iterable[T], round_number: int) -> list[T]:
@@ -221,6 +236,11 @@ def _own_figures(stdout: str) -> dict[str, float] | None:
     if not isinstance(told, dict) or "wall_s" not in told:
         return None
     return {name: round(told[name], 4) for name in ("wall_s", "user_s", "system_s")}
+
+
+def room_for_many(count: int, size_bytes: int) -> int:
+    """What so many files take at most, once: at the origin, or where a client has put them."""
+    return count * (size_bytes + EACH_FILE_BYTES)
 
 
 def touching(total: int) -> int:

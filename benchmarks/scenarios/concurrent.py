@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import Nginx, nginx
+from benchmarks.origins.nginx import Nginx, nginx, nginx_here
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import BIG, Options
@@ -30,9 +30,11 @@ PROCESSES = 4
 
 def concurrent(options: Options) -> Iterator[Row]:
     """Four processes want one large file of a hub at once: in one cache, where the rival has such a thing."""
-    with room_in(options.memory) as room:
+    nginx_here()
+    size_bytes = max(1, options.size_bytes // PROCESSES)
+    with room_in(options.memory, (1 + PROCESSES) * size_bytes) as room:
         root = room / "root"
-        original = contents.large(root / "repo" / BIG, max(1, options.size_bytes // PROCESSES))
+        original = contents.large(root / "repo" / BIG, size_bytes)
         total = original.stat().st_size
         with nginx(room / "nginx", root, {REPO: "repo"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", (BIG,), sink, hub=server.hub, repo=REPO)

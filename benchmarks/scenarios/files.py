@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import nginx
+from benchmarks.origins.nginx import nginx, nginx_here
 from benchmarks.running.machine import Conditions
 from benchmarks.running.options import BIG, Options
 from benchmarks.running.race import Race, Row, room_in, touching
@@ -20,6 +20,7 @@ HTTP_RIVALS = ("obstore", "hf_transfer", "curl", "aria2c -x8", "wget2", "rclone"
 def _one_file(
     scenario: str, options: Options, way: Way, entrants: Sequence[str], *, tls: bool = False, disk: bool = False
 ) -> Iterator[Row]:
+    nginx_here()
     with room_in(options.memory, _room_for(options.size_bytes, disk=disk)) as room:
         root = room / "root"
         contents.large(root / "big" / BIG, options.size_bytes)
@@ -67,6 +68,7 @@ def lfs(options: Options) -> Iterator[Row]:
 
 def sharded(options: Options) -> Iterator[Row]:
     """Four files of a hub with BLAKE3 and SHA-256, against who fetches and then verifies."""
+    nginx_here()
     shard_bytes = max(1, options.size_bytes // SHARDS)
     with room_in(options.memory, _room_for(shard_bytes * SHARDS, disk=False)) as room:
         root = room / "root"

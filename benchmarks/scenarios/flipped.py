@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import nginx
+from benchmarks.origins.nginx import nginx, nginx_here
 from benchmarks.origins.stating import BUCKET, stating_s3
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, run
@@ -58,13 +58,15 @@ OBJECTS = (
 
 def flipped(options: Options) -> Iterator[Row]:
     """One bit is wrong where the bytes come from: who notices, and what is under the final name."""
-    with room_in(options.memory) as room:
+    nginx_here()
+    with room_in(options.memory, 3 * SIZE_BYTES, chosen_by="") as room:  # a second try may lie beside the first
         root = room / "root"
         contents.large(root / "repo" / BIG, SIZE_BYTES)
         with nginx(room / "nginx", root, {REPO: "repo"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", (BIG,), sink, hub=server.hub, repo=REPO)
             yield from noticed("flipped", options, "repo", RIVALS_OF_HUBS, work, root / "repo", {})
-    with room_in(options.memory) as room, room_in(room) as sink:
+    needed = sum(each.size_bytes for each in OBJECTS) + 2 * max(each.size_bytes for each in OBJECTS)
+    with room_in(options.memory, needed, chosen_by="") as room, room_in(room) as sink:
         for each in OBJECTS:
             contents.large(room / "originals" / each.key, each.size_bytes)
         stated = {each.key: (room / "originals" / each.key, each.in_parts, each.checksum) for each in OBJECTS}

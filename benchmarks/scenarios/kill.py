@@ -49,7 +49,11 @@ def kill(options: Options) -> Iterator[Row]:
         else:
             entrants.append(name)
     content = Synthetic(options.kill_bytes, BIG_SEED)
-    with counted(size_bytes=content.size, bytes_per_s=LINE_BYTES_PER_S) as hub:
+    with (
+        # What was kept may lie beside what is fetched anew.
+        room_in(options.disk, 2 * content.size, chosen_by="--kill-size") as room,
+        counted(size_bytes=content.size, bytes_per_s=LINE_BYTES_PER_S) as hub,
+    ):
         for number in range(options.rounds):
             dice = random.Random(options.seed * 1000 + number)
             marks = sorted(dice.uniform(0.2, 0.92) for _ in range(KILLS))
@@ -60,7 +64,7 @@ def kill(options: Options) -> Iterator[Row]:
                     labels = {"version": RIVALS[name].version(), "verifies": RIVALS[name].verifies}
                     row: Row = {"rival": name, "variant": "flip" if flip else "kill", "round": number, **labels}
                     try:
-                        yield row | _one(hub, name, content, variant, options.disk, random.Random(number), flip=flip)
+                        yield row | _one(hub, name, content, variant, room, random.Random(number), flip=flip)
                     except Failed as failed:
                         yield row | {"failed": str(failed)}
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.origins import contents, links
-from benchmarks.origins.nginx import Nginx, nginx
+from benchmarks.origins.nginx import Nginx, nginx, nginx_here
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, ended, run
 from benchmarks.running.options import BIG, MIB, Options
@@ -20,8 +20,10 @@ from benchmarks.running.work import Rival, Work
 
 
 @contextmanager
-def linked(options: Options) -> Iterator[tuple[Nginx, Path, Conditions, Work]]:
-    with room_in(options.memory, 2 * options.link_bytes) as room:
+def linked(options: Options, chosen_by: str = "--link-size") -> Iterator[tuple[Nginx, Path, Conditions, Work]]:
+    nginx_here()
+    links.links_here()
+    with room_in(options.memory, 2 * options.link_bytes, chosen_by=chosen_by) as room:
         root = room / "root"
         contents.large(root / BIG, options.link_bytes)
         with (
@@ -62,7 +64,7 @@ def link_refused(options: Options) -> Iterator[Row]:
     """40 ms, 1 Gbit/s; the origin turns to 429 for 10 s, then back: who fails, and how soon it is fast again."""
     # Long enough for the plateau before, what comes in between, and some seconds after.
     link_bytes = int(1e9 / 8 * (PLATEAU_S + AFTER_S + 4))
-    with linked(replace(options, link_bytes=link_bytes)) as (server, root, conditions, work):
+    with linked(replace(options, link_bytes=link_bytes), "") as (server, root, conditions, work):
         work = replace(work, base=server.switched)
 
         def one(name: str, round_number: int) -> Row:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from benchmarks.origins import contents
 from benchmarks.origins.counted import counted
 from benchmarks.origins.embedded import regular_files
-from benchmarks.origins.nginx import nginx
+from benchmarks.origins.nginx import nginx, nginx_here
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import KIB, MIB, Options
@@ -19,6 +19,7 @@ from benchmarks.running.race import (
     judge,
     refuse_bytes_from_elsewhere,
     refuse_what_is_there,
+    room_for_many,
     room_in,
     touching,
 )
@@ -36,8 +37,10 @@ def _many_files(
     races: Sequence[tuple[str, Way, Sequence[str]]],
     *,
     touch: bool,
+    chosen_by: str,
 ) -> Iterator[Row]:
-    with room_in(options.memory) as room:
+    nginx_here()
+    with room_in(options.memory, 2 * room_for_many(count, size_bytes), chosen_by=chosen_by) as room:
         root = room / "root"
         names = contents.many(root / "small", count, size_bytes)
         with nginx(room / "nginx", root, {SMALL_REPO: "small"}) as server, room_in(room) as sink:
@@ -55,7 +58,7 @@ def small(options: Options) -> Iterator[Row]:
         ("transfer", "files", ("fetcher engine", "curl --parallel", "wget2", "aria2c -x8", "rclone")),
         ("get", "repo", ("fetcher", "curl --parallel", "huggingface_hub")),
     ]
-    yield from _many_files("small", options, options.files, 4 * KIB, races, touch=False)
+    yield from _many_files("small", options, options.files, 4 * KIB, races, touch=False, chosen_by="--files")
 
 
 def medium(options: Options) -> Iterator[Row]:
@@ -64,13 +67,17 @@ def medium(options: Options) -> Iterator[Row]:
         ("transfer", "files", ("fetcher engine", "curl --parallel", "wget2", "aria2c -x8", "rclone")),
         ("get", "repo", ("fetcher", "curl --parallel", "huggingface_hub")),
     ]
-    yield from _many_files("medium", options, options.medium_files, MIB, races, touch=True)
+    yield from _many_files("medium", options, options.medium_files, MIB, races, touch=True, chosen_by="--medium-files")
 
 
 def requests(options: Options) -> Iterator[Row]:
     """Requests to the hub for each file, in a repository of small ones: hubs refuse who asks too often."""
     count = max(1, options.files // 2)
-    with counted(files=count, small_bytes=REGULAR_BYTES) as hub, room_in(options.memory) as room:
+    needed = 2 * room_for_many(count, REGULAR_BYTES)
+    with (
+        room_in(options.memory, needed, chosen_by="--files") as room,
+        counted(files=count, small_bytes=REGULAR_BYTES) as hub,
+    ):
         originals = room / "originals"
         some = regular_files(count, REGULAR_BYTES)
         for name, content in some.items():

@@ -12,24 +12,32 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.measures.arrival import FILES
 from benchmarks.running.machine import Conditions, Failed, run
-from benchmarks.running.options import MIB, OURS, Base, Options
+from benchmarks.running.options import KIB, MIB, OURS, Base, Options
 from benchmarks.running.race import Row, room_in, there_and_back
 from benchmarks.running.work import CHECKOUT, Command
 
+SNAPSHOT_BYTES = 64 * KIB
+"""What one of the largest cache takes in all caches together, what gc is given to remove included."""
 LACKING = ("ImportError", "ModuleNotFoundError", "AttributeError", "TypeError")
 """How a program ends that calls what is not there."""
 
 
 def hashing(options: Options) -> Iterator[Row]:
     """How many times as fast BLAKE3, SHA-256, writing and all of them together are; see measures/hashing.py."""
-    yield from _measured("hashing", options, f"--file-size={_file_bytes(options)}")
+    file_bytes = _file_bytes(options)
+    with room_in(options.disk, FILES * file_bytes):
+        yield from _measured("hashing", options, f"--file-size={file_bytes}")
 
 
 def index(options: Options) -> Iterator[Row]:
     """A hit and a lease among many Snapshots, commits, gc, an index made anew; see measures/cache.py."""
-    sizes = (f"--snapshots={options.snapshots // 10}", f"--file-size={_file_bytes(options)}")
-    yield from _measured("cache", options, *sizes)
+    file_bytes = _file_bytes(options)
+    sizes = (f"--snapshots={options.snapshots // 10}", f"--file-size={file_bytes}")
+    needed = file_bytes + SNAPSHOT_BYTES * options.snapshots
+    with room_in(options.disk, needed, chosen_by="--size or --snapshots"):
+        yield from _measured("cache", options, *sizes)
 
 
 def denied(options: Options) -> Iterator[Row]:

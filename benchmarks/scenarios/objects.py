@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.origins import contents
-from benchmarks.origins.s3 import rclone_s3
+from benchmarks.origins.s3 import rclone_here, rclone_s3
 from benchmarks.running.machine import Conditions
 from benchmarks.running.options import BIG, KIB, Options
-from benchmarks.running.race import Race, Row, room_in, touching
+from benchmarks.running.race import Race, Row, room_for_many, room_in, touching
 from benchmarks.running.work import Work
 
 
 def s3(options: Options) -> Iterator[Row]:
     """`rclone serve s3`: many objects of 4 KiB, and one large one."""
     entrants = ("fetcher", "s5cmd", "rclone", "aws s3 cp")
-    with room_in(options.memory, 2 * options.size_bytes) as room:
+    rclone_here()
+    needed = 2 * (options.size_bytes + room_for_many(options.objects, 4 * KIB))
+    with room_in(options.memory, needed, chosen_by="--size or --objects") as room:
         bucket = room / "data" / "bucket"
         names = tuple(f"small/{name}" for name in contents.many(bucket / "small", options.objects, 4 * KIB))
         contents.large(bucket / BIG, options.size_bytes)

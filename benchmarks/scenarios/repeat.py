@@ -7,19 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.origins import contents
-from benchmarks.origins.nginx import nginx
-from benchmarks.origins.s3 import rclone_s3
+from benchmarks.origins.nginx import nginx, nginx_here
+from benchmarks.origins.s3 import rclone_here, rclone_s3
 from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import KIB, MIB, Options
 from benchmarks.running.race import (
+    EACH_FILE_BYTES,
     Row,
     Server,
     in_turns,
     judge,
     output_of,
     refuse_bytes_from_elsewhere,
+    refuse_too_little_room,
     refuse_what_is_there,
+    room_for_many,
     room_in,
     those_able,
 )
@@ -30,14 +33,18 @@ REPO = "bench/repeated"
 
 def repeat(options: Options) -> Iterator[Row]:
     """A repository, and an S3 prefix, that have been fetched before and have not changed."""
-    with room_in(options.memory) as room:
+    nginx_here()
+    needed = 2 * room_for_many(options.medium_files, MIB)  # more where more take part, which is looked at then
+    with room_in(options.memory, needed, chosen_by="--medium-files") as room:
         root = room / "root"
         names = contents.many(root / "repo", options.medium_files, MIB)
         with nginx(room / "nginx", root, {REPO: "repo"}) as server, room_in(room) as sink:
             work = Work(f"{server.plain}/repo", names, sink, hub=server.hub, repo=REPO)
             hub_clients = ("fetcher", "fetcher --refresh", "huggingface_hub")
             yield from repeated("repeat-repo", options, "repo", hub_clients, work, root / "repo", server)
-    with room_in(options.memory) as room:
+    rclone_here()
+    needed = 2 * room_for_many(options.objects, 4 * KIB)
+    with room_in(options.memory, needed, chosen_by="--objects") as room:
         bucket = room / "data" / "bucket"
         names = tuple(f"small/{name}" for name in contents.many(bucket / "small", options.objects, 4 * KIB))
         with rclone_s3(room / "data", room) as s3, room_in(room) as sink:
@@ -52,6 +59,9 @@ def repeated(
 ) -> Iterator[Row]:
     """Everybody once without being measured, as a race has it; then in turns into what they have left."""
     total = sum((originals / name).stat().st_size for name in work.names)
+    entrants = options.of(rivals, those_able(way))
+    needed = len(entrants) * (total + len(work.names) * EACH_FILE_BYTES)
+    refuse_too_little_room(work.directory, needed, chosen_by="--medium-files or --objects")
     left: dict[str, tuple[Work, Command]] = {}
 
     def first(name: str, round_number: int) -> Row:
@@ -79,7 +89,7 @@ def repeated(
         return measured.row() | {"sent_bytes": sent}
 
     common: Row = {"scenario": scenario, "bytes": total, "files": len(work.names)}
-    for row in in_turns(common, 1, options.of(rivals, those_able(way)), first):
+    for row in in_turns(common, 1, entrants, first):
         if "missing" in row or "failed" in row:
             yield row
     yield from in_turns(common, options.rounds, list(left), again)

@@ -11,7 +11,7 @@ from benchmarks.origins.counted import counted
 from benchmarks.rivals.fetcher import Ours
 from benchmarks.running.machine import Conditions, Failed, run
 from benchmarks.running.options import Options
-from benchmarks.running.race import Row, room_in, there_and_back
+from benchmarks.running.race import Row, room_for_many, room_in, there_and_back
 from benchmarks.running.work import CHECKOUT, Command, Work
 
 STARTS = 9
@@ -23,7 +23,8 @@ BARE = "python -c pass"
 
 def start(options: Options) -> Iterator[Row]:
     """Help, version, completion, a listing and a hit on the command line; and a hit in the library."""
-    with counted(tiny=LIBRARY_SNAPSHOTS) as hub, room_in(options.memory) as room:
+    needed = room_for_many(2 * LIBRARY_SNAPSHOTS, 0)
+    with room_in(options.memory, needed, chosen_by="") as room, counted(tiny=LIBRARY_SNAPSHOTS) as hub:
         commands = {BARE: Command((sys.executable, "-c", "pass"))}
         for what, command in _commands(Ours(CHECKOUT), room / "ours", hub.endpoint).items():
             commands[what] = command

@@ -16,7 +16,7 @@ from benchmarks.origins.nginx import Nginx
 from benchmarks.report import moves
 from benchmarks.report.others import flip_table, request_table, stated_table
 from benchmarks.rivals import RIVALS
-from benchmarks.running.machine import PRIORITY
+from benchmarks.running.machine import priority
 from benchmarks.running.options import Base, Options
 from benchmarks.running.race import Row
 from benchmarks.running.work import Command, Rival, Way, Work
@@ -179,7 +179,7 @@ def test_turns_of_two_kinds_in_one_round_are_compared_with_their_own_kind() -> N
 @pytest.mark.needs("root")
 def test_who_is_killed_and_who_counts_go_before_background_work_too() -> None:
     with counted(files=1) as hub, kill.started(Command(("sleep", "30"))) as process:
-        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in (hub.pid, process.pid)] == [PRIORITY] * 2
+        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in (hub.pid, process.pid)] == [priority()] * 2
 
 
 def test_a_measure_is_compared_in_turns_and_a_revision_that_lacks_something_drops_out(tmp_path: Path) -> None:
