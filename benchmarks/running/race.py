@@ -58,7 +58,7 @@ def refuse_too_little_room(place: Path, byte_count: int, *, chosen_by: str) -> N
     needed_bytes = byte_count + SPARE_BYTES
     if (free := shutil.disk_usage(place).free) < needed_bytes:
         had, needed = free // MIB, -(-needed_bytes // MIB)
-        cures = [f"a smaller {chosen_by}"] if chosen_by else []
+        cures = [f"a smaller {chosen_by}"] if chosen_by and free > SPARE_BYTES else []
         cures.append("another place (--memory DIRECTORY, --disk DIRECTORY)")
         if left := sorted(path.name for path in place.glob(f"{ROOM}*")):
             cures.insert(0, f"removing what killed runs have left ({', '.join(left)})")

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measures.arrival import FILES
+from benchmarks.measures.contests import WRITTEN
 from benchmarks.running.machine import Conditions, Failed, run
 from benchmarks.running.options import KIB, MIB, OURS, Base, Options
 from benchmarks.running.race import Row, room_in, there_and_back
 from benchmarks.running.work import CHECKOUT, Command
 
-SNAPSHOT_BYTES = 64 * KIB
+SNAPSHOT_BYTES = 40 * KIB
 """What one of the largest cache takes in all caches together, what gc is given to remove included."""
 LACKING = ("ImportError", "ModuleNotFoundError", "AttributeError", "TypeError")
 """How a program ends that calls what is not there."""
@@ -27,7 +28,7 @@ LACKING = ("ImportError", "ModuleNotFoundError", "AttributeError", "TypeError")
 def hashing(options: Options) -> Iterator[Row]:
     """How many times as fast BLAKE3, SHA-256, writing and all of them together are; see measures/hashing.py."""
     file_bytes = _file_bytes(options)
-    with room_in(options.disk, FILES * file_bytes):
+    with room_in(options.disk, FILES * file_bytes + WRITTEN):
         yield from _measured("hashing", options, f"--file-size={file_bytes}")
 
 

@@ -23,7 +23,7 @@ BARE = "python -c pass"
 
 def start(options: Options) -> Iterator[Row]:
     """Help, version, completion, a listing and a hit on the command line; and a hit in the library."""
-    needed = room_for_many(2 * LIBRARY_SNAPSHOTS, 0)
+    needed = room_for_many(5 * LIBRARY_SNAPSHOTS, 0)  # two caches: directories, bodies, sidecars
     with room_in(options.memory, needed, chosen_by="") as room, counted(tiny=LIBRARY_SNAPSHOTS) as hub:
         commands = {BARE: Command((sys.executable, "-c", "pass"))}
         for what, command in _commands(Ours(CHECKOUT), room / "ours", hub.endpoint).items():

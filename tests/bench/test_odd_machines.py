@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -25,10 +26,11 @@ from benchmarks.origins.processes import free_ports, running, talking
 from benchmarks.origins.s3 import Rclone
 from benchmarks.running import lines, machine, race, work
 from benchmarks.running.machine import Conditions, priority
-from benchmarks.running.options import MIB, Options
+from benchmarks.running.options import KIB, MIB, Options
 from benchmarks.running.race import Row
 from benchmarks.running.work import Command, Unusable
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.scenarios.repeat import repeated
 from fetcher import Fetcher
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -92,7 +94,6 @@ def test_an_emulator_that_does_not_start_is_one_scenario_that_is_missing(
         pass
 
 
-@pytest.mark.needs("reference")
 def test_what_an_old_openssl_says_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = _program(tmp_path / "openssl", "echo 'req: Unrecognized flag CA' >&2; exit 1")
     monkeypatch.setattr(nginx_module, "program", lambda name: old if name == "openssl" else name)
@@ -115,9 +116,9 @@ def test_an_origin_that_says_nothing_has_ended() -> None:
 def test_a_hub_that_ends_while_it_is_asked_is_the_reason() -> None:
     with counted(files=1) as hub:
         os.kill(hub.pid, signal.SIGKILL)
-        for _ in range(2):  # the first question may still find its pipe open
-            with pytest.raises(Unusable, match=r"benchmarks\.origins\.embedded has ended"):
-                hub.look()
+        os.waitid(os.P_PID, hub.pid, os.WEXITED | os.WNOWAIT)  # until then a question still finds its pipe open
+        with pytest.raises(Unusable, match=r"benchmarks\.origins\.embedded has ended"):
+            hub.look()
 
 
 def test_an_s3_that_does_not_answer_is_the_reason() -> None:
@@ -189,14 +190,39 @@ def test_there_is_room_for_what_fetcher_leaves_free() -> None:
 def test_a_small_place_is_refused_with_the_options_that_cure_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, option: str
 ) -> None:
-    """As /dev/shm is in a container: what is fetched would fit here, but not beside what fetcher leaves free."""
+    """What is fetched would fit, but not beside what fetcher leaves free."""
     _with_everything(monkeypatch)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * MIB))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=race.SPARE_BYTES + 100 * KIB))
     cure = f"a smaller {option}, or another place" if option else "another place"
-    expected = rf"has room for 64 MiB, and \d+ are needed: {cure} \(--memory DIRECTORY, --disk DIRECTORY\)$"
+    expected = rf"has room for 272 MiB, and \d+ are needed: {cure} \(--memory DIRECTORY, --disk DIRECTORY\)$"
     with pytest.raises(Unusable, match=expected):
         list(SCENARIOS[scenario].run(_small(tmp_path)))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_is_too_small_for_anything_is_not_cured_by_smaller_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /dev/shm is in a container."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * MIB))
+    with pytest.raises(Unusable, match=r"has room for 64 MiB, and 273 are needed: another place \(--memory"):
+        with race.room_in(tmp_path, MIB):
+            pass
+
+
+def test_outputs_that_all_stay_have_room_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(bytes(MIB))
+    needed = 2 * race.room_for_many(1, MIB) + race.SPARE_BYTES
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    wanted = work.Work("", ("file",), tmp_path)
+    server: Any = SimpleNamespace(sent_bytes=_must_not_be_asked)
+    rows = repeated("again", SMALL, "file", ("fetcher", "curl"), wanted, tmp_path, server)
+    with pytest.raises(Unusable, match="a smaller --medium-files or --objects"):
+        list(rows)
+
+
+def _must_not_be_asked() -> int:
+    raise AssertionError("a rival was run")
 
 
 def _small(place: Path) -> Options:
@@ -262,8 +288,8 @@ def test_what_serves_is_missed_before_there_is_anything_to_serve(
     ],
 )
 def test_the_list_says_what_origins_lack(monkeypatch: pytest.MonkeyPatch, missing: str, line: str) -> None:
-    found = work.find_program
-    monkeypatch.setattr(work, "find_program", lambda name: None if name == missing else found(name))
+    there = shutil.which("true")
+    monkeypatch.setattr(work, "find_program", lambda name: None if name == missing else there)
     monkeypatch.setattr(suite, "RIVALS", {})
     assert line in suite._listing().partition("origins:\n")[2]
 
