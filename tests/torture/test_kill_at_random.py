@@ -95,7 +95,9 @@ def test_one_of_several_is_killed_at_a_random_moment(
             victim = rng.choice(clients)
             sent = hub.body_bytes_sent()
             ended_all = together(clients, order(cache_dir), victim, rng.uniform(0.0, 0.9) * whole_s)
-            killed += sum(ended.killed for ended in ended_all)
+            in_time = sum(ended.killed for ended in ended_all)
+            killed += in_time
+            whole_s *= 1.0 if in_time else 0.5  # the machine has more time for it than when that was measured
             try:
                 for client, ended in zip(clients, ended_all, strict=True):
                     assert ended.status == 0 or (ended.killed and client is victim), ended.facts

@@ -233,7 +233,7 @@ def cells(kind: Kind, entry: Entry) -> Iterator[tuple[Situation, Tenant]]:
                 yield situation, tenant
 
 
-TRIES_UNDER_WAY = 3
+TRIES_UNDER_WAY = 8
 
 
 @pytest.mark.timeout(300)
