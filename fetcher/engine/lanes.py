@@ -129,15 +129,16 @@ class Lanes:
         if not jobs or run.sharing >= run.lanes_max:
             return None
         for job in jobs:
-            if job.drop is not None or job.not_before > now or job.transfer.state is not State.FETCHING:
+            # Given up, it is begun until its attendant has had a turn: it must not be refused again until then.
+            if job.abandoned or job.drop is not None or job.not_before > now:
                 continue
+            if job.source.scouting or not job.transfer.has_part:
+                continue  # what is under way may be all that it needs
             if (refused := self._refused(job)) is not None:
                 return self._named(job, self._refuse, refused)
-            if job.abandoned or job.source.scouting or job.source.pause_s() > 0:
-                continue
             host = job.source.host
             # A place is only asked for by who would take it: others wait for those that were refused.
-            if not job.transfer.has_part or not admission.may_start(host):
+            if job.source.pause_s() > 0 or not admission.may_start(host):
                 continue
             part = job.transfer.next_part(run.part_bytes(job))
             if part is not None:
@@ -192,6 +193,7 @@ class Lanes:
         )
 
     async def _refuse(self, job: FileJob, error: FetcherError) -> None:
+        await asyncio.sleep(0)  # a step without a turn of the loop, and the next one may be the same for ever
         raise error
 
     async def _named(

@@ -23,7 +23,7 @@ from fetcher.cache.records import GoneError
 from fetcher.cache.store import Cache
 from fetcher.engine.asks import Outcome
 from fetcher.model.events import Progress
-from fetcher.testing import Hub, Synthetic
+from fetcher.testing import Hub, Quotas, Synthetic, hub_in_thread
 from fetcher.testing.faults import ChangeContent, CutAfter, FlipByte, OnRequest, StallAfter, Status, Trickle
 from tests.e2e.support import (
     MIB,
@@ -192,6 +192,17 @@ def test_many_files_that_get_nowhere_leave_room_for_the_others(
     )
     good(results, hub, GOOD)
     assert isinstance(results[BAD], TransportError)
+
+
+def test_an_announced_pause_that_is_too_long_ends_what_needs_it_and_stops_nothing_else(cache_dir: Path) -> None:
+    """In a process of its own: what would stop there is the event loop, with all that could end it."""
+    with hub_in_thread(quotas=Quotas(resolvers=1, window_s=3600)) as hub:
+        hub.add_repo(GOOD, files={"good.bin": Synthetic(3 * MIB, 1)})
+        hub.add_repo(BAD, files={"bad.bin": Synthetic(2 * MIB, 2), "bad-too.bin": Synthetic(2 * MIB, 3)})
+        settings = options(hub, cache_dir, connections_max=1)  # the largest one has the only request
+        with Child(settings, [f"hf://{GOOD}", f"hf://{BAD}"], each=True) as child:
+            assert child.done(timeout_s=30.0)["kinds"] == [None, "rate_limited"]
+        assert hub.count("resolve") == 1, "who has been told that nothing is left does not ask"
 
 
 def test_it_fails_while_the_others_are_still_coming(hub: Hub, cache_dir: Path) -> None:

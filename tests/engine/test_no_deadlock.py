@@ -471,3 +471,50 @@ def test_more_small_files_are_taken_where_the_host_of_the_first_ones_wants_no_re
     assert lanes.pick(prefers_small=True) is None
     admission.busy(HOSTS[0], 30.0)
     assert lanes.pick(prefers_small=True) == ("claim", others)
+
+
+def out_of_quota(size: int, number: int) -> FileJob:
+    """A file of the first host, which has said that it takes no request for longer than we may wait."""
+    job = a_job(size)
+    job.content_id = str(number)
+    job.source = source = SimulatedSource(HOSTS[0])  # type: ignore[assignment]
+    source.pause_s = lambda: 500.0  # type: ignore[method-assign]
+    return job
+
+
+def test_a_file_that_was_given_up_is_not_refused_again_before_its_attendant_has_had_a_turn() -> None:
+    settings = Settings(cache_dir=Path("/nowhere"), state_dir=Path("/nowhere"))
+    job, other = out_of_quota(4 * BLOCK_BYTES, 0), a_job(4 * BLOCK_BYTES)
+    other.source = SimulatedSource(HOSTS[1])  # type: ignore[assignment]
+    lanes = PickingLanes(SimulatedRun(settings, [job, other], lambda: 0.0, random.Random(1)))  # type: ignore[arg-type]
+    refused, step, _ = lanes.pick(prefers_small=False)  # type: ignore[misc]
+    assert (refused, step) == (job, lanes._refuse)
+    job.abandoned = True  # as the run leaves it: its attendant removes it, once the loop comes to that
+    following, step, _ = lanes.pick(prefers_small=False)  # type: ignore[misc]
+    assert (following, step) == (other, lanes._do_part), "the others go on"
+
+
+@pytest.mark.parametrize("scouting", [False, True])
+def test_a_file_that_asks_for_nothing_more_is_not_refused(scouting: bool) -> None:
+    """All of it is under way; or its first request is, and may lead to where no quota counts."""
+    settings = Settings(cache_dir=Path("/nowhere"), state_dir=Path("/nowhere"))
+    job = out_of_quota(4 * BLOCK_BYTES, 0)
+    if scouting:
+        job.source.scouting = True
+    else:
+        assert job.transfer.next_part() is not None
+    lanes = PickingLanes(SimulatedRun(settings, [job], lambda: 0.0, random.Random(1)))  # type: ignore[arg-type]
+    assert lanes.pick(prefers_small=False) is None
+
+
+def test_a_refusal_lets_the_loop_have_a_turn() -> None:
+    """Else a step that is chosen again and again would stop everything, however it came to that."""
+
+    async def turns() -> int:
+        lanes, seen = Lanes(SimpleNamespace(tools=None, settings=None)), [0]  # type: ignore[arg-type]
+        asyncio.get_running_loop().call_soon(lambda: seen.append(1))
+        with pytest.raises(InternalError):
+            await lanes._refuse(a_job(BLOCK_BYTES), InternalError("no"))
+        return len(seen)
+
+    assert asyncio.run(turns()) == 2
