@@ -26,11 +26,13 @@ def ended_early(run: Run, job: FileJob, ended: PartEnded, host: str) -> None:
         return  # located, but no place at that host; or given way: the part is simply taken up again
     run.last_failure = ended
     if outcome is Outcome.BUSY:
-        run.tools.admission.busy(host, ended.retry_after_s)
-        if ended.retry_after_s is not None and ended.retry_after_s > run.settings.retry_after_max_s:
-            raise RateLimitedError(
-                f"{ended.reason} and asks to wait {ended.retry_after_s:.0f} s", resource=job.resource
-            )
+        asked_s = ended.retry_after_s
+        if asked_s is not None and asked_s > run.settings.retry_after_max_s:
+            # Nobody waits for so long, so nobody is kept waiting: it may be this asker's own quota that is used up, and
+            # whoever else asks at this host is told for himself.
+            run.tools.admission.busy(host, None)
+            raise RateLimitedError(f"{ended.reason} and asks to wait {asked_s:.0f} s", resource=job.resource)
+        run.tools.admission.busy(host, asked_s)
     elif outcome in (Outcome.STALLED, Outcome.SLOW, Outcome.CRAWLED):
         run.observer.parts_moved += 1
         job.failures += outcome is Outcome.STALLED

@@ -16,6 +16,7 @@ from fetcher import (
     IntegrityError,
     NoSpaceError,
     NotFoundError,
+    RateLimitedError,
     TransportError,
 )
 from fetcher.cache.partials import Partial
@@ -145,6 +146,7 @@ FAULTS: dict[str, tuple[Any, type[FetcherError]]] = {
     "wrong-bytes-small": (FlipByte(3).on(path="bad.json"), IntegrityError),
     "changed": (ChangeContent(same_bytes=True).on(path="bad-own.bin", every=2), TransportError),
     "stalled": (StallAfter(0).on(path="bad-own.bin"), TransportError),
+    "told-to-wait-too-long": (Status(429, retry_after=1000).on("resolve", path="bad-own.bin"), RateLimitedError),
 }
 
 

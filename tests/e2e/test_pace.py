@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fetcher import Progress
+from fetcher import Progress, RateLimitedError
+from fetcher.engine.asks import Outcome
 from fetcher.engine.remembering import Remembering
 from fetcher.testing import Hub, Quotas, Synthetic, hub_in_thread
 from fetcher.testing.faults import MaxConcurrentBodies, Status
-from tests.e2e.support import MIB, REPO, assert_whole, fetch
+from tests.e2e.support import MIB, REPO, assert_whole, fetch, fetcher_of
 
 
 def many(count: int) -> dict[str, Any]:
@@ -56,6 +58,22 @@ def test_a_burst_of_429_with_retry_after(hub: Hub, cache_dir: Path, place: str) 
     refused = hub.requests.select(place, status=429)
     knocked = [record for record in hub.requests.select(place) if refused[0].at <= record.at < refused[0].at + 0.9]
     assert len(knocked) <= 8, "only what was under way knocks while the host asked to wait"
+
+
+def test_who_is_told_to_wait_for_too_long_keeps_nobody_else_waiting(hub: Hub, cache_dir: Path) -> None:
+    """It may be his own quota that is used up: who comes after him to that host asks for himself."""
+    for number, name in enumerate(("acme/one", "acme/two")):
+        hub.add_repo(name, files={"weights.bin": Synthetic(2 * MIB, number)})
+    hub.faults.add(Status(429, retry_after=1000).on("resolve", times=1))
+
+    async def main() -> Outcome:
+        async with fetcher_of(hub, cache_dir, retry_after_max_s=1.0, no_progress_timeout_s=4.0) as fetcher:
+            with pytest.raises(RateLimitedError, match="asks to wait 1000 s"):
+                await fetcher.fetch("hf://acme/one", "job")
+            return await fetcher.fetch("hf://acme/two", "job")
+
+    assert_whole(asyncio.run(main()).snapshot, hub, "acme/two")
+    assert hub.count("resolve", status=429) == 1
 
 
 @pytest.mark.parametrize("limit", [1, 2, 4])
