@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fetcher.cache.records import Snapshot
+from fetcher.cache.records import GoneError, Snapshot
 from fetcher.config import Settings, resource_key
 from fetcher.engine.asks import Ask
 from fetcher.engine.entitled import known
@@ -124,7 +125,10 @@ class Resolver:
                 if pinned.closed and own is not None and not looking:
                     await slow(self._withdraw, ask.resource, key, found.snapshot.endpoint, scope.principal)
                 if says(found.snapshot, pinned, scope):
-                    return hit if looking else await slow(self._current, hit, scope)
+                    if looking:
+                        return hit
+                    with suppress(GoneError):  # it was tidied away since we looked, and is made true again
+                        return await slow(self._current, hit, scope)
             manifest = await origin.resolve(ask.resource, ask.asker)
         except TransportError as error:
             if found.snapshot is None or not found.entitled or not self._may_be_stale(found.snapshot, now):

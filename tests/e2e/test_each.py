@@ -379,6 +379,27 @@ def test_a_blob_that_is_cleaned_away_before_it_is_held_is_fetched(
     assert len(calls) == 2
 
 
+def test_what_is_tidied_away_while_it_is_revalidated_is_had_again_without_a_byte(
+    hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no longer fresh is mostly due to be removed as well, and another command may end at that moment."""
+    repos(hub)
+    good(fetch_each(hub, cache_dir, [GOOD], fresh_for_s=0.01, keep_for_s=0.01), hub, GOOD)
+    make_old(cache_dir)
+    revalidate = Cache.revalidate
+    removed: list[str] = []
+
+    def late(cache: Cache, snapshot_id: str, fresh_for_s: float, keep_for_s: float) -> Any:
+        removed.extend(cache.gc().snapshots)
+        return revalidate(cache, snapshot_id, fresh_for_s, keep_for_s)
+
+    monkeypatch.setattr(Cache, "revalidate", late)
+    sent = hub.body_bytes_sent()
+    good(fetch_each(hub, cache_dir, [GOOD]), hub, GOOD)
+    assert len(removed) == 1
+    assert hub.body_bytes_sent() == sent
+
+
 def test_what_is_cleaned_away_again_and_again_is_an_error_of_its_own(
     hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
