@@ -116,7 +116,7 @@ class Crawling:
         return watched.flow(self._trips[active.place.host], left_bytes)
 
     def _may_be_given_up(self, job: FileJob, active: Active, part: Part, now: float) -> bool:
-        if active.verdict is not None or job.one_stream or part.stream or job.drop is not None:
+        if active.verdict is not None or job.one_stream or part.stream or job.drop is not None or job.refused:
             return False
         if active.pulse.moves >= self._run.settings.part_moves_max or job.transfer.state is not State.FETCHING:
             return False

@@ -150,6 +150,8 @@ class FileJob:
     """Told that they are not, after all."""
     no_room_for_hedges: bool = False
     """What is asked for twice is promised twice, and there was no room for that."""
+    refused: bool = False
+    """Who asked for some of it a second time was refused, and who asks next may be: what comes is left alone."""
     direct: bool = False
     """Blocks bypass the page cache: nothing reads them back."""
     not_before: float = 0.0

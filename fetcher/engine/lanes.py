@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from fetcher.engine.admission import Place
 from fetcher.engine.asking import Asking
 from fetcher.engine.early_ends import ended_early, wrong_small
-from fetcher.engine.jobs import Active, FileJob, PartEnded
+from fetcher.engine.jobs import Active, FileJob, OriginChangedError, PartEnded
 from fetcher.engine.queues import SMALL_READY_MAX
 from fetcher.engine.receive import receive_part
 from fetcher.engine.receive_small import receive_small
 from fetcher.engine.small import INLINE_BYTES_MAX
-from fetcher.errors import FetcherError, RateLimitedError
+from fetcher.errors import (
+    DeniedError,
+    FetcherError,
+    ForbiddenError,
+    NotFoundError,
+    RateLimitedError,
+    ResourceError,
+    TransportError,
+)
 from fetcher.model.ranges import ByteRange
 from fetcher.plan.transfer import Event, Outcome, Part, State
 from fetcher.plan.watch import Pulse
@@ -121,7 +129,7 @@ class Lanes:
         if found is None:
             return None
         job, part = found
-        return self._named(job, self._do_part, part, self._tools.admission.take(job.source.host))
+        return self._named(job, self._do_hedge, part, self._tools.admission.take(job.source.host))
 
     def _pick_part(self, jobs: Sequence[FileJob]) -> Step | None:
         run, admission = self._run, self._tools.admission
@@ -232,6 +240,16 @@ class Lanes:
             self._tools.slabs.give_back(slabs)
             place.leave()
             job.wake()
+
+    async def _do_hedge(self, job: FileJob, part: Part, place: Place) -> None:
+        """As ``_do_part``, for a second request. What is final for one that nobody needs is no end of the file: the
+        first goes on, and if that ends early, too, whoever asks next is told for himself."""
+        try:
+            await self._do_part(job, part, place)
+        except OriginChangedError:
+            raise
+        except (DeniedError, ForbiddenError, NotFoundError, RateLimitedError, ResourceError, TransportError):
+            job.refused = True
 
     async def _do_small(self, job: FileJob, place: Place) -> None:
         """One request for one small file, its check, and its way to the committer."""

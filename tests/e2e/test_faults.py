@@ -15,7 +15,9 @@ from fetcher import FetcherError, NoSpaceError
 from fetcher.cache.reservation import Reservation
 from fetcher.engine import crawling
 from fetcher.testing import Hub, Rule, Synthetic, hub_in_thread
-from fetcher.testing.faults import Trickle, UrlUses
+from fetcher.testing.faultplan import Exchange
+from fetcher.testing.faults import OnRequest, Trickle, UrlUses
+from fetcher.testing.messages import Reply
 from tests.e2e.fault_cases import CONNECTIONS, Fatal, Healed, fatal_in, healed_in, pairs_in
 from tests.e2e.support import IMPATIENT, MIB, REPO, assert_blobs_sound, assert_whole, fetch, nothing_visible, tree_of
 from tests.e2e.worlds import LARGE, HubWorld, World, WorldKind, world_of
@@ -163,6 +165,45 @@ def test_a_second_request_that_finds_no_room_gives_way_and_the_first_goes_on(
     assert len(asked) == 1, "and it is not tried again"
     (slow,) = [record for record in hub.requests.select("cdn", method="GET") if record.faults]
     assert slow.complete
+
+
+class RefuseSecond:
+    """Refuses whoever asks up to the end of a part that was asked for before."""
+
+    def __init__(self, status: int) -> None:
+        self.refused = 0
+        self._reply = Reply(status, {"Retry-After": "1000"} if status == 429 else {})
+        self._stops: set[str] = set()
+
+    def __call__(self, exchange: Exchange) -> Reply | None:
+        stop = exchange.request.headers.get("range", "").rpartition("-")[2]
+        if not stop or stop not in self._stops:
+            self._stops.add(stop)
+            return None
+        self.refused += 1
+        return self._reply
+
+
+@pytest.mark.parametrize(("kind", "status"), [("hub", 429), ("hub", 451), ("s3", 403), ("s3", 404)])
+def test_a_second_request_that_is_refused_is_no_end_of_the_first(
+    kind: WorldKind, status: int, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A credential may end, or a host have enough, while what was allowed before still comes."""
+    monkeypatch.setattr(crawling, "crawler", lambda *_: None)  # it is slow, and is to be asked for twice
+    content, second = Synthetic(32 * MIB, 1), RefuseSecond(status)
+    with world_of(kind) as world:
+        if isinstance(world, HubWorld):
+            world.origin.add_repo("acme/slow", files={WEIGHTS: content})
+            item = "hf://acme/slow"
+        else:
+            world.origin.add_bucket("slow", {WEIGHTS: content}, public=True)
+            item = f"{world.origin.endpoint}/slow/"
+        body = world.places.body
+        world.origin.faults.add(body.hit(OnRequest(second)), body.hit(Trickle(1_000_000), nth=2))
+        outcome = world.fetch(cache_dir, item, part_bytes=4 * MIB, connections_max=4, hedges_max=2)
+        assert tree_of(outcome.snapshot.path) == {WEIGHTS: (content.size, content.sha256)}
+        assert second.refused == 1, "and it is not tried again"
+        assert world.origin.body_bytes_sent(WEIGHTS) == content.size
 
 
 # --- what can't be healed --------------------------------------------------------------------------------------------

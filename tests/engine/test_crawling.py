@@ -320,12 +320,13 @@ five = partial(some, 5)
 
 
 def test_what_could_not_be_asked_for_again_at_once_is_left_alone() -> None:
-    sure, paced, failed, resting = five(), five(pause_s=5.0), five(), five()
+    sure, paced, failed, resting, refused = five(), five(pause_s=5.0), five(), five(), five()
     failed.job.not_before = 100.0
     resting.admission.host(HOST).not_before = 100.0
-    for world in (sure, paced, failed, resting):
+    refused.job.refused = True
+    for world in (sure, paced, failed, resting, refused):
         brought_for(world, 3.0)
-    assert [world.closed for world in (sure, paced, failed, resting)] == [1, 0, 0, 0]
+    assert [world.closed for world in (sure, paced, failed, resting, refused)] == [1, 0, 0, 0, 0]
 
 
 def test_of_two_requests_for_the_same_bytes_neither_is_given_up() -> None:
