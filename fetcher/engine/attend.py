@@ -46,6 +46,7 @@ class Attendant:
                 await self._drop()
                 continue
             job.transfer.on(Event.LAST_BLOCK)
+            await self._requests_over()
             if self._right(computed):
                 job.transfer.on(Event.DIGEST_RIGHT)
                 await self._commit(computed)
@@ -83,7 +84,6 @@ class Attendant:
         """Wrong digest: one refetch of the file, then the error; the first copy is kept apart for the report."""
         job = self._job
         assert job.partial is not None and job.digest is not None
-        await self._parts_ended()
         if job.transfer.wrong_digests >= job.transfer.RESTARTS_MAX:
             differing = await self._tools.workers.slow(job.partial.rejected_blocks)
             await self._tools.workers.slow(job.partial.reject)
@@ -133,6 +133,14 @@ class Attendant:
                 resource=job.resource,
             )
         self._observer.notice(f"{job.entry.path}: origin changed in mid-file, starting this file again")
+
+    async def _requests_over(self) -> None:
+        """Everything is here. What brings some of it a second time is not needed any more, and a worker may still be
+        making room for that: the Partial has to be quiet before it is published, or begun anew."""
+        for active in self._job.active:
+            if active.part is not None and active.pulse.bytes_received < active.part.span.length:
+                active.end_with(Outcome.SHED)
+        await self._parts_ended()
 
     async def _parts_ended(self) -> None:
         while self._job.transfer.parts_open:

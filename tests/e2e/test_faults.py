@@ -14,12 +14,24 @@ import pytest
 from fetcher import FetcherError, NoSpaceError
 from fetcher.cache.reservation import Reservation
 from fetcher.engine import crawling
+from fetcher.engine.jobs import FileJob
+from fetcher.plan.transfer import State
 from fetcher.testing import Hub, Rule, Synthetic, hub_in_thread
 from fetcher.testing.faultplan import Exchange
 from fetcher.testing.faults import OnRequest, Trickle, UrlUses
 from fetcher.testing.messages import Reply
 from tests.e2e.fault_cases import CONNECTIONS, Fatal, Healed, fatal_in, healed_in, pairs_in
-from tests.e2e.support import IMPATIENT, MIB, REPO, assert_blobs_sound, assert_whole, fetch, nothing_visible, tree_of
+from tests.e2e.support import (
+    IMPATIENT,
+    MIB,
+    REPO,
+    assert_blobs_sound,
+    assert_whole,
+    fetch,
+    nothing_visible,
+    tree_of,
+    wait_until,
+)
 from tests.e2e.worlds import LARGE, HubWorld, World, WorldKind, world_of
 
 WEIGHTS = LARGE
@@ -158,6 +170,7 @@ def test_a_second_request_that_finds_no_room_gives_way_and_the_first_goes_on(
         raise NoSpaceError("no room for these beside the others")
 
     monkeypatch.setattr(Reservation, "draw_beside", no_room)
+    monkeypatch.setattr(crawling, "crawler", lambda *_: None)  # on a busy machine it may be found beside its peers
     hub.add_repo(REPO, files={WEIGHTS: Synthetic(32 * MIB, 1)})
     hub.faults.add(Trickle(1_000_000).on("cdn", nth=2))
     outcome = fetch(hub, cache_dir, part_bytes=4 * MIB, connections_max=4, hedges_max=2)
@@ -204,6 +217,30 @@ def test_a_second_request_that_is_refused_is_no_end_of_the_first(
         assert tree_of(outcome.snapshot.path) == {WEIGHTS: (content.size, content.sha256)}
         assert second.refused == 1, "and it is not tried again"
         assert world.origin.body_bytes_sent(WEIGHTS) == content.size
+
+
+def test_a_file_is_published_once_a_second_request_for_it_is_over(
+    hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request may be through while a worker still makes room for what the second was to bring."""
+    draw_ahead = FileJob.draw_ahead
+    starts: list[int] = []
+
+    def slowly(job: FileJob, start: int, byte_count: int, hedge: bool) -> None:
+        if hedge:
+            assert job.partial is not None
+            with job.partial.reading():  # a call under way, as allocating is one
+                starts.append(start)
+                wait_until(lambda: job.transfer.state is not State.FETCHING)
+                time.sleep(0.3)  # who does not wait for this is about to publish it by now
+        draw_ahead(job, start, byte_count, hedge)
+
+    monkeypatch.setattr(FileJob, "draw_ahead", slowly)
+    monkeypatch.setattr(crawling, "crawler", lambda *_: None)  # else its rest would be left to the second, which waits
+    hub.add_repo(REPO, files={WEIGHTS: Synthetic(32 * MIB, 1)})
+    hub.faults.add(Trickle(1_000_000).on("cdn", nth=2))
+    assert_whole(fetch(hub, cache_dir, part_bytes=4 * MIB, connections_max=4, hedges_max=2).snapshot, hub)
+    assert starts
 
 
 # --- what can't be healed --------------------------------------------------------------------------------------------
