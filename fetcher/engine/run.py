@@ -212,7 +212,10 @@ class Run:
                 self.queues.ready_large.append(job)
             else:
                 # An heir begins at zero, and soon has what the former owner had: no step back for that.
-                self._count(job, max(job.bytes_counted, job.bytes_done))
+                bytes_done = max(job.bytes_counted, job.bytes_done)
+                if bytes_done > job.bytes_counted:
+                    self.progressed()  # what others have proven comes to us as well
+                self._count(job, bytes_done)
                 self.elsewhere.append(job)
         if found:
             await self._complete(found)
@@ -271,6 +274,11 @@ class Run:
     def sharing(self) -> int:
         """Requests that share the line: those that have been silent for a while do not."""
         return sum(active.place is None or not active.place.silent for active in self.actives)
+
+    @property
+    def only_waits(self) -> bool:
+        """All that is missing is fetched by others."""
+        return len(self.elsewhere) == self._missing
 
     def told_to_wait(self, now: float) -> bool:
         """Whether an origin has named the time before which it wants no request of ours."""

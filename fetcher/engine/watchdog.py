@@ -91,8 +91,9 @@ class Watchdog:
         """Ask again for the contents that others fetch."""
         run = self._run
         await run.claim(list(run.elsewhere))
-        if run.elsewhere and not run.actives:
-            # They are with living owners, each of which ends by itself when it gets nowhere; then we take over.
+        if run.only_waits:
+            # Each is with a living owner, who has that to fetch and ends when he gets nowhere; then we take over. Who
+            # has something of his own to fetch is judged by that as well: two that wait for each other would not end.
             run.progressed()
 
     def _shed(self, now: float) -> None:

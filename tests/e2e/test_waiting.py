@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fetcher import HF, CacheError, Notice, Progress
+from fetcher import HF, CacheError, Notice, Progress, TransportError
 from fetcher.cache import partials, rescan
+from fetcher.engine.asks import Outcome
 from fetcher.testing import Hub, Synthetic
-from fetcher.testing.faults import Delay, OnRequest, Trickle, UrlUses
+from fetcher.testing.faults import CutAfter, Delay, OnRequest, Trickle, UrlUses
 from tests.e2e.support import (
     MIB,
     REPO,
@@ -61,6 +63,56 @@ def test_one_time_urls_on_a_slow_line(hub: Hub, cache_dir: Path) -> None:
     hub.faults.add(UrlUses(1).on(), Trickle(600_000).on("cdn"))
     assert_whole(fetch(hub, cache_dir, part_slow_bytes_per_s=1.0, connections_max=12).snapshot, hub)
     assert hub.count("cdn", status=403) > 6
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+def test_two_that_wait_for_each_other_end_when_the_origin_does(hub: Hub, cache_dir: Path, engines: int) -> None:
+    """Each has what the other one wants as well, and gets nowhere with it: that is not for the other to wait for."""
+    names = ["hf://acme/one", "hf://acme/two"]
+    for number, name in enumerate(names):
+        hub.add_repo(name.removeprefix("hf://"), files={BIG: Synthetic(3 * MIB, number)})
+    gate = Gate()
+    hub.faults.add(OnRequest(gate).on("cdn"), CutAfter(0).on("cdn"))
+
+    async def main() -> list[Any]:
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(
+                    fetcher_of(hub, cache_dir, connections_max=1, no_progress_timeout_s=5.0)
+                )
+                for _ in range(engines)
+            ]
+            fetches = [
+                asyncio.create_task(client.fetch_all([(name, "job") for name in wish]))
+                for client, wish in ((clients[0], names), (clients[-1], names[::-1]))
+            ]
+            await until(lambda: len(list(cache_dir.glob("partials-v1/*"))) == 2)
+            gate.open()
+            async with asyncio.timeout(30):
+                return await asyncio.gather(*fetches, return_exceptions=True)
+
+    for error in asyncio.run(main()):
+        assert isinstance(error, TransportError) and "no new byte" in error.message
+    assert hub.body_bytes_sent() == 0
+
+
+def test_what_others_fetch_is_progress_beside_a_file_of_ours_that_gets_nowhere(hub: Hub, cache_dir: Path) -> None:
+    hub.add_repo("acme/dead", files={SECOND: Synthetic(2 * MIB, 1)})
+    hub.add_repo(REPO, files={BIG: Synthetic(8 * MIB, 2)})
+    hub.faults.add(Trickle(MIB).on("cdn", path=BIG), CutAfter(0).on("cdn", path=SECOND))
+
+    async def main() -> list[Any]:
+        async with fetcher_of(hub, cache_dir, no_progress_timeout_s=4.0) as client:
+            return list(await client.fetch_each([("hf://acme/dead", "job"), (f"hf://{REPO}", "job")]))
+
+    with Child(options(hub, cache_dir, connections_max=1), items=[f"hf://{REPO}"]) as owner:
+        wait_until(lambda: hub.body_bytes_sent(BIG) > 0)
+        dead, followed = asyncio.run(main())
+        owner.done()
+    assert isinstance(dead, TransportError)
+    assert isinstance(followed, Outcome), followed
+    assert_whole(followed.snapshot, hub)
+    assert followed.downloaded == 0
 
 
 @pytest.mark.needs("native")
