@@ -78,7 +78,8 @@ class Admission:
         self._wanted_at: dict[str, float] = {}
         """Hosts that were refused a place only because others have them all."""
         self._watchers: dict[Callable[[], None], Callable[[str], float]] = {}
-        """Who waits for a place, and what each still has to ask of a host for."""
+        """Who waits for places, and what each still has to ask of a host for; in the order in which they hear of a free
+        one: first who has taken none for longest."""
         self._looked_at = float("-inf")
         self.active = 0
 
@@ -125,11 +126,14 @@ class Admission:
                 waiting += 1
         return waiting >= self._settings.connections_max - self.active
 
-    def take(self, origin: str) -> Place:
-        """A place at ``origin``; only after ``may_start``, in the same step."""
+    def take(self, origin: str, watcher: Callable[[], None] | None = None) -> Place:
+        """A place at ``origin``; only after ``may_start``, in the same step. ``watcher``: who takes it, if he watches;
+        of the next place that may be free all others hear before him."""
         self.active += 1
         self.host(origin).active += 1
         self._wanted_at.pop(origin, None)
+        if watcher is not None and watcher in self._watchers:
+            self._watchers[watcher] = self._watchers.pop(watcher)
         return Place(self, origin)
 
     def now(self) -> float:
@@ -187,6 +191,11 @@ class Admission:
             self._watchers.pop(wake, None)
 
         return end
+
+    @property
+    def shared(self) -> bool:
+        """Whether several wait for places: none of them takes a free one before the others were woken."""
+        return len(self._watchers) > 1
 
     def _left_bytes(self, origin: str) -> float:
         return sum(left(origin) for left in self._watchers.values()) if self._watchers else float("inf")

@@ -60,6 +60,8 @@ class Lanes:
                 step = await self._wait_for_step(prefers_small=prefers_small)
             if step is not None:
                 await step
+                if self._tools.admission.shared:
+                    await asyncio.sleep(0)  # other runs look first whether they want the place that is free now
 
     async def _wait_for_step(self, *, prefers_small: bool) -> Step | None:
         """What to do, once there is something; None when the run is finished.
@@ -151,7 +153,7 @@ class Lanes:
             part = job.transfer.next_part(run.part_bytes(job))
             if part is not None:
                 job.source.scouting = not job.source.known
-                return self._named(job, self._do_part, part, admission.take(host))
+                return self._named(job, self._do_part, part, admission.take(host, run.changed.set))
         return None
 
     def _pick_small(self) -> Step | None:
@@ -184,7 +186,7 @@ class Lanes:
             if job.not_before <= now and pause_s <= 0 and host != full:
                 if admission.may_start(host):
                     queue.popleft()
-                    return self._named(job, self._do_small, admission.take(host))
+                    return self._named(job, self._do_small, admission.take(host, self._run.changed.set))
                 full = host  # mostly that of all the others, too
             queue.rotate(-1)
         return None

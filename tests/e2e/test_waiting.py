@@ -115,6 +115,27 @@ def test_what_others_fetch_is_progress_beside_a_file_of_ours_that_gets_nowhere(h
     assert followed.downloaded == 0
 
 
+def test_a_second_run_has_its_turn_at_a_host_that_the_first_one_fills(hub: Hub, cache_dir: Path) -> None:
+    """In one process, which has so many connections to a host and no more."""
+    hub.add_repo("acme/one", files={BIG: Synthetic(96 * MIB, 1)})
+    hub.add_repo("acme/two", files={SECOND: Synthetic(2 * MIB, 2)})
+    hub.faults.add(Trickle(4 * MIB).on("cdn"))
+
+    async def main() -> Any:
+        async with fetcher_of(hub, cache_dir, connections_per_host_max=2, no_progress_timeout_s=5.0) as client:
+            first = asyncio.create_task(client.fetch("hf://acme/one"))
+            try:
+                await until(lambda: hub.body_bytes_sent(BIG) > 4 * MIB)
+                outcome = await client.fetch("hf://acme/two")
+                assert not first.done()
+                return outcome
+            finally:
+                first.cancel()
+                await asyncio.wait([first])
+
+    assert_whole(asyncio.run(main()).snapshot, hub, "acme/two")
+
+
 @pytest.mark.needs("native")
 def test_rehashing_is_progress(hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier run left takes longer to read than a run may go without a new block."""

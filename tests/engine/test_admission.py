@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,6 +187,27 @@ def test_whoever_watches_is_woken_when_a_place_is_free(clock: Clock) -> None:
     assert woken == []
     place.move(CDN)
     assert woken == ["second"], "a redirect frees a place where it came from"
+
+
+def test_of_a_free_place_those_hear_first_who_have_taken_none_for_longest(clock: Clock) -> None:
+    books = admission(clock)
+    woken: list[str] = []
+    watchers = {name: partial(woken.append, name) for name in ("first", "second", "third")}
+    assert not books.shared
+    for watcher in watchers.values():
+        books.watch(watcher)
+    assert books.shared
+
+    def taken_by(name: str) -> list[str]:
+        woken.clear()
+        books.take(HUB, watchers[name]).leave()
+        return list(woken)
+
+    assert taken_by("first") == ["second", "third", "first"]
+    assert taken_by("second") == ["third", "first", "second"]
+    assert taken_by("second") == ["third", "first", "second"]
+    books.take(HUB, print).leave()
+    assert taken_by("third") == ["first", "second", "third"], "who does not watch changes nothing"
 
 
 def test_a_watcher_may_leave_while_it_is_woken(clock: Clock) -> None:

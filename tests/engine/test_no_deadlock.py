@@ -126,6 +126,8 @@ class SimulatedRun:
         self.hedging = Hedging(self, sum(job.size for job in jobs))  # type: ignore[arg-type]
         self.crawling = Crawling(self)  # type: ignore[arg-type]
 
+        self.changed = SimpleNamespace(set=lambda: None)
+
     @property
     def sharing(self) -> int:
         return len(self.actives)
