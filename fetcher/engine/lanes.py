@@ -161,7 +161,7 @@ class Lanes:
         batch = queues.next_small_to_claim()  # before the last one is taken: the lanes do not wait for the index
         if batch:
             return run.claim(batch)
-        if (queues.small or queues.small_failed) and self._is_kept():
+        if run.sharing >= run.lanes_max or ((queues.small or queues.small_failed) and self._is_kept()):
             return None
         if (step := self._pick_small_of(queues.small)) is not None:
             return step
@@ -283,8 +283,7 @@ class Lanes:
             run.queues.add_small(job)
             run.changed.set()
         else:
-            run.observer.bytes_done += job.size
-            run.progressed()
+            run.came(job.size)
             run.queues.small_came(job.resource)
             job.handed_over = True
             await run.committer.add(job, small)

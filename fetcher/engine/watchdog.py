@@ -97,18 +97,19 @@ class Watchdog:
             run.progressed()
 
     def _shed(self, now: float) -> None:
-        """No block for a while: the line may be too thin for so many. The latest parts give way to the first ones."""
+        """No block for a while: the line may be too thin for so many. The latest give way to the first ones."""
         keep = connections_to_keep(
             self._settings.connections_max, now - self._run.progressed_at, self._settings.no_progress_timeout_s
         )
         if keep >= self._run.lanes_max:
             return
         self._run.lanes_max = keep
-        parts = [each for each in self._run.actives if each.part and not (each.place and each.place.silent)]
-        # What comes in one stream would begin from zero; of the others, those give way that have least.
-        parts.sort(key=lambda active: (active.part is not None and active.part.stream, active.pulse.bytes_received))
-        parts.reverse()
-        for active in parts[keep:]:
+        going = [each for each in self._run.actives if not (each.place and each.place.silent)]
+        # What comes in one stream would begin from zero; of the others, those give way that have least. A small file
+        # begins from zero, too, but what it has is less than a block, as what any part loses.
+        going.sort(key=lambda active: (active.part is not None and active.part.stream, active.pulse.bytes_received))
+        going.reverse()
+        for active in going[keep:]:
             active.end_with(Outcome.SHED)
 
     def _no_progress(self) -> TransportError:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from fetcher import HF, CacheError, Notice, Progress, TransportError
 from fetcher.cache import partials, rescan
 from fetcher.engine.asks import Outcome
-from fetcher.testing import Hub, Synthetic
+from fetcher.testing import Exchange, Hub, Synthetic
+from fetcher.testing.contents import Content
+from fetcher.testing.faultplan import Fault
 from fetcher.testing.faults import CutAfter, Delay, OnRequest, Trickle, UrlUses
+from fetcher.testing.messages import Reply
 from tests.e2e.support import (
     MIB,
     REPO,
@@ -115,6 +121,45 @@ def test_what_others_fetch_is_progress_beside_a_file_of_ours_that_gets_nowhere(h
     assert followed.downloaded == 0
 
 
+@dataclass(frozen=True)
+class OneLine(Fault):
+    """All bodies come over one line: what one of them gets, the others do not."""
+
+    late: ClassVar[bool] = True
+    bytes_per_s: float = 250_000.0
+
+    def after(self, exchange: Exchange, reply: Reply, memory: dict[Any, Any]) -> None:
+        assert reply.content is not None
+        reply.pace.stall_after = 0  # or a small one would be sent in one piece
+        reply.content = OnTheLine(reply.content, self.bytes_per_s)
+
+
+class OnTheLine(Content):
+    """A content that takes its time on the line."""
+
+    PIECE_BYTES = 4096
+
+    def __init__(self, content: Content, bytes_per_s: float) -> None:
+        self.size = content.size
+        self._content = content
+        self._bytes_per_s = bytes_per_s
+
+    def views(self, start: int = 0, stop: int | None = None) -> Iterator[bytes | memoryview]:
+        for view in self._content.views(start, stop):
+            for position in range(0, len(view), self.PIECE_BYTES):
+                piece = view[position : position + self.PIECE_BYTES]
+                time.sleep(len(piece) / self._bytes_per_s)  # in the one thread that sends all bodies in turn
+                yield piece
+
+
+def test_small_files_come_over_a_thin_line_as_well(hub: Hub, cache_dir: Path) -> None:
+    """Two seconds for each alone, eight for all four of them at once."""
+    hub.add_repo(REPO, files={f"{number}.bin": Synthetic(500_000, number) for number in range(4)})
+    hub.faults.add(OneLine().on())
+    outcome = fetch(hub, cache_dir, connections_max=4, no_progress_timeout_s=5.0)
+    assert_whole(outcome.snapshot, hub)
+
+
 def test_a_second_run_has_its_turn_at_a_host_that_the_first_one_fills(hub: Hub, cache_dir: Path) -> None:
     """In one process, which has so many connections to a host and no more."""
     hub.add_repo("acme/one", files={BIG: Synthetic(96 * MIB, 1)})
@@ -143,8 +188,6 @@ def test_rehashing_is_progress(hub: Hub, cache_dir: Path, monkeypatch: pytest.Mo
     scan = partials.hashing.scan_file
 
     def slow_scan(*arguments: Any, **options: Any) -> list[int]:
-        import time
-
         time.sleep(0.6)
         return scan(*arguments, **options)
 

@@ -102,6 +102,7 @@ class SimulatedRun:
     part_bytes = Run.part_bytes
     book = Run.book
     block_written = Run.block_written
+    came = Run.came
     told_to_wait = Run.told_to_wait
 
     def __init__(self, settings: Settings, jobs: list[FileJob], clock: Callable[[], float], rng: random.Random) -> None:
@@ -125,7 +126,6 @@ class SimulatedRun:
         self.last_failure: PartEnded | None = None
         self.hedging = Hedging(self, sum(job.size for job in jobs))  # type: ignore[arg-type]
         self.crawling = Crawling(self)  # type: ignore[arg-type]
-
         self.changed = SimpleNamespace(set=lambda: None)
 
     @property
@@ -520,3 +520,60 @@ def test_a_refusal_lets_the_loop_have_a_turn() -> None:
         return len(seen)
 
     assert asyncio.run(turns()) == 2
+
+
+def thin_line(connections: int) -> tuple[SimulatedRun, PickingLanes]:
+    """A run without any file begun, and its lanes."""
+    settings = Settings(cache_dir=Path("/nowhere"), state_dir=Path("/nowhere"), connections_max=connections)
+    run = SimulatedRun(settings, [], lambda: 0.0, random.Random(1))
+    run.queues.next_small_to_claim = lambda *, enough=None: []  # type: ignore[method-assign]
+    return run, PickingLanes(run)  # type: ignore[arg-type]
+
+
+def test_small_files_are_held_back_as_well_on_a_line_that_is_too_thin_for_many() -> None:
+    run, lanes = thin_line(4)
+    for failures, queue in enumerate((run.queues.small, run.queues.small_failed)):
+        job = a_job(4096)
+        job.failures, job.source = failures, SimulatedSource(HOSTS[0])  # type: ignore[assignment]
+        queue.append(job)
+    run.actives = {SimulatedActive(None, Pulse(0.0)), SimulatedActive(None, Pulse(0.0))}
+    run.lanes_max = 2
+    assert lanes.pick(prefers_small=True) is None
+    Run.came(run, 4096)  # type: ignore[arg-type]
+    assert run.lanes_max == 3, "what came shows that the line bears one more"
+    assert lanes.pick(prefers_small=True) is not None
+    for _ in range(5):
+        Run.came(run, 4096)  # type: ignore[arg-type]
+    assert run.lanes_max == 4, "never more than the user allows"
+
+
+def test_of_all_that_share_a_thin_line_those_go_on_that_have_most() -> None:
+    run, _ = thin_line(8)
+    job = a_job(16 * BLOCK_BYTES)
+    stream, part = (job.transfer.next_part(2 * BLOCK_BYTES) for _ in range(2))
+    assert stream is not None and part is not None
+    stream.stream = True
+    requests: dict[str, tuple[Part | None, int]] = {
+        "stream": (stream, 10),
+        "part": (part, 90_000),
+        "small, nearly here": (None, 80_000),
+        "small": (None, 20_000),
+        "small, just begun": (None, 30),
+        "silent": (None, 0),
+    }
+    actives = {
+        name: SimulatedActive(each, Pulse(0.0, bytes_received=count)) for name, (each, count) in requests.items()
+    }
+    actives["silent"].place = SimpleNamespace(silent=True)  # type: ignore[assignment]
+    run.actives = set(actives.values())
+    watchdog = Watchdog(run)  # type: ignore[arg-type]
+    limit_s = run.settings.no_progress_timeout_s
+
+    def ended_after(silent_s: float) -> set[str]:
+        watchdog._shed(silent_s)
+        return {name for name, active in actives.items() if active.verdict is Outcome.SHED}
+
+    assert ended_after(limit_s * 0.12) == set()
+    assert ended_after(limit_s * 0.13) == {"small, just begun"}
+    assert ended_after(limit_s * 0.26) == {"small, just begun", "small", "small, nearly here"}
+    assert ended_after(limit_s * 0.9) == set(actives) - {"stream", "silent"}
