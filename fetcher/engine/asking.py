@@ -44,6 +44,8 @@ class Asking:
         job.active.add(active)
         active.begin()
         try:
+            if job.source.is_outdated:
+                await self._renew()
             asked_at = clock()
             # The watchdog times the silence of a part; the transport's own limit only backs it up.
             self._response = await job.source.open(
@@ -80,6 +82,16 @@ class Asking:
             if elapsed_s > 0:
                 run.finished_rates.append(self._span.length / elapsed_s)
         run.tools.admission.served(self._place.host)
+
+    async def _renew(self) -> None:
+        """Before the request: that no byte comes meanwhile is not the fault of the host that it will go to."""
+        pulse = self._active.pulse
+        pulse.holding = True
+        try:
+            await self._job.source.renew()
+        finally:
+            pulse.holding = False
+        pulse.started_at = pulse.last_byte_at = self._run.tools.clock()
 
     def _over(self, error: BaseException | None) -> None:
         """Raises PartEnded where the watchdog ended it."""

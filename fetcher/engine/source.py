@@ -100,6 +100,19 @@ class Source:
         self._etag = None
         self._answered = False
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether ``renew`` comes before the next ``open``: what the origin gave us has expired."""
+        return self._renew or self._renewing.locked()
+
+    async def renew(self) -> None:
+        """Ask the origin for something fresh, once for all who need it. Its API has times and tries of its own, and may
+        ask to wait."""
+        async with self._renewing:
+            if self._renew:
+                await self._origin.renew(self._manifest, self._entry, self._asker)
+                self._renew = False
+
     async def open(
         self, transport: Transport, place: Place, span: ByteRange, *, fresh: bool, idle_timeout_s: float
     ) -> Response:
@@ -108,11 +121,6 @@ class Source:
         Raises PartEnded for what another try may mend, a typed error for what is final.
         """
         whole = span.length == self._entry.size
-        if self._renew or self._renewing.locked():
-            async with self._renewing:
-                if self._renew:
-                    await self._origin.renew(self._manifest, self._entry, self._asker)
-                    self._renew = False
         located: Request | None = None
         if self._signed is not None:
             request, key = self._signed, key_of(self._signed)

@@ -10,6 +10,7 @@ import pytest
 
 from fetcher.engine.asking import Asking
 from fetcher.engine.jobs import Active, PartEnded
+from fetcher.errors import DeniedError
 from fetcher.model.ranges import ByteRange
 from fetcher.plan.transfer import Outcome, Part
 from fetcher.plan.watch import Pulse
@@ -70,7 +71,7 @@ class Scene:
             finished_rates=[],
             book=self.booked.append,
         )
-        self.job = SimpleNamespace(active=set(), source=SimpleNamespace(open=answer))
+        self.job = SimpleNamespace(active=set(), source=SimpleNamespace(open=answer, is_outdated=False))
 
     def asking(self, *, fresh: bool = False) -> Asking:
         run: Any = self.run
@@ -94,6 +95,45 @@ def test_a_connection_that_crawled_through_its_part_is_closed_and_another_is_kep
     assert scene.answer.ends == (["aborted"] if crawls else ["released", "aborted"])  # the latter is of no effect then
     assert scene.is_over and len(scene.served) == 1
     assert scene.run.finished_rates == [SPAN.length / 2.0]
+
+
+def expired(scene: Scene, takes_s: float, error: Exception | None = None) -> list[bool]:
+    """What the scene asks for has expired; returns whether its silence was held to be ours while it was renewed."""
+    held: list[bool] = []
+
+    async def renew() -> None:
+        held.append(scene.active.pulse.holding)
+        await asyncio.sleep(0)
+        scene.now += takes_s
+        if error is not None:
+            raise error
+
+    scene.job.source.is_outdated, scene.job.source.renew = True, renew
+    return held
+
+
+def test_renewing_what_has_expired_is_no_silence_of_the_host() -> None:
+    scene = Scene()
+    held = expired(scene, 60.0)
+
+    async def main() -> None:
+        async with scene.asking():
+            pulse = scene.active.pulse
+            assert (pulse.holding, pulse.started_at, pulse.last_byte_at) == (False, 60.0, 60.0)
+            assert scene.told == [("https://cdn.example:443", 2.0)]
+
+    asyncio.run(main())
+    assert held == [True]
+    assert scene.run.finished_rates == [SPAN.length / 2.0], "nor is it slow for that"
+
+
+def test_what_cant_be_renewed_is_not_asked_for() -> None:
+    scene = Scene()
+    held = expired(scene, 1.0, DeniedError("not any more"))
+    with pytest.raises(DeniedError):
+        asyncio.run(scene.ask())
+    assert held == [True]
+    assert scene.is_over and not scene.wishes and not scene.active.pulse.holding
 
 
 @pytest.mark.parametrize("fresh", [False, True])

@@ -178,6 +178,8 @@ class RefusingOrigin(CountingOrigin):
 async def ask_in_vain(source: Source) -> PartEnded | NotFoundError:
     place = SimpleNamespace(move=lambda host: True)
     try:
+        if source.is_outdated:
+            await source.renew()
         await source.open(
             cast(Any, RefusingTransport()), cast(Any, place), ByteRange(0, 10), fresh=False, idle_timeout_s=1.0
         )
@@ -260,3 +262,26 @@ def test_where_it_was_led_is_asked_from_then_on_at_the_pace_of_that_place() -> N
     assert (source.host, source.pause_s()) == ("https://hub.example:443", 7.0)
     asyncio.run(ask_in_vain(source))
     assert (source.host, source.pause_s()) == ("https://cdn.example:443", 0.0)
+
+
+def test_what_has_expired_is_renewed_once_for_all_who_wait_for_it() -> None:
+    class SlowOrigin(ExpiringOrigin):
+        async def renew(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> None:
+            await super().renew(manifest, entry, asker)
+            await asyncio.sleep(0.01)
+
+    origin = SlowOrigin()
+    source = Source(cast(Any, origin), Pacer(), MANIFEST, ENTRY, Asker("job"))
+
+    async def main() -> None:
+        assert not source.is_outdated
+        await ask_in_vain(source)
+        assert source.is_outdated
+        renewing = [asyncio.create_task(source.renew()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert source.is_outdated, "who comes now waits, too"
+        await asyncio.gather(*renewing)
+        assert not source.is_outdated
+
+    asyncio.run(main())
+    assert origin.renewed == 1
