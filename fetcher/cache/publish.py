@@ -8,7 +8,6 @@ lock under which names appear and go.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +16,16 @@ from fetcher.cache.clearing import remove_any
 from fetcher.cache.index import Index, Rows, insert_many, select_many
 from fetcher.cache.layout import Layout, disk_errors
 from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
-from fetcher.cache.snapshots import COLUMNS, FORMAT, IS_HIDDEN, discard_names, record, refresh, snapshot_id
+from fetcher.cache.snapshots import (
+    COLUMNS,
+    FORMAT,
+    IS_HIDDEN,
+    discard_names,
+    is_there,
+    record,
+    refresh,
+    snapshot_id,
+)
 from fetcher.cache.staged import PublishedFile, StagedDirectory
 from fetcher.cache.steps import taken as step_taken
 from fetcher.errors import CacheError, InternalError
@@ -96,7 +104,7 @@ class Publisher:
             return None
         with self._index.write(durable=True) as rows:
             self._refuse_hidden(rows, wanted)
-            if self._is_there(wanted):
+            if is_there(self._layout.snapshot(wanted)):
                 refresh(rows, wanted, self._clock(), new.fresh_for_s, new.keep_for_s)
                 self._let_go(rows, files)
         return self._get(wanted)
@@ -122,7 +130,7 @@ class Publisher:
             if blobs_taken_out(rows) != taken_out and not filled.is_of_these_blobs():
                 raise _TakenOutError
             known = rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone()
-            if known and self._is_there(wanted):
+            if known and is_there(self._layout.snapshot(wanted)):
                 refresh(rows, wanted, now, new.fresh_for_s, new.keep_for_s)
                 self._let_go(rows, files)
                 return []
@@ -145,16 +153,10 @@ class Publisher:
         roots = [root for _, root, _ in files if root is not None]
         select_many(rows, "DELETE FROM blob_holds WHERE owner_id = ? AND root IN", roots, self._owner_id())
 
-    def _is_there(self, wanted: str) -> bool:
-        try:
-            return stat.S_ISDIR(os.lstat(self._layout.snapshot(wanted)).st_mode)
-        except OSError:
-            return False
-
     def _get(self, wanted: str) -> Snapshot | None:
         with self._index.read() as rows:
             row = rows.execute(f"SELECT {COLUMNS} FROM snapshots WHERE id = ?", (wanted,)).fetchone()
-        found = record(row, self._layout) if row and self._is_there(wanted) else None
+        found = record(row, self._layout) if row and is_there(self._layout.snapshot(wanted)) else None
         return None if found is None or found.damaged else found
 
     def _free_id(self, rows: Rows, new: NewSnapshot) -> tuple[str, int]:

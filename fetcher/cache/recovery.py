@@ -10,19 +10,29 @@ its bytes after gc's grace. Bodies that no Snapshot refers to are adopted if the
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from fetcher.cache.adoption import adopt_blobs
 from fetcher.cache.blobs import insert_blob, scope_of
 from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index, Rows
-from fetcher.cache.layout import HEX_64, Layout, disk_errors
+from fetcher.cache.layout import (
+    HEX_64,
+    KIND_ERRNOS,
+    MEDIA_ERRNOS,
+    MISSING_ERRNOS,
+    Layout,
+    disk_error,
+    disk_errors,
+)
 from fetcher.cache.leases import insert_lease
 from fetcher.cache.publish import insert_snapshot
 from fetcher.cache.records import NOBODY, Lease, NewSnapshot, Recovery, SnapshotFile
@@ -34,6 +44,8 @@ from fetcher.model.paths import path_fault
 COPY_LEASE_S = 86_400.0
 """What a job's lease lasts by default: longer than this, most of those that were lost would not have lasted."""
 
+_FAULTS = MISSING_ERRNOS | KIND_ERRNOS | MEDIA_ERRNOS | {errno.ENAMETOOLONG}
+"""What the disk says of a file that is not what its sidecar tells. Anything else is no fault of the Snapshot."""
 
 BATCH = 500
 """Snapshots per transaction."""
@@ -74,9 +86,19 @@ def _adopt_one(rows: Rows, layout: Layout, name: str, now: float) -> bool:
 def forget_nameless(index: Index, layout: Layout, refused: Sequence[str], now: float) -> None:
     """Take the names of directories without a sidecar: nothing says what they should hold."""
     for name in refused:
-        if not os.path.lexists(layout.sidecar(name)):
+        if not _has_sidecar(layout, name):
             with index.write(durable=False), disk_errors("remove", layout.snapshot(name)):
                 os.rename(layout.snapshot(name), layout.condemned(layout.snapshots, now))
+
+
+def _has_sidecar(layout: Layout, name: str) -> bool:
+    place = layout.sidecar(name)
+    with disk_errors("look at", place):
+        try:
+            os.lstat(place)
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def _lease_copies(index: Index, layout: Layout, clock: Clock) -> None:
@@ -124,7 +146,7 @@ def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: 
     insert_snapshot(rows, name, new, entries, now=now, keep_from=now)
     scope = scope_of(new.private, new.principal)
     for file in files:
-        if file.root is None or not _blob_is_there(layout, file):
+        if file.root is None or not _is_file(layout.blob(file.root), file.size):
             continue
         # `verified_by` names the algorithm that we computed and found equal to the claim.
         computed = file.digest is not None and file.digest.algorithm == file.verified_by
@@ -133,18 +155,15 @@ def _adopt(rows: Rows, layout: Layout, name: str, sidecar: dict[str, Any], now: 
 
 
 def _is_whole(layout: Layout, name: str, file: SnapshotFile) -> bool:
-    if path_fault(file.path):
-        return False
-    try:
-        status = os.lstat(layout.snapshot(name) / file.path)
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == file.size
+    return not path_fault(file.path) and _is_file(layout.snapshot(name) / file.path, file.size)
 
 
-def _blob_is_there(layout: Layout, file: SnapshotFile) -> bool:
+def _is_file(place: Path, size: int) -> bool:
+    """Whether there is a plain file of this size. Raises CacheError where the disk does not say."""
     try:
-        status = os.lstat(layout.blob(file.root or ""))
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == file.size
+        status = os.lstat(place)
+    except OSError as error:
+        if error.errno in _FAULTS:
+            return False
+        raise disk_error(error, "look at", place) from error
+    return stat.S_ISREG(status.st_mode) and status.st_size == size

@@ -5,7 +5,6 @@ effort, row by row; what can't be read is lost, and told.
 from __future__ import annotations
 
 import math
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +16,7 @@ from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import HEX_32, HEX_64, Layout
 from fetcher.cache.leases import insert_lease
 from fetcher.cache.records import Lease
-from fetcher.cache.snapshots import COLUMNS, IS_HIDDEN
+from fetcher.cache.snapshots import COLUMNS, IS_HIDDEN, is_there
 
 _LEASES_V2 = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth, ends_boot_s, boot_id"
 _ROOTS = "SELECT root FROM snapshot_blobs WHERE snapshot_id = ?"
@@ -44,7 +43,7 @@ def carry_over(old: Path, index: Index, layout: Layout, clock: Clock) -> tuple[i
             hidden = [
                 row
                 for row in _read(source, f"SELECT {COLUMNS}, keep_for_s FROM snapshots WHERE {IS_HIDDEN}")
-                if row[0] in leased and HEX_64.fullmatch(row[0]) and os.path.lexists(layout.snapshot(row[0]))
+                if row[0] in leased and HEX_64.fullmatch(row[0]) and is_there(layout.snapshot(row[0]))
             ]
             shown = {row[0]: [root for (root,) in _read(source, _ROOTS, row[0])] for row in hidden}
     except sqlite3.Error:

@@ -183,16 +183,36 @@ class Snapshots:
             return
         with self._index.write(durable=True) as rows:
             if not self._is_there(wanted):
+                refuse_without_any(self._layout)
                 rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted,))
 
     def _is_there(self, wanted: str) -> bool:
-        try:
-            return stat.S_ISDIR(os.lstat(f"{self._directory}/{wanted}").st_mode)
-        except OSError:
-            return False
+        return is_there(f"{self._directory}/{wanted}")
 
     def _record(self, row: Sequence[Any]) -> Snapshot:
         return record(row, self._layout)
+
+
+def is_there(place: Path | str) -> bool:
+    """Whether a Snapshot's directory is there. Raises CacheError where the disk does not say: a share that is out of
+    reach for a minute has lost nothing, and with the row would go the rights of whoever has leased it."""
+    try:
+        return stat.S_ISDIR(os.lstat(place).st_mode)
+    except OSError as error:
+        if error.errno in MISSING_ERRNOS | KIND_ERRNOS:
+            return False
+        raise disk_error(error, "look at", place) from error
+
+
+def refuse_without_any(layout: Layout) -> None:
+    """Raise CacheError if the directory of all Snapshots is gone, before rows go for want of theirs: its disk was taken
+    away under an open cache, and may be back in a moment."""
+    try:
+        os.stat(layout.snapshots)
+    except OSError as error:
+        trouble = disk_error(error, "look at", layout.snapshots)
+        trouble.hint = trouble.hint or "mount its disk again; if the cache was removed, end what has it open"
+        raise trouble from error
 
 
 def record(row: Sequence[Any], layout: Layout) -> Snapshot:

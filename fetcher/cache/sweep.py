@@ -23,7 +23,7 @@ from fetcher.cache.journal import belongs_to_one_run
 from fetcher.cache.layout import CONDEMNED, HEX_64, STAGING, TRASH, Layout, disk_errors
 from fetcher.cache.owners import UNBORN, Owners
 from fetcher.cache.removal import to_trash
-from fetcher.cache.snapshots import IS_HIDDEN
+from fetcher.cache.snapshots import IS_HIDDEN, is_there, refuse_without_any
 from fetcher.cache.timekeeping import JUMP_S, Ages
 from fetcher.cache.unnamed import unnamed
 from fetcher.cache.usage import allocated
@@ -122,8 +122,9 @@ class Sweeper:
         lost = [wanted for wanted in known if wanted not in listed]
         if lost:
             with self._index.write(durable=True) as rows:
+                refuse_without_any(self._layout)
                 for wanted in lost:
-                    if not self._has_directory(wanted):
+                    if not is_there(self._layout.snapshot(wanted)):
                         rows.execute("DELETE FROM snapshots WHERE id = ?", (wanted,))
         return adopt_blobs(self._index, self._layout, self._ages.now)
 
@@ -171,9 +172,6 @@ class Sweeper:
                 return None
             trash = to_trash(path, self._layout.trash(self._layout.snapshots))
         return remove_any(trash[0]) if trash else None
-
-    def _has_directory(self, wanted: str) -> bool:
-        return os.path.lexists(self._layout.snapshot(wanted))
 
     # --- blobs
 

@@ -1,0 +1,141 @@
+"""A disk that is out of reach for a while: what it does not say is no loss, and nobody loses his rights by it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetcher.cache import sweep
+from fetcher.cache.records import Lease, Snapshot
+from fetcher.cache.store import Cache
+from fetcher.errors import CacheError
+from tests.cache.world import MIB, Clock, key_of, paint, publish, tree_on_disk
+
+CONTENTS = {"deep/large": paint(MIB + 3), "small": b"small"}
+DAY_S = 86_400.0
+Open = Callable[..., Cache]
+
+
+def out_of_reach(patch: pytest.MonkeyPatch, number: int, top: Path) -> None:
+    """From now on lstat(2) of ``top``, and of all below it, fails with this errno."""
+    real = os.lstat
+
+    def lstat(path: Any, **more: Any) -> os.stat_result:
+        if Path(os.fsdecode(path)).is_relative_to(top):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, **more)
+
+    patch.setattr(os, "lstat", lstat)
+
+
+def leased(cache: Cache) -> tuple[Snapshot, Lease]:
+    snapshot = publish(cache, "m", CONTENTS)
+    return snapshot, cache.lease_timed([snapshot.id], 10 * DAY_S)
+
+
+def assert_nothing_is_lost(cache: Cache, clock: Clock, snapshot: Snapshot, lease: Lease) -> None:
+    assert cache.lookup(key_of("m"), None) == snapshot
+    assert cache.lease(lease.id).snapshot_ids == (snapshot.id,)
+    clock.turn(cache.settings.gc_grace_s + 60)
+    cache.gc()
+    clock.turn(cache.settings.gc_grace_s + 60)
+    cache.gc()
+    assert tree_on_disk(snapshot.path) == CONTENTS
+
+
+def lose_index(cache: Cache) -> None:
+    cache.close()
+    for path in cache.layout.state_dir.glob("index-v1.sqlite*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOMEM])
+def test_who_asks_meanwhile_takes_no_lease_away(cache: Cache, clock: Clock, number: int) -> None:
+    snapshot, lease = leased(cache)
+    with pytest.MonkeyPatch.context() as patch:
+        out_of_reach(patch, number, cache.layout.snapshots)
+        asks: tuple[Callable[[], object], ...] = (
+            lambda: cache.lookup(key_of("m"), None),
+            lambda: cache.get_snapshot(snapshot.id),
+            lambda: publish(cache, "m", CONTENTS),
+        )
+        for ask in asks:
+            with pytest.raises(CacheError, match=os.strerror(number)):
+                ask()
+    assert_nothing_is_lost(cache, clock, snapshot, lease)
+
+
+def test_who_tidies_meanwhile_takes_no_lease_away(cache: Cache, clock: Clock) -> None:
+    """A listing that ends early is not believed either."""
+    snapshot, lease = leased(cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "_entries", lambda directory: iter(()))
+        out_of_reach(patch, errno.ENOTCONN, cache.layout.snapshots)
+        with pytest.raises(CacheError, match="not connected"):
+            cache.gc()
+    assert_nothing_is_lost(cache, clock, snapshot, lease)
+
+
+def test_a_disk_taken_away_under_an_open_cache(cache: Cache, open_cache: Open, clock: Clock) -> None:
+    """All directories are missing at once: that says nothing of any of them."""
+    snapshot, lease = leased(cache)
+    away = cache.layout.snapshots.rename(cache.layout.cache_dir / "away")
+    asks: tuple[Callable[[], object], ...] = (lambda: cache.lookup(key_of("m"), None), cache.gc)
+    for ask in asks:
+        with pytest.raises(CacheError, match="No such file") as caught:
+            ask()
+        assert "mount its disk" in (caught.value.hint or "")
+    assert open_cache(read_only=True).lookup(key_of("m"), None) is None, "for looking it is an empty one"
+    away.rename(cache.layout.snapshots)
+    assert_nothing_is_lost(cache, clock, snapshot, lease)
+
+
+# --- while an index is made anew -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ESTALE, errno.EACCES, errno.ENOMEM])
+@pytest.mark.parametrize("what", ["file", "blob"])
+def test_no_index_is_made_of_what_could_not_be_looked_at(
+    cache: Cache, open_cache: Open, number: int, what: str
+) -> None:
+    snapshot = publish(cache, "m", CONTENTS)
+    roots = {file.path: file.root for file in cache.files(snapshot.id)}
+    lose_index(cache)
+    with pytest.MonkeyPatch.context() as patch:
+        place = snapshot.path / "small" if what == "file" else cache.layout.blob(roots["small"] or "")
+        out_of_reach(patch, number, place)
+        with pytest.raises(CacheError, match=os.strerror(number)):
+            open_cache()
+    again = open_cache()
+    assert (again.recovery.adopted, again.recovery.refused) == ((snapshot.id,), ())
+    with again.index.read() as rows:
+        assert {root for (root,) in rows.execute("SELECT root FROM blobs")} == set(roots.values())
+
+
+def test_one_bad_sector_closes_no_cache(cache: Cache, open_cache: Open) -> None:
+    """That is a fault of the file."""
+    bad = publish(cache, "m", CONTENTS)
+    good = publish(cache, "good", {"f": b"good"})
+    lose_index(cache)
+    with pytest.MonkeyPatch.context() as patch:
+        out_of_reach(patch, errno.EIO, bad.path / "small")
+        again = open_cache()
+    assert (again.recovery.adopted, again.recovery.refused) == ((good.id,), (bad.id,))
+
+
+def test_a_directory_keeps_its_name_where_its_sidecar_can_not_be_looked_at(cache: Cache, open_cache: Open) -> None:
+    snapshot = publish(cache, "m", CONTENTS)
+    sidecar = cache.layout.sidecar(snapshot.id)
+    sidecar.write_text("rubbish")
+    lose_index(cache)
+    with pytest.MonkeyPatch.context() as patch:
+        out_of_reach(patch, errno.ENOTCONN, sidecar)
+        with pytest.raises(CacheError, match="not connected"):
+            open_cache()
+    assert open_cache().recovery.refused == (snapshot.id,)
+    assert tree_on_disk(snapshot.path) == CONTENTS
