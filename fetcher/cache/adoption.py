@@ -12,11 +12,12 @@ import os
 import stat
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 
 from fetcher import hashing
 from fetcher.cache.blobs import insert_blob
 from fetcher.cache.index import Index, Rows
-from fetcher.cache.layout import HEX_64, Layout, read_plain
+from fetcher.cache.layout import HEX_64, Layout, disk_errors, read_plain
 from fetcher.cache.tree_file import TreeFile
 
 BATCH = 500
@@ -55,16 +56,18 @@ def _insert(index: Index, layout: Layout, trees: list[TreeFile], now: float) -> 
 
 def bodies(layout: Layout) -> Iterator[str]:
     """Names of all bodies of Blobs, with a row or without."""
-    try:
-        folders = sorted(os.listdir(layout.blobs))
-    except FileNotFoundError:
-        return
-    for folder in folders:
+    for folder in sorted(name for name in _names(layout.blobs) if len(name) == 2):
+        yield from (
+            name for name in _names(layout.blobs / folder) if HEX_64.fullmatch(name) and name.startswith(folder)
+        )
+
+
+def _names(directory: Path) -> list[str]:
+    with disk_errors("look into", directory):
         try:
-            names = os.listdir(layout.blobs / folder) if len(folder) == 2 else []
+            return os.listdir(directory)
         except (FileNotFoundError, NotADirectoryError):
-            continue
-        yield from (name for name in names if HEX_64.fullmatch(name) and name.startswith(folder))
+            return []
 
 
 def without_row(index: Index, layout: Layout) -> list[str]:

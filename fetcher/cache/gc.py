@@ -62,10 +62,14 @@ class Collector:
 
         ``spare_s``: but no Snapshot that was used so recently. ``spare_roots``: and none of these Blobs, with what
         refers to them: somebody is about to link them. ``at_once``: without a grace, for somebody needs the space.
+        Raises CacheError for what the disk does not let us look into.
         """
-        if dry_run:
-            return self._would_collect(at_once)
-        spared = frozenset(spare_roots)
+        with disk_errors("clean up", self._layout.cache_dir):
+            if dry_run:
+                return self._would_collect(at_once)
+            return self._collect(spare_s, frozenset(spare_roots), at_once)
+
+    def _collect(self, spare_s: float, spared: frozenset[str], at_once: bool) -> GcReport:
         sweeper = self._sweeper(at_once)
         sweeper.heal()  # first: a row without a directory must not have the pin that keeps a good one
         report = self._collect_rows(spare_s, spared, at_once)

@@ -133,9 +133,10 @@ class Owners:
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise CacheError(f"can't test the lock of an owner: {error}") from error
-            if not self._locks_trusted() and self._is_of_another_boot(descriptor):
-                return "dead"
-            silent_s = self._clock.boot_s() - os.fstat(descriptor).st_mtime
+            with disk_errors("look at", self._layout.owner(owner_id)):
+                if not self._locks_trusted() and self._is_of_another_boot(descriptor):
+                    return "dead"
+                silent_s = self._clock.boot_s() - os.fstat(descriptor).st_mtime
             return "lost" if silent_s > self._lost_after_s else "alive"
         finally:
             os.close(descriptor)
@@ -197,10 +198,11 @@ class Owners:
 
     def ids(self) -> list[str]:
         """All owners that left a file."""
-        try:
-            return [name for name in os.listdir(self._layout.owners) if HEX_32.fullmatch(name)]
-        except FileNotFoundError:
-            return []
+        with disk_errors("look into", self._layout.owners):
+            try:
+                return [name for name in os.listdir(self._layout.owners) if HEX_32.fullmatch(name)]
+            except FileNotFoundError:
+                return []
 
 
 def _modified_at(path: Path) -> float | None:

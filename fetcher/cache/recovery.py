@@ -57,10 +57,11 @@ def adopt_all(index: Index, layout: Layout, clock: Clock) -> Recovery:
     refused: list[str] = []
     now = clock()
     _lease_copies(index, layout, clock)
-    try:
-        names = sorted(name for name in os.listdir(layout.snapshots) if HEX_64.fullmatch(name))
-    except FileNotFoundError:
-        names = []
+    with disk_errors("look into", layout.snapshots):
+        try:
+            names = sorted(name for name in os.listdir(layout.snapshots) if HEX_64.fullmatch(name))
+        except FileNotFoundError:
+            names = []
     for start in range(0, len(names), BATCH):
         with index.write(durable=True) as rows:
             for name in names[start : start + BATCH]:

@@ -268,8 +268,10 @@ def _delete(path: Path) -> int | None:
 
 
 def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            yield from list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
+    with disk_errors("look into", directory):
+        try:
+            with os.scandir(directory) as entries:
+                found = list(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    yield from found

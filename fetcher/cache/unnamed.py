@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fetcher.cache.layout import Layout
+from fetcher.cache.layout import Layout, disk_errors
 
 _HEX = "[0-9a-f]{16}"
 
@@ -23,8 +23,10 @@ def unnamed(layout: Layout) -> Iterator[os.DirEntry[str]]:
 
 
 def _matching(directory: Path, pattern: re.Pattern[str]) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            yield from [entry for entry in entries if pattern.fullmatch(entry.name)]
-    except (FileNotFoundError, NotADirectoryError):
-        return
+    with disk_errors("look into", directory):
+        try:
+            with os.scandir(directory) as entries:
+                found = [entry for entry in entries if pattern.fullmatch(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    yield from found

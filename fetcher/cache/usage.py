@@ -96,10 +96,11 @@ def measure(cache: Cache) -> Usage:
         blobs, snapshots = (
             int(rows.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]) for table in ("blobs", "snapshots")
         )
-    try:
-        partials = sum(1 for name in os.listdir(layout.partials) if not name.startswith("."))
-    except FileNotFoundError:
-        partials = 0
+    with disk_errors("look into", layout.partials):
+        try:
+            partials = sum(1 for name in os.listdir(layout.partials) if not name.startswith("."))
+        except FileNotFoundError:
+            partials = 0
     return Usage(
         blob_bytes=parts.blobs,
         partial_bytes=parts.partials,

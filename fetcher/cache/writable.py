@@ -105,10 +105,11 @@ class Copies:
 
 def copies(layout: Layout) -> list[Path]:
     """All that were adopted, whether or not their leases live."""
-    try:
-        names = os.listdir(layout.writable)
-    except FileNotFoundError:
-        return []  # made by a version that had none
+    with disk_errors("look into", layout.writable):
+        try:
+            names = os.listdir(layout.writable)
+        except FileNotFoundError:
+            return []  # made by a version that had none
     return [layout.writable / name for name in sorted(names) if _COPY.fullmatch(name)]
 
 

@@ -139,3 +139,65 @@ def test_a_directory_keeps_its_name_where_its_sidecar_can_not_be_looked_at(cache
             open_cache()
     assert open_cache().recovery.refused == (snapshot.id,)
     assert tree_on_disk(snapshot.path) == CONTENTS
+
+
+# --- what can't be looked into ---------------------------------------------------------------------------------------
+
+
+def closed(patch: pytest.MonkeyPatch, number: int, place: Path) -> None:
+    """From now on this directory can't be listed."""
+
+    def closing(name: str) -> None:
+        real = getattr(os, name)
+
+        def listed(path: Any = ".") -> Any:
+            if not isinstance(path, int) and Path(os.fsdecode(path)) == place:
+                raise OSError(number, os.strerror(number), str(path))
+            return real(path)
+
+        patch.setattr(os, name, listed)
+
+    closing("listdir")
+    closing("scandir")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("what", ["owners", "partials", "blobs", "snapshots", "writable", "a folder of blobs"])
+def test_where_gc_can_not_look_is_said_in_an_error_of_ours(cache: Cache, what: str, number: int) -> None:
+    snapshot = publish(cache, "m", CONTENTS)
+    _ = cache.owner
+    place = (
+        next(cache.layout.blobs.glob("??")) if what == "a folder of blobs" else cache.layout.cache_dir / f"{what}-v1"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        closed(patch, number, place)
+        for dry_run in (True, False):
+            with pytest.raises(CacheError) as caught:
+                cache.gc(dry_run=dry_run)
+            assert caught.value.message == f"can't look into {place}: {os.strerror(number)}"
+    cache.gc()
+    assert cache.lookup(key_of("m"), None) == snapshot
+
+
+def test_a_lease_that_ends_where_nobody_can_look_for_its_copies(cache: Cache) -> None:
+    _, lease = leased(cache)
+    with pytest.MonkeyPatch.context() as patch:
+        closed(patch, errno.EACCES, cache.layout.writable)
+        with pytest.raises(CacheError, match="Permission denied"):
+            cache.lease_release(lease.id)
+    assert cache.leases() == []
+
+
+@pytest.mark.parametrize("what", ["snapshots", "a folder of blobs", "writable"])
+def test_no_index_is_made_where_nobody_can_look(cache: Cache, open_cache: Open, what: str) -> None:
+    snapshot = publish(cache, "m", CONTENTS)
+    cache.close()
+    cache.layout.index.write_bytes(b"this is no database" * 1000)
+    place = (
+        next(cache.layout.blobs.glob("??")) if what == "a folder of blobs" else cache.layout.cache_dir / f"{what}-v1"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        closed(patch, errno.EACCES, place)
+        with pytest.raises(CacheError, match=r"can't look into .*Permission denied"):
+            open_cache()
+    assert open_cache().recovery.adopted == (snapshot.id,)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fetcher
 from fetcher import Notice, TransportError, UsageError
+from fetcher.cache import due
 from fetcher.testing import Hub, Synthetic
 from fetcher.testing.faults import IgnoreRange, Status
 from tests.e2e.support import MIB, REPO, assert_whole, fetch, fetcher_of, mixed_files, options, tree_of
@@ -57,6 +61,27 @@ def test_a_dry_run_says_what_the_deed_would_say(hub: Hub, run_cli: CommandLine) 
     freed = run_cli("rm", f"hf://{REPO}", "--json").last["bytes_freed"]
     assert promised == pytest.approx(freed, rel=0.02), "content promised, allocated blocks freed"
     assert freed > 7 * MIB
+
+
+def test_a_cache_that_can_not_be_tidied_is_a_remark(
+    hub: Hub, cache_dir: Path, isolated_environment: pytest.MonkeyPatch
+) -> None:
+    """One folder of Blobs is another user's: the resource is here all the same."""
+    hub.add_repo(REPO, files=mixed_files())
+    real = os.listdir
+
+    def listdir(path: Any = ".") -> list[Any]:
+        if not isinstance(path, int) and Path(os.fsdecode(path)).parent.name == "blobs-v1":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    isolated_environment.setattr(os, "listdir", listdir)
+    isolated_environment.setattr(due, "COLLECT_EVERY_S", 0.0)
+    told: list[object] = []
+    outcome = fetch(hub, cache_dir, on_event=told.append)
+    assert_whole(outcome.snapshot, hub)
+    (remark,) = [event.message for event in told if isinstance(event, Notice)]
+    assert remark.startswith(f"can't tidy the cache: can't look into {cache_dir}/blobs-v1/"), remark
 
 
 def test_the_one_liner_inside_a_loop_says_so(hub: Hub, cache_dir: Path) -> None:
