@@ -118,9 +118,9 @@ class Room:
             self._promise(rows, reservation_id, owner_id, 0 if chosen else bytes_needed)
             self._removal.snapshots(rows, chosen, removed)
         if chosen:
-            # Their bytes go before others are promised in their place: nobody may ever see both.
-            freed = self._removal.finish(removed)
             try:
+                # Their bytes go before others are promised in their place: nobody may ever see both.
+                freed = self._removal.finish(removed)
                 self._reserve_freed(reservation_id, bytes_needed, before.free_bytes + freed)
             except BaseException:
                 self.drop_reservation(reservation_id, owner_id)

@@ -15,6 +15,7 @@ import pytest
 from fetcher.cache import space as space_room
 from fetcher.cache import usage as usage_room
 from fetcher.cache.records import GoneError
+from fetcher.cache.removal import Removal
 from fetcher.cache.space import INDEX_ROOM_BYTES
 from fetcher.cache.store import Cache
 from fetcher.config import load
@@ -168,7 +169,12 @@ def test_what_a_plan_holds_is_held_while_it_evicts(
     reservation.release()
 
 
-def test_a_failed_reservation_holds_nothing(limited: Cache, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "where", [(Removal, "finish"), (space_room.Room, "_reserve_freed")], ids=["removing", "promising"]
+)
+def test_a_failed_reservation_holds_nothing(
+    limited: Cache, clock: Clock, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+) -> None:
     old = publish(limited, "old", {"f": paint(60 * MIB)})
     blob = put_large(limited, paint(2 * MIB, 3))
     limited.reserve(0).release()
@@ -176,7 +182,7 @@ def test_a_failed_reservation_holds_nothing(limited: Cache, clock: Clock, monkey
     def faster(*_: Any) -> None:
         raise NoSpaceError("others were faster")
 
-    monkeypatch.setattr(space_room.Room, "_reserve_freed", faster)
+    monkeypatch.setattr(*where, faster)
     with pytest.raises(NoSpaceError):
         limited.reserve(90 * MIB, evict=[old.id], hold=[blob.root])
     with limited.index.read() as rows:
