@@ -137,5 +137,5 @@ class Opened:
         them, and before there are rows with new ones, which would be moved as well."""
         ahead_s = self._clock() - self._clock.boot_s()
         if abs(ahead_s - self._ahead_s) > timekeeping.JUMP_S and not self.read_only:
-            self._ahead_s = ahead_s
             timekeeping.settle(self.index, self._clock)
+            self._ahead_s = ahead_s  # not before: where the index is busy, the next call tries again

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from fetcher.cache import clock as clock_room
+from fetcher.cache import timekeeping
 from fetcher.cache.clock import SystemClock
 from fetcher.cache.store import Cache
 from fetcher.cache.timekeeping import JUMP_S, Ages, Jump
+from fetcher.errors import CacheError
 from tests.cache.world import (
     MIB,
     ROOT_OF_CHECKOUT,
@@ -104,6 +106,22 @@ def test_a_new_boot_ends_private_copies_and_keeps_pins(
     report = after.gc()
     assert (report.copies, report.snapshots) == (1, ()) and not copy.exists()
     assert tree_on_disk(snapshot.path) == {"f": b"x"}
+
+
+def test_a_jump_that_could_not_be_written_down_is_not_forgotten(cache: Cache, clock: Clock) -> None:
+    """The index was busy just then: the next call moves the rows."""
+    snapshot = publish(cache, "m", {"f": b"x"}, keep_for_s=DAY_S)
+    clock.jump(3 * DAY_S)
+
+    def busy(*_: object) -> None:
+        raise CacheError("the index can't be used: database is locked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timekeeping, "settle", busy)
+        with pytest.raises(CacheError, match="locked"):
+            cache.lookup(key_of("m"), None)
+    assert collect_nothing(cache)
+    assert [found.id for found in cache.snapshots()] == [snapshot.id]
 
 
 # --- freshness and keeping -------------------------------------------------------------------------------------------
