@@ -226,7 +226,7 @@ class Fetcher:
                 from fetcher.client.mounts import discard
 
                 discard(self.cache, (path for outcome in outcomes for path in outcome.copies))
-                if not isinstance(error, GoneError | LeaseError) or attempt == LEASE_TRIES - 1:
+                if not isinstance(error, GoneError) or attempt == LEASE_TRIES - 1:
                     raise
         raise AssertionError("unreachable")
 

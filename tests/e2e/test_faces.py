@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 import fetcher
-from fetcher import OfflineError, TransportError
-from fetcher.testing import Hub, Synthetic, hub_in_thread
+from fetcher import LeaseError, OfflineError, TransportError
+from fetcher.cache.store import Cache
+from fetcher.testing import Hub, Synthetic, hub_in_thread, s3_in_thread
 from tests.e2e.support import (
+    HURRIED,
     MIB,
     REPO,
     assert_whole,
@@ -82,6 +84,31 @@ def test_a_job_is_all_or_nothing_under_one_lease(hub: Hub, cache_dir: Path) -> N
             assert [lease.id for lease in f.cache.leases()] == [mounts.lease.id], "no lease of what was not mounted"
 
     asyncio.run(main())
+
+
+def test_a_job_of_a_process_that_is_gone_is_refused_at_once(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another try would make its private copies again, for nobody."""
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    staged: list[Path] = []
+    real = Cache.copy_stage
+
+    def copy_stage(cache: Cache, snapshot_id: str, **more: Any) -> Path:
+        staged.append(real(cache, snapshot_id, **more))
+        return staged[-1]
+
+    monkeypatch.setattr(Cache, "copy_stage", copy_stage)
+
+    async def main(job: dict[str, Any]) -> None:
+        async with fetcher.Fetcher(environ={}, **HURRIED, cache_dir=str(cache_dir)) as f:
+            with pytest.raises(LeaseError, match=f"no process {gone.pid}"):
+                await f.mount_all(job, lease_s=60, owner_pid=gone.pid)
+            assert len(staged) == 1 and not staged[0].exists()
+            assert f.cache.leases() == []
+
+    with s3_in_thread() as s3:
+        s3.add_bucket("data", {"f.bin": Synthetic(2 * MIB, 1)}, public=True)
+        asyncio.run(main(job_of({"type": "S3", "url": s3.url("data"), "target": "/data", "allowWrite": True})))
 
 
 def test_many_fetches_by_one_object_leave_nothing_open(hub: Hub, cache_dir: Path) -> None:
