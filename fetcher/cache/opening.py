@@ -6,11 +6,15 @@ On the hit path, so only what a cache that exists already needs is imported at t
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
+from time import sleep
 
 from fetcher.cache import identity, mounts, spare, timekeeping
 from fetcher.cache import index as index_room
@@ -19,6 +23,13 @@ from fetcher.cache.index import Index
 from fetcher.cache.layout import Layout, disk_errors, refuse_foreign, refuse_foreign_file
 from fetcher.cache.records import Recovery
 from fetcher.errors import CacheError
+
+LOOK_EVERY_S = 0.05
+"""How often whoever waits for a lock of making tries to have it."""
+BEAT_EVERY_S = 5.0
+"""How often whoever has it shows that he is at work: making an index anew may take minutes."""
+FROZEN_AFTER_S = 120.0
+"""Without such a sign for so long he is stopped. Network file systems may show times a minute late."""
 
 
 def to_write(layout: Layout, clock: Clock) -> tuple[Index, Recovery]:
@@ -112,8 +123,6 @@ def locks_trusted(index: Index, layout: Layout) -> bool:
 @contextmanager
 def _locks_of_making(layout: Layout) -> Iterator[None]:
     """Against those who would make this index, and those who would make another one for this cache."""
-    import fcntl
-
     with ExitStack() as stack:
         for place in (layout.index_lock, layout.cache_lock):
             refuse_foreign_file(place)
@@ -122,8 +131,52 @@ def _locks_of_making(layout: Layout) -> Iterator[None]:
                 stack.callback(os.close, guard)
                 refuse_foreign(place, os.fstat(guard))  # made between that look and ours, in a directory like /tmp
                 os.fchmod(guard, 0o600)
-                fcntl.flock(guard, fcntl.LOCK_EX)
+                _lock(guard, place)
+            stack.enter_context(_beating(guard))
         yield
+
+
+def _lock(guard: int, place: Path) -> None:
+    """Wait as long as the holder is at work. Raises CacheError for one that is stopped: it would keep us for ever."""
+    import fcntl
+
+    beat_ns, looks = os.fstat(guard).st_mtime_ns, 0
+    # Looks are counted, not seconds: whoever was stopped together with the holder has not waited.
+    while looks <= FROZEN_AFTER_S / LOOK_EVERY_S:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+        sleep(LOOK_EVERY_S)
+        before, beat_ns = beat_ns, os.fstat(guard).st_mtime_ns
+        looks = looks + 1 if beat_ns == before else 0
+    raise CacheError(
+        f"another process makes the index and is frozen: it has {place} locked",
+        hint="find that process and let it go on, or end it",
+    )
+
+
+@contextmanager
+def _beating(guard: int) -> Iterator[None]:
+    """Inside, the time of a locked file moves, for those who wait."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_EVERY_S):
+            try:
+                os.utime(guard)
+            except OSError:
+                continue  # a full or failing disk; we try again
+
+    thread = threading.Thread(target=beat, name="fetcher-making", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def to_look(layout: Layout, clock: Clock) -> tuple[Index, Recovery]:

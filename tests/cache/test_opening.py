@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fetcher.cache import lock_probe, mounts
+from fetcher.cache import lock_probe, mounts, opening, recovery
 from fetcher.cache.schema import SCHEMA_VERSION
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError
@@ -398,3 +401,71 @@ def test_a_hit_among_ten_thousand(cache: Cache, capsys: pytest.CaptureFixture[st
             f"\n10,000 snapshots: lookup {sorted(times)[100] * 1e6:.0f} us,"
             f" lease and release {sorted(leases)[25] * 1e6:.0f} us (medians)"
         )
+
+
+# --- one at a time ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[int]:
+    """As another process has it that makes the index."""
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", ["index-v1.lock", "cache-id-v1.lock"])
+def test_whoever_is_stopped_while_he_makes_an_index_does_not_stop_all_others(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr(opening, "sleep", naps.append)
+    with locked(place / name), pytest.raises(CacheError, match="is frozen") as caught:
+        Cache.open(settings(place))
+    assert str(place / name) in caught.value.message and caught.value.hint
+    assert sum(naps) == pytest.approx(opening.FROZEN_AFTER_S, abs=1.0)
+    Cache.open(settings(place)).close()
+
+
+def test_whoever_makes_an_index_for_a_long_time_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    naps = 0
+    with locked(place / "index-v1.lock") as held:
+
+        def nap(_: float) -> None:
+            nonlocal naps
+            naps += 1
+            if naps % 1000 == 0:
+                os.utime(held, ns=(naps, naps))
+            if naps == 9000:
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(opening, "sleep", nap)
+        Cache.open(settings(place)).close()
+    assert naps == 9000 > 3 * opening.FROZEN_AFTER_S / opening.LOOK_EVERY_S
+
+
+def test_whoever_makes_an_index_shows_that_he_is_at_work(
+    open_cache: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_cache()
+    snapshot = publish(first, "m", CONTENTS)
+    lose_index(first)
+    locks = (first.layout.index_lock, first.layout.cache_lock)
+    real = recovery.adopt_all
+
+    def in_its_own_time(*arguments: Any) -> Any:
+        before = {lock: lock.stat().st_mtime_ns for lock in locks}
+        deadline = time.monotonic() + 20
+        while any(lock.stat().st_mtime_ns == before[lock] for lock in locks):
+            assert time.monotonic() < deadline, "no sign"
+            time.sleep(0.01)
+        return real(*arguments)
+
+    monkeypatch.setattr(opening, "BEAT_EVERY_S", 0.01)
+    monkeypatch.setattr(recovery, "adopt_all", in_its_own_time)
+    assert open_cache().recovery.adopted == (snapshot.id,)
+    assert [thread.name for thread in threading.enumerate() if thread.name == "fetcher-making"] == []
