@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fetcher.cache.layout import NO_SPACE_ERRNOS, disk_errors, newer_format
+from fetcher.cache.layout import NO_SPACE_ERRNOS, disk_error, disk_errors, newer_format
 from fetcher.cache.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from fetcher.errors import CacheError, FetcherError, NoSpaceError
 
@@ -55,6 +55,7 @@ class Index:
         """``path`` must hold a database of our schema; None: an empty one in memory (to look, not to keep)."""
         self.read_only = read_only
         self._path = path
+        self._file = None if path is None else _file_at(path)
         self._idle: list[Rows] = []
         self._all: list[Rows] = []
         self._lock = threading.Lock()
@@ -107,6 +108,7 @@ class Index:
         try:
             rows = self._take()
             try:
+                self._refuse_replaced()
                 yield rows
             finally:
                 self._give(rows)
@@ -136,6 +138,7 @@ class Index:
                     if not wait:
                         rows.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
                 try:
+                    self._refuse_replaced()  # now that nobody can replace it: see ``opening``
                     yield rows
                     rows.execute("COMMIT")
                 except BaseException:
@@ -148,6 +151,14 @@ class Index:
                 self._give(rows)
         except sqlite3.Error as error:
             raise self._renamed(error) from error
+
+    def _refuse_replaced(self) -> None:
+        """Raise CacheError if what we have open is the index no longer: nobody would know of our leases."""
+        if self._path is not None and _file_at(self._path) != self._file:
+            raise CacheError(
+                f"the index {self._path} was made anew by another process, or removed",
+                hint="end this program and start it again; jobs and resources are in the new index",
+            )
 
     def close(self) -> None:
         """Close all idle connections; one still in use closes when it is given back. May be called again."""
@@ -175,6 +186,17 @@ class Index:
         if is_damage(error) and self._path is not None and not self.read_only:
             suspect(self._path)
         return renamed(error, self._path or "the index in memory")
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file has this name."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise disk_error(error, "look at", path) from error
+    return status.st_dev, status.st_ino
 
 
 def insert_many(
@@ -215,7 +237,7 @@ def renamed(error: sqlite3.Error, place: Path | str) -> FetcherError:
             message,
             hint="remove something else from that file system, a megabyte will do; then `fetcher prune` can free more",
         )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if is_busy(error):
         return CacheError(message, hint="another process is frozen while it writes to the index; find and end it")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return CacheError(message, hint="the state directory must be writable by this user (FETCHER_STATE_DIR)")
@@ -253,6 +275,12 @@ def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file is not (or no longer) a database."""
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether somebody else has it, and had it for as long as we wait."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def version_of(path: Path) -> int | None:

@@ -74,7 +74,7 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
     from fetcher.cache.salvage import carry_over
 
     locks_hold = lock_probe.probe_locks(layout.state_dir, layout.cache_dir)
-    with _locks_of_making(layout):
+    with _locks_of_making(layout), ExitStack() as stack:
         version = _version(layout)
         outdated = version is not None and index_room.is_outdated(layout.index, version)
         if version is not None and not outdated:  # another process was faster
@@ -83,6 +83,8 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
         if version is None and index_room.finish(layout.index, clock()):  # somebody came as far as to set the old aside
             return Recovery()
         old = layout.index if os.path.lexists(layout.index) else None
+        if old is not None:
+            stack.enter_context(_kept_still(old))
         unnamed = index_room.create(layout.index)
         index = Index(unnamed)
         try:
@@ -104,6 +106,22 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
         # Only now does the old one go, so that whoever is killed before leaves it to be read once more.
         set_aside = index_room.replace(unnamed, layout.index, clock())
         return replace(recovery, set_aside=set_aside)
+
+
+@contextmanager
+def _kept_still(old: Path) -> Iterator[None]:
+    """Inside, nobody writes to an index that is about to be set aside, as far as it can be locked at all. What was
+    written before is taken over; who waits to write finds that it is the index no longer."""
+    rows = sqlite3.connect(old.as_uri() + "?mode=rw", uri=True, timeout=index_room.BUSY_TIMEOUT_S, isolation_level=None)
+    try:
+        try:
+            rows.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            if index_room.is_busy(error):
+                raise index_room.renamed(error, old) from error
+        yield
+    finally:
+        rows.close()
 
 
 def _holds_nothing(layout: Layout) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,6 +221,98 @@ def test_an_index_is_not_made_anew_at_the_price_of_the_old_one(
             open_cache()
     again = open_cache()
     assert (again.recovery.pins, again.recovery.leases) == (1, 1)
+
+
+# --- who has the old one open ----------------------------------------------------------------------------------------
+
+
+def outdate(cache: Cache) -> None:
+    """The package is updated beside a process that goes on."""
+    rows = sqlite3.connect(cache.layout.index)
+    rows.execute("PRAGMA user_version = 1")
+    rows.close()
+
+
+def remove_index(cache: Cache) -> None:
+    for path in cache.layout.state_dir.glob("index-v1.sqlite*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("change", [outdate, remove_index])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_whoever_has_the_old_index_open_is_told(
+    cache: Cache, open_cache: Open, change: Callable[[Cache], None], read_only: bool
+) -> None:
+    """What he leased from now on would be known to nobody."""
+    leased, pinned, lease_id = leased_and_pinned(cache)
+    old = open_cache(read_only=True) if read_only else cache
+    assert old.lookup(key_of("leased"), None) == leased
+    change(cache)
+    again = open_cache()
+    assert set(again.recovery.adopted) == {leased.id, pinned.id}
+    asks: list[Callable[[], object]] = [lambda: old.lookup(key_of("leased"), None), old.leases]
+    if not read_only:
+        asks += [lambda: old.lease_timed([leased.id], 100.0), lambda: publish(old, "new", {"f": b"new"}), old.gc]
+    for ask in asks:
+        with pytest.raises(CacheError, match="made anew by another process") as caught:
+            ask()
+        assert "start it again" in (caught.value.hint or "")
+    mine = again.lease_timed([pinned.id], 100.0)
+    old.close()
+    cache.close()
+    known = {lease.id for lease in open_cache().leases()}
+    assert known == ({lease_id, mine.id} if change is outdate else {mine.id}), "he takes nothing with him as he goes"
+    assert again.index_is_sound()
+    assert_sound(again)
+
+
+def test_nobody_writes_to_an_index_while_it_is_replaced(
+    cache: Cache, open_cache: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He waits, and is told; a lease that is given is a lease."""
+    leased, _, lease_id = leased_and_pinned(cache)
+    outdate(cache)
+    given: list[str] = []
+    told: list[CacheError] = []
+
+    def lease() -> None:
+        try:
+            given.append(cache.lease_timed([leased.id], 100.0).id)
+        except CacheError as error:
+            told.append(error)
+
+    beside = threading.Thread(target=lease)
+    real = index.replace
+
+    def replace(*arguments: Any) -> Any:
+        beside.start()
+        beside.join(0.5)  # he has had his chance
+        return real(*arguments)
+
+    monkeypatch.setattr(index, "replace", replace)
+    try:
+        again = open_cache()
+    finally:
+        if beside.ident is not None:
+            beside.join()
+    assert ([error.message.partition(" was ")[2] for error in told], given) == (
+        ["made anew by another process, or removed"],
+        [],
+    )
+    assert [found.id for found in again.leases()] == [lease_id]
+
+
+def test_an_old_index_in_which_somebody_is_frozen_is_not_replaced(
+    cache: Cache, open_cache: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leased_and_pinned(cache)
+    outdate(cache)
+    monkeypatch.setattr(index, "BUSY_TIMEOUT_S", 0.05)
+    with cache.index.write(durable=False):
+        with pytest.raises(CacheError, match="locked") as caught:
+            open_cache()
+        assert "frozen" in (caught.value.hint or "")
+    assert open_cache().recovery.leases == 1
 
 
 # --- snapshots without their JSON ------------------------------------------------------------------------------------
