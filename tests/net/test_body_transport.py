@@ -10,11 +10,13 @@ import threading
 import pytest
 
 from fetcher.errors import TransportError
+from fetcher.net.body import dial
 from fetcher.net.body import transport as body_transport
 from fetcher.net.body.connection import Connection
 from fetcher.net.body.transport import BodyTransport
 from fetcher.net.body.wire import Stage
-from fetcher.net.request import Request
+from fetcher.net.door import Door, Lane
+from fetcher.net.request import Address, Request
 from fetcher.net.roads import Roads
 from tests.net import wiring
 from tests.net.raw_server import Connection as Peer
@@ -191,5 +193,32 @@ def test_what_a_proxy_carries_takes_the_general_road() -> None:
                 assert proxy.head_lines()[0].startswith("GET http://origin.example/x")
             finally:
                 await roads.close()
+
+    run(main)
+
+
+def test_whose_turn_it_is_among_addresses_is_known_of_a_bounded_number_of_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Jobs name hosts at will, for as long as the process lives."""
+    monkeypatch.setattr(dial, "TURNS_MAX", 3)
+    machines = ["127.0.0.1", "127.0.0.2"]
+
+    async def lookup(host: str, port: int) -> list[str]:
+        return machines
+
+    async def main() -> None:
+        made = dial.Addresses(lookup, Door(wiring.settings()))
+        lane = Lane(guarded=True, scheme="http", bare_credential=False, proxy=None)
+
+        async def first(number: int) -> str:
+            return (await made.of(lane, Address("http", f"host-{number}.example", 80), anew=False))[0]
+
+        for number in range(1, 20):
+            assert await first(0) == machines[(number - 1) % 2], "asked again and again, so its turn is known"
+            assert await first(number) == machines[0]
+        assert len(made._turns) == 3
+        assert await first(1) == machines[0], "asked long ago: its turn was forgotten"
+        await made.close()
 
     run(main)

@@ -11,7 +11,6 @@ import asyncio
 import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,8 @@ from fetcher.net.guard import Barred, Lookup
 from fetcher.net.request import Address
 
 DNS_KEPT_S = 10.0
+TURNS_MAX = 4096
+"""Names whose turn is known; the one that was asked longest ago goes first, and begins anew."""
 NEXT_ADDRESS_AFTER_S = 0.25
 """RFC 8305, 8: "Connection Attempt Delay"."""
 
@@ -38,7 +39,7 @@ class Addresses:
         self._door = door
         self._found: dict[tuple[Lane, str, int], tuple[float, list[str]]] = {}
         self._asking: dict[tuple[Lane, str, int], asyncio.Task[list[str]]] = {}
-        self._turns: Counter[tuple[Lane, str, int]] = Counter()
+        self._turns: dict[tuple[Lane, str, int], int] = {}
         """Calls so far, over all look-ups: who asks anew because a machine has stalled wants another."""
 
     async def of(self, lane: Lane, address: Address, *, anew: bool) -> list[str]:
@@ -61,9 +62,12 @@ class Addresses:
             found = asking.result()
             self._found = {each: kept for each, kept in self._found.items() if kept[0] > now}
             self._found[key] = (now + DNS_KEPT_S, found)
-        turn = self._turns[key] % len(found)
-        self._turns[key] += 1
-        return found[turn:] + found[:turn]
+        turn = self._turns.pop(key, 0)
+        self._turns[key] = turn + 1
+        if len(self._turns) > TURNS_MAX:  # jobs name hosts at will
+            del self._turns[next(iter(self._turns))]
+        first = turn % len(found)
+        return found[first:] + found[:first]
 
     def _asked(self, key: tuple[Lane, str, int], task: asyncio.Task[list[str]]) -> None:
         self._asking.pop(key, None)
