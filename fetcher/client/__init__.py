@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from fetcher.cache.records import Lease as LeaseRecord
 from fetcher.cache.store import Cache
 from fetcher.client.blocking import get, run
 from fetcher.config import Settings, resource_key
-from fetcher.credentials import for_resource
+from fetcher.credentials import for_resource, may_wait
 from fetcher.engine.asks import Ask, Outcome
 from fetcher.engine.entitled import known
 from fetcher.errors import FetcherError, LeaseError, UsageError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fetcher.cache.damage import Damage, VerifyReport
     from fetcher.client.mounts import Lease, MountSet
     from fetcher.client.prefetching import Market
+    from fetcher.credentials.aws import KeysOf
     from fetcher.engine.fetch import Engine
     from fetcher.engine.market_lists import MarketSource
     from fetcher.engine.prefetch import Prefetch, PrefetchReport
@@ -148,14 +149,35 @@ class Fetcher:
             return parse_resource(item)
         raise UsageError(f"a resource is a URI, an HF, S3 or Ollama value or a mapping, not {type(item).__name__}")
 
-    def _ask(self, item: str | Resource | Mapping[str, Any], role: Role, at: str | None = None) -> Ask:
+    def _ask(
+        self,
+        item: str | Resource | Mapping[str, Any],
+        role: Role,
+        at: str | None = None,
+        keys_of: KeysOf | None = None,
+    ) -> Ask:
         if role not in ("job", "operator"):
             raise UsageError(f"an asker is 'job' or 'operator', not {str(role)[:40]!r}")
         resource = self.resource(item)
-        return Ask(resource, for_resource(resource, role, self.settings, self._environ), at=at)
+        return Ask(resource, for_resource(resource, role, self.settings, self._environ, keys_of), at=at)
+
+    async def _asks(self, items: Iterable[tuple[str | Resource | Mapping[str, Any], Role, str | None]]) -> list[Ask]:
+        """As ``_ask``, for each. An operator's keys that others have to be asked for are asked for once, and whatever
+        else goes on in this event loop goes on."""
+        found = [(self.resource(item), role, at) for item, role, at in items]
+        keys_of: KeysOf | None = None
+        if any(may_wait(resource, role, self.settings, self._environ) for resource, role, _ in found):
+            from fetcher.client.keys import operator_keys_in_time
+
+            keys_of = await operator_keys_in_time(self._environ, self.settings.api_time_max_s)
+        return [self._ask(resource, role, at, keys_of) for resource, role, at in found]
 
     def hit(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> Snapshot | None:
-        """A fresh Snapshot that this asker may have, or None. No network; well under a millisecond."""
+        """A fresh Snapshot that this asker may have, or None. No network; well under a millisecond.
+
+        Except for an operator's S3 where a profile, or what else AWS's programs know, is asked for the keys: that takes
+        its time, and need not end.
+        """
         return self._hit(self._ask(resource, asker))
 
     def _hit(self, ask: Ask) -> Snapshot | None:
@@ -169,15 +191,15 @@ class Fetcher:
 
     async def plan(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> FetchPlan:
         """All that fetching it would do. Asks the origin, reserves and changes nothing."""
-        return await self._start_engine().plan([self._ask(resource, asker)])
+        return await self._start_engine().plan(await self._asks([(resource, asker, None)]))
 
     async def plan_all(self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]]) -> FetchPlan:
         """One plan for several resources: what they share is counted once."""
-        return await self._start_engine().plan([self._ask(resource, role) for resource, role in items])
+        return await self._start_engine().plan(await self._asks((resource, role, None) for resource, role in items))
 
     async def plan_job(self, job: JobResources | Mapping[str, Any] | str, *, asker: Role = "job") -> FetchPlan:
         """All that ``mount_all`` would do, the private copies of writable mounts included."""
-        return await self._start_engine().plan(list(dict.fromkeys(self._asks_of(self._job(job), asker))))
+        return await self._start_engine().plan(list(dict.fromkeys(await self._asks_of(self._job(job), asker))))
 
     async def fetch(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> Outcome:
         """The Snapshot of a resource, fetched if need be. It takes no lease."""
@@ -186,13 +208,15 @@ class Fetcher:
 
     async def fetch_all(self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]]) -> list[Outcome]:
         """Several resources in one run; all or an error."""
-        return await self._fetch([self._ask(resource, role) for resource, role in items])
+        return await self._fetch(await self._asks((resource, role, None) for resource, role in items))
 
     async def fetch_each(
         self, items: Sequence[tuple[str | Resource | Mapping[str, Any], Role]]
     ) -> list[Outcome | FetcherError]:
         """Several resources in one run, each for itself: what can't be had is an error in its place."""
-        return await self._start_engine().fetch_each([self._ask(resource, role) for resource, role in items])
+        return await self._start_engine().fetch_each(
+            await self._asks((resource, role, None) for resource, role in items)
+        )
 
     async def _fetch(self, asks: Sequence[Ask]) -> list[Outcome]:
         """Hits are answered here; only what is left wakes the engine."""
@@ -206,8 +230,8 @@ class Fetcher:
         """The Snapshot of a resource with the right to use it, until the block ends or this process is gone."""
         from fetcher.client.mounts import Lease
 
-        ask = self._ask(resource, asker)
-        record, outcomes = await self._fetch_and_lease([ask], self.cache.lease_process)
+        asks = await self._asks([(resource, asker, None)])
+        record, outcomes = await self._fetch_and_lease(asks, self.cache.lease_process)
         try:
             yield Lease(record.id, outcomes[0].snapshot, record.expires_at)
         finally:
@@ -247,7 +271,7 @@ class Fetcher:
         job = self._job(job)
         if not job.mounts:
             return MountSet(None, (), job.deferred)
-        asks = self._asks_of(job, asker)
+        asks = await self._asks_of(job, asker)
         record, outcomes = await self._fetch_and_lease(asks, self._taker(lease_s, owner_pid))
         places = places_of(self.cache, job, asks, record, outcomes)
         return mount_set(job, record, [outcome.snapshot for outcome in outcomes], places, self.engine_path)
@@ -258,10 +282,10 @@ class Fetcher:
 
         return job if isinstance(job, JobResources) else parse_job(job)
 
-    def _asks_of(self, job: JobResources, asker: Role) -> list[Ask]:
+    async def _asks_of(self, job: JobResources, asker: Role) -> list[Ask]:
         from fetcher.client.mounts import with_copies
 
-        return with_copies(job, [self._ask(request.resource, asker, request.at) for request in job.mounts])
+        return with_copies(job, await self._asks((request.resource, asker, request.at) for request in job.mounts))
 
     def mount_hits(
         self,
@@ -272,11 +296,12 @@ class Fetcher:
         asker: Role = "job",
     ) -> MountSet | None:
         """As ``mount_all``, if every resource is a hit, else None. No network, no event loop."""
-        from fetcher.client.mounts import MountSet, mount_set
+        from fetcher.client.mounts import MountSet, mount_set, with_copies
 
         if not job.mounts:
             return MountSet(None, (), job.deferred)
-        hits = [self._hit(ask) for ask in self._asks_of(job, asker)]
+        asks = [self._ask(request.resource, asker, request.at) for request in job.mounts]
+        hits = [self._hit(ask) for ask in with_copies(job, asks)]
         snapshots = [snapshot for snapshot in hits if snapshot is not None]
         if len(snapshots) < len(hits):
             return None

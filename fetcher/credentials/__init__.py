@@ -16,7 +16,7 @@ from fetcher.model.asker import Asker, Role
 from fetcher.model.resource import HF, S3, Resource
 
 if TYPE_CHECKING:
-    from fetcher.credentials.aws import for_s3, operator_keys
+    from fetcher.credentials.aws import KeysOf, for_s3, operator_keys
 
 __all__ = [
     "for_hf",
@@ -25,21 +25,36 @@ __all__ = [
     "for_resource",
     "for_s3",
     "job_ignores_token",
+    "may_wait",
     "operator_keys",
     "operator_token",
     "token_file",
 ]
 
 
-def for_resource(resource: Resource, role: Role, settings: Settings, environ: Mapping[str, str]) -> Asker:
-    """The Asker for any resource. Raises UsageError or ResourceError for a credential that can't be sent."""
+def for_resource(
+    resource: Resource, role: Role, settings: Settings, environ: Mapping[str, str], keys_of: KeysOf | None = None
+) -> Asker:
+    """The Asker for any resource. Raises UsageError or ResourceError for a credential that can't be sent.
+
+    ``keys_of``: as for ``for_s3``.
+    """
     if isinstance(resource, HF):
         return for_hf(resource, role, settings, environ)
     if isinstance(resource, S3):
         from fetcher.credentials.aws import for_s3
 
-        return for_s3(resource, role, settings, environ)
+        return for_s3(resource, role, settings, environ, keys_of)
     return for_ollama(role, settings)
+
+
+def may_wait(resource: Resource, role: Role, settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether ``for_resource`` may have to wait for somebody else: not to be called in an event loop's thread then."""
+    if role != "operator" or not isinstance(resource, S3):
+        return False
+    from fetcher.credentials.aws import asks_chain
+
+    return asks_chain(resource, settings, environ)
 
 
 def for_market(resource: Resource, settings: Settings, environ: Mapping[str, str]) -> Asker:

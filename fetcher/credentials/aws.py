@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,19 @@ WITHOUT_FILES = (
 """Any of these says that there is something for botocore's chain to find."""
 METADATA_DISABLED = "AWS_EC2_METADATA_DISABLED"
 
+KeysOf = Callable[[Mapping[str, str]], AWSKeys | None]
+"""From an environment to the keys that it leads to, or None. Raises UsageError."""
+
 _KEY_ID = re.compile(r"[\x21-\x2b\x2d\x2e\x30-\x7e]+")
 """What can stand in a signature's scope: printable, no comma, no slash."""
 _WORD = re.compile(r"[\x21-\x7e]+")
 
 
-def for_s3(resource: S3, role: Role, settings: Settings, environ: Mapping[str, str]) -> Asker:
-    """The Asker for an S3 resource. With an operator's chain it may wait for a token service: call it in a thread.
+def for_s3(
+    resource: S3, role: Role, settings: Settings, environ: Mapping[str, str], keys_of: KeysOf | None = None
+) -> Asker:
+    """The Asker for an S3 resource. ``keys_of`` takes the place of ``operator_keys``, which may wait for others: see
+    ``asks_chain``.
 
     A query that is more than a version's id counts as a credential, signed or not: it may be one, so what was fetched
     with it is private. Raises UsageError for keys of the environment, ResourceError for those of the resource, that
@@ -61,15 +67,22 @@ def for_s3(resource: S3, role: Role, settings: Settings, environ: Mapping[str, s
     named = [location.url for location in resource.locations]
     trusted = {origin(settings.s3_endpoint if url.startswith("s3:") else url) for url in named}
     keys = resource.keys
-    if keys is None and query is None and all(_takes_keys(location, settings) for location in resource.locations):
-        keys = operator_keys(environ)
+    if _takes_operator_keys(resource, settings):
+        keys = (keys_of or operator_keys)(environ)
     if keys is not None and keys.region is None:
         keys = replace(keys, region=_first(environ, REGIONS))
     return Asker("operator", keys or query, frozenset(trusted))
 
 
+def asks_chain(resource: S3, settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether ``for_s3`` asks botocore's chain for an operator's keys, which may take as long as a token service, or a
+    program of the operator's, likes. Raises ResourceError as ``for_s3`` does."""
+    in_environment = _text(environ, KEY_ID) or _text(environ, SECRET_KEY)
+    return not in_environment and _has_chain(environ) and _takes_operator_keys(resource, settings)
+
+
 def operator_keys(environ: Mapping[str, str]) -> AWSKeys | None:
-    """The keys of the person at the command line, or None. Raises UsageError for keys that can't be used."""
+    """The keys of the person at the command line, or None. Raises UsageError for keys that can't be used, or had."""
     key_id, secret = _text(environ, KEY_ID), _text(environ, SECRET_KEY)
     if key_id and secret:
         token = _first(environ, SESSION_TOKENS)
@@ -95,6 +108,12 @@ def _query(resource: S3) -> Secret | None:
                     f"{location.url} stands there with two queries", hint="make two resources of it, each with a target"
                 )
     return Secret("\0".join(f"{url} {query}" for url, query in found.items())) if found else None
+
+
+def _takes_operator_keys(resource: S3, settings: Settings) -> bool:
+    if resource.keys is not None or _query(resource) is not None:
+        return False
+    return all(_takes_keys(location, settings) for location in resource.locations)
 
 
 def _takes_keys(location: S3Location, settings: Settings) -> bool:
@@ -128,7 +147,6 @@ def _files(environ: Mapping[str, str]) -> dict[str, Path]:
 def _from_chain(environ: Mapping[str, str]) -> AWSKeys | None:
     """What botocore finds in files and at token services. Web identities and containers' addresses it reads from the
     process's own environment."""
-    from botocore.exceptions import BotoCoreError, ClientError
     from botocore.session import Session
 
     try:
@@ -144,7 +162,7 @@ def _from_chain(environ: Mapping[str, str]) -> AWSKeys | None:
             return None
         frozen = found.get_frozen_credentials()
         region = _first(environ, REGIONS) or session.get_config_variable("region") or None
-    except (BotoCoreError, ClientError) as error:
+    except Exception as error:  # botocore's own, and what becomes of files and programs of any kind
         raise UsageError(
             f"no AWS keys could be had: {type(error).__name__}",
             hint="check AWS_PROFILE and ~/.aws/config, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",

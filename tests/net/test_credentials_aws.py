@@ -12,6 +12,7 @@ import pytest
 from fetcher import credentials
 from fetcher.config import Settings
 from fetcher.errors import ResourceError, UsageError
+from fetcher.model.asker import Role
 from fetcher.model.resource import HF, Ollama
 from fetcher.model.s3 import S3, S3Location
 from fetcher.model.secret import AWSKeys, Secret
@@ -170,6 +171,39 @@ def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("clean")
 def test_a_file_without_keys_is_nothing(tmp_path: Path) -> None:
     assert credentials.operator_keys(home(tmp_path, config="[default]\nregion = eu-west-1\n")) is None
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(
+    "program",
+    ["/nonexistent/program", "/dev/null", "false", "true", "echo no-json", "echo []", "echo {}", "echo null"],
+)
+def test_a_program_that_gives_no_keys(tmp_path: Path, program: str) -> None:
+    environ = home(tmp_path, config=f"[default]\ncredential_process = {program}\n")
+    with pytest.raises(UsageError, match="no AWS keys could be had") as caught:
+        credentials.operator_keys(environ)
+    assert caught.value.hint and program not in caught.value.message
+
+
+@pytest.mark.usefixtures("clean")
+def test_it_is_known_beforehand_whether_somebody_has_to_be_asked(tmp_path: Path) -> None:
+    environ = home(tmp_path, credentials=CREDENTIALS)
+
+    def may_wait(url: str, role: Role = "operator", **more: str) -> bool:
+        return credentials.may_wait(S3.at(url), role, settings(), environ | more)
+
+    assert may_wait("s3://b-1/k") and may_wait("https://b-1.s3.amazonaws.com/k?versionId=v1")
+    assert not may_wait("s3://b-1/k", "job")
+    assert not may_wait("s3://b-1/k", **ENVIRON)
+    assert not may_wait("https://models.example/k")
+    assert not may_wait("https://b-1.s3.amazonaws.com/k?X-Amz-Signature=hunter2")
+    assert not credentials.may_wait(S3.at("s3://b-1/k", keys=KEYS), "operator", settings(), environ)
+    assert not credentials.may_wait(S3.at("s3://b-1/k"), "operator", settings(), {"HOME": "/nowhere"})
+    assert not credentials.may_wait(HF("acme/own"), "operator", settings(), environ)
+    given = AWSKeys("AKIDGIVEN", Secret("given-secret"))
+    operator = credentials.for_s3(S3.at("s3://b-1/k"), "operator", settings(), environ, lambda _: given)
+    assert operator.credential == given
+    assert credentials.for_s3(S3.at("s3://b-1/k"), "job", settings(), environ, lambda _: given).credential is None
 
 
 def run(program: str, environ: dict[str, str]) -> str:

@@ -147,8 +147,8 @@ class TenantFetcher(Fetcher):
 
     login: Login | None = None
 
-    def _ask(self, item: Any, role: Any, at: str | None = None) -> Ask:
-        ask = super()._ask(item, role, at)
+    def _ask(self, item: Any, role: Any, at: str | None = None, keys_of: Any = None) -> Ask:
+        ask = super()._ask(item, role, at, keys_of)
         if self.login is None or not isinstance(ask.resource, Ollama):
             return ask
         asker = Asker(ask.asker.role, self.login, ask.asker.trusted_origins)
