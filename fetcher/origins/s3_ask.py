@@ -182,8 +182,12 @@ class Questions:
                 return read_page(body, prefix)
             return await asyncio.to_thread(read_page, body, prefix)
 
-        while not listing.ended:
-            listing.add(await self._ask(bucket, made, read))
+        try:
+            while not listing.ended:
+                listing.add(await self._ask(bucket, made, read))
+        except BaseException:
+            listing.drop()
+            raise
         self._memory.site(bucket).lists = True
         return listing
 

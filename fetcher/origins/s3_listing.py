@@ -163,6 +163,11 @@ class Listing:
             raise self._endless("leads back to an earlier one")
         self._seen.add(self._next[1])
 
+    def drop(self) -> None:
+        """What it holds is not wanted: there is room for as many keys again."""
+        if self.room is not None:
+            self.room.keys_left += len(self.rows)
+
     def _following(self, page: Page) -> tuple[str, str]:
         if page.token is not None and self._version == 2:
             return "continuation-token", page.token

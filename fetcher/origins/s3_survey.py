@@ -7,6 +7,7 @@ the refusal to the first is told.
 from __future__ import annotations
 
 import asyncio
+from typing import TypeGuard
 from urllib.parse import quote, unquote, urlsplit
 
 from fetcher.config import Settings
@@ -25,6 +26,10 @@ from fetcher.origins.s3_tree import Found, Tree, file_of, files_of
 from fetcher.origins.together import both, each
 
 FOLDER_TYPES = frozenset({"application/x-directory", "httpd/unix-directory"})
+
+LISTING_AWAITED_S = 5.0
+"""For so long, once an object of that name is found, the listing is still waited for: whether the host lists at all is
+worth knowing (``Memory``), and what it lists is not wanted any more."""
 
 PATTERN_SIGNS = "*?["
 NO_PATTERNS = "files below a URL are exact names, no patterns; leave them out to have all of them"
@@ -135,14 +140,25 @@ class Survey:
             except Told as told:
                 return told.fault
 
-        async def listing() -> Listing | S3Fault | str:
-            return await self._listed(bucket, f"{key}/", what, asker, room)
+        async def listing() -> Listing | S3Fault | str | FetcherError:
+            try:
+                return await self._listed(bucket, f"{key}/", what, asker, room)
+            except FetcherError as error:  # maybe of the front page of a host that lists nothing: no word on the object
+                return error
 
-        one, many = await both(head, listing)
+        def is_object(answer: Head | S3Fault) -> TypeGuard[Head]:
+            return isinstance(answer, Head) and not _is_page_of_folder(answer, key) and not _stands_for_folder(answer)
+
+        one, many = await both(head, listing, is_object, LISTING_AWAITED_S)
+        if is_object(one):
+            if isinstance(many, Listing):
+                many.drop()
+            return (self._file(_last(key), bucket, key, one, what),)
+        assert many is not None  # what it says was waited for
+        if isinstance(many, FetcherError):
+            raise many
         if isinstance(one, Head) and _is_page_of_folder(one, key):
             one = S3Fault(404, "", "", "", {})
-        if isinstance(one, Head) and not _stands_for_folder(one):
-            return (self._file(_last(key), bucket, key, one, what),)
         if isinstance(many, Listing) and many.rows:
             return await self._files(many, bucket, location)
         if isinstance(one, Head):

@@ -13,14 +13,26 @@ Item = TypeVar("Item")
 Shape = TypeVar("Shape")
 
 
-async def both(one: Callable[[], Awaitable[Item]], other: Callable[[], Awaitable[Shape]]) -> tuple[Item, Shape]:
-    """Two questions at once; the first error ends the other."""
+async def both(
+    one: Callable[[], Awaitable[Item]],
+    other: Callable[[], Awaitable[Shape]],
+    suffices: Callable[[Item], bool] = lambda answer: False,
+    patience_s: float = 0.0,
+) -> tuple[Item, Shape | None]:
+    """Two questions at once; the first error ends the other.
+
+    Where the first answer ``suffices``, the second one is waited for no longer than ``patience_s`` more; None: it did
+    not come in that time.
+    """
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(_awaited(one)), group.create_task(_awaited(other))
+            first, second = group.create_task(_awaited(one)), group.create_task(_awaited(other))
+            if suffices(await first):
+                await asyncio.wait([second], timeout=patience_s)
+                second.cancel()
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
-    return tasks[0].result(), tasks[1].result()
+    return first.result(), None if second.cancelled() else second.result()
 
 
 async def each(items: Sequence[Item], ask: Callable[[Item], Awaitable[Shape]], at_once: int = AT_ONCE) -> list[Shape]:

@@ -20,8 +20,10 @@ from fetcher.model.manifest import FileEntry, Manifest, Validator
 from fetcher.model.s3 import S3, S3Location
 from fetcher.model.secret import AWSKeys, Secret
 from fetcher.net.request import Request
+from fetcher.origins import s3_survey
 from fetcher.testing.contents import Synthetic
 from fetcher.testing.faultplan import FaultPlan
+from fetcher.testing.faults import Delay, RedirectTo
 from fetcher.testing.s3 import (
     HOSTILE_KEYS,
     EndlessPages,
@@ -243,6 +245,57 @@ def test_bounds() -> None:
             assert isinstance(error, ForbiddenError) and words in error.message and error.hint
 
     run(test, settings={"manifest_files_max": 3, "file_bytes_max": 100}, page_keys=2)
+
+
+# -- an object, and a host whose front page misbehaves -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (S3Error("InternalError"), "transport"),
+        (S3Error("SlowDown", retry_after=10_000), "rate_limited"),
+        (RedirectTo("http://192.0.2.1/"), "forbidden"),
+        (RedirectTo("{self}"), "transport"),
+    ],
+    ids=["fails", "is-busy", "leads-away", "leads-in-a-circle"],
+)
+def test_an_object_that_is_found_is_had_whatever_becomes_of_the_listing(fault: Any, kind: str) -> None:
+    """To an ordinary web host the question for a listing is one for its front page."""
+
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        s3.add_bucket("b-1", {"a.bin": b"a" * 10, "folder/b": b"b", "empty": b""}, public=True)
+        s3.faults.add(fault.on("list"))
+        for where in (s3.add_site("b-1", "plain").endpoint, f"{s3.endpoint}/b-1"):
+            manifest = await ask.origin.resolve(S3.at(f"{where}/a.bin"), ANONYMOUS)
+            assert paths(manifest) == ["a.bin"]
+            assert (await ask.body(manifest, manifest.files[0], ANONYMOUS))[1] == b"a" * 10
+            for path in ("folder/", "folder", "empty"):  # of an empty object it is not known what lies below
+                assert (await refused(ask, S3.at(f"{where}/{path}"), ANONYMOUS)).kind == kind
+
+    run(test)
+
+
+def test_a_listing_is_not_waited_for_long_once_there_is_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_survey, "LISTING_AWAITED_S", 0.2)
+
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        s3.add_bucket("b-1", {"a.bin": b"a" * 10}, public=True)
+        site = s3.add_site("b-1", "plain")
+        s3.faults.add(Delay(30).on("list"))
+        assert paths(await ask.origin.resolve(S3.at(f"{site.endpoint}/a.bin"), ANONYMOUS)) == ["a.bin"]
+        assert len(s3.requests.select("list")) == 1, "not until it has failed, and once more"
+
+    run(test)
+
+
+def test_what_lies_below_the_name_of_an_object_may_be_more_than_any_resource_may_have() -> None:
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        s3.add_bucket("b-1", {"big": b"x", **{f"big/{number}": b"x" for number in range(5)}})
+        assert paths(await ask.origin.resolve(S3.at("s3://b-1/big"), INSIDER)) == ["big"]
+        assert (await refused(ask, S3.at("s3://b-1/big/"))).kind == "forbidden"
+
+    run(test, settings={"manifest_files_max": 3}, page_keys=2)
 
 
 # -- hosts that are no S3 ----------------------------------------------------------------------------------------------

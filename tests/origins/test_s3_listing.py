@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fetcher.errors import ForbiddenError, TransportError
-from fetcher.origins.s3_listing import Listing, NotAListing, Page, Row, read_error, read_page
+from fetcher.origins.s3_listing import Listing, NotAListing, Page, Room, Row, read_error, read_page
 from fetcher.testing.s3 import Quirks
 from fetcher.testing.s3 import listing as embedded
 from fetcher.testing.s3.buckets import Bucket
@@ -203,3 +203,13 @@ def test_a_row_of_ever_new_members_costs_no_memory() -> None:
     many = "".join(f"<x{number}>1</x{number}>" for number in range(10_000))
     inner = row().replace("</Contents>", f"{many}</Contents>")
     assert read_page(page(f"{PREFIX}{COUNT}{many}{inner}"), "p/").rows[0].key == "p/a"
+
+
+def test_what_is_thrown_away_leaves_room_for_others() -> None:
+    room = Room(3)
+    listing = Listing("", "here", 100, room)
+    listing.add(Page(rows("a", "b"), True, "next", None, 2))
+    with pytest.raises(ForbiddenError, match="together with the URLs beside it"):
+        listing.add(Page(rows("b", "c", "d"), False, None, None, 2))
+    listing.drop()
+    assert room.keys_left == 3

@@ -117,8 +117,14 @@ def test_questions_together() -> None:
         assert await both(lambda: ask(1), lambda: ask(2)) == (2, 4)
         with pytest.raises(NotFoundError):
             await both(lambda: ask(99), lambda: ask(-1))
+        assert cancelled == 1
+        assert await both(lambda: ask(1), lambda: ask(2), lambda answer: answer == 2, 60.0) == (2, 4)
+        assert await both(lambda: ask(1), lambda: ask(99), lambda answer: answer == 2) == (2, None)
+        assert cancelled == 2
+        with pytest.raises(NotFoundError):
+            await both(lambda: ask(-1), lambda: ask(99), lambda answer: True)
         with pytest.raises(NotFoundError):
             await each([99, 99, -1], ask, 3)
-        assert cancelled == 3
+        assert cancelled == 5
 
     asyncio.run(main())
