@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from fetcher.engine.admission import Place
 from fetcher.engine.jobs import PartEnded
-from fetcher.errors import DeniedError, TransportError
+from fetcher.errors import DeniedError, FetcherError, TransportError
 from fetcher.model.asker import Asker
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.ranges import ByteRange
@@ -26,6 +26,8 @@ from fetcher.plan.transfer import Outcome
 REDIRECTS_MAX = 5
 REFRESHES_MAX = 5
 """Fresh URLs refused in a row without one byte between them: the origin means it."""
+
+REFUSAL_TEXT_BYTES_MAX = 64 << 10
 
 LOCATED_S = 1.0
 """For so long an address that was found to see whose turn it is may be asked: what the origin has learned meanwhile is
@@ -145,7 +147,8 @@ class Source:
                 self._pacer.observe_of(key, response)
                 following = self._origin.follow(request, response)
                 if following is None:
-                    self._judge(response, request, began, span, whole=whole, located=request is located)
+                    text = await _text_of(response, idle_timeout_s) if response.status == 400 else b""
+                    self._judge(response, request, began, span, text, whole=whole, located=request is located)
                     return response
                 await response.release()
             except BaseException:
@@ -160,13 +163,21 @@ class Source:
         raise TransportError(f"{display_url(request.url)}: more than {REDIRECTS_MAX} redirects in a row")
 
     def _judge(
-        self, response: Response, request: Request, began: Request, span: ByteRange, *, whole: bool, located: bool
+        self,
+        response: Response,
+        request: Request,
+        began: Request,
+        span: ByteRange,
+        text: bytes,
+        *,
+        whole: bool,
+        located: bool,
     ) -> None:
         """Return if the body is the span that was asked for; raise what the answer means otherwise. ``began``: with
-        what we came to this host, which may have led us on to ``request``. ``located``: ``request`` is for the pinned
-        address itself, and not for where it led."""
+        what we came to this host, which may have led us on to ``request``. ``text``: what came with a refusal.
+        ``located``: ``request`` is for the pinned address itself, and not for where it led."""
         if response.status not in (200, 206):
-            self._judge_refusal(response, request, began, display_url(response.url), located=located)
+            self._judge_refusal(response, request, began, display_url(response.url), text, located=located)
         if self._is_encoded(response):
             raise PartEnded(
                 Outcome.MISFRAMED,
@@ -239,11 +250,12 @@ class Source:
         return not strong or etag.startswith("W/") or response.content_length is None
 
     def _judge_refusal(
-        self, response: Response, request: Request, began: Request, where: str, *, located: bool
+        self, response: Response, request: Request, began: Request, where: str, text: bytes, *, located: bool
     ) -> NoReturn:
         # Asked before the origin hears of this refusal: what others' taught it since says nothing final of the file.
         outdated = located and request != self._pinned()
-        verdict = self._origin.refusal(response, self._entry, signed=origin_of(request.url) != self._home)
+        signed = origin_of(request.url) != self._home
+        verdict = self._origin.refusal(response, self._entry, signed=signed, text=text)
         if verdict.kind == "busy":
             raise PartEnded(Outcome.BUSY, f"{where} answered {response.status}", retry_after_s=verdict.retry_after_s)
         if verdict.kind == "expired":
@@ -268,3 +280,15 @@ class Source:
             raise PartEnded(Outcome.EXPIRED, f"{where} answered {response.status}")
         assert verdict.error is not None
         raise verdict.error
+
+
+async def _text_of(response: Response, time_max_s: float) -> bytes:
+    """What is said with a refusal, as far as it comes: the status alone means something, too."""
+    text = bytearray()
+    try:
+        async with asyncio.timeout(time_max_s):
+            while len(text) < REFUSAL_TEXT_BYTES_MAX and (piece := await response.read_some(REFUSAL_TEXT_BYTES_MAX)):
+                text += piece
+    except (FetcherError, TimeoutError):
+        pass
+    return bytes(text[:REFUSAL_TEXT_BYTES_MAX])

@@ -89,8 +89,12 @@ class Origin(Protocol[R]):
         """The request a redirect leads to, or None if ``response`` is none. Credentials stay with their origin."""
         ...
 
-    def refusal(self, response: Answer, entry: FileEntry, *, signed: bool) -> Refusal:
-        """What an answer without the wanted bytes means. ``signed``: it came from the URL a redirect led to."""
+    def refusal(self, response: Answer, entry: FileEntry, *, signed: bool, text: bytes = b"") -> Refusal:
+        """What an answer without the wanted bytes means.
+
+        ``signed``: it came from the URL a redirect led to. ``text``: how its body begins, where that was read (of a
+        400, whose status says nothing by itself).
+        """
         ...
 
     def stated(self, response: Answer, entry: FileEntry, *, whole: bool) -> FileEntry | None:

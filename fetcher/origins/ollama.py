@@ -180,7 +180,7 @@ class OllamaOrigin:
     def follow(self, request: Request, response: Answer) -> Request | None:
         return redirected(request, response)
 
-    def refusal(self, response: Answer, entry: FileEntry, *, signed: bool) -> Refusal:
+    def refusal(self, response: Answer, entry: FileEntry, *, signed: bool, text: bytes = b"") -> Refusal:
         status = response.status
         if retried_status(status):
             return Refusal("busy", retry_after_s=wait_asked_s(response, time.time()))

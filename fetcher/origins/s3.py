@@ -27,7 +27,7 @@ from fetcher.net.request import Answer, Request, display_url, origin_of
 from fetcher.origins.base import Pinned, Refusal
 from fetcher.origins.s3_ask import Questions
 from fetcher.origins.s3_checks import same_state, wants_grid, with_answer
-from fetcher.origins.s3_errors import S3Fault, archived, s3_error
+from fetcher.origins.s3_errors import ENDED_MEANWHILE, EXPIRED_TOKENS, S3Fault, archived, s3_error
 from fetcher.origins.s3_memory import Memory
 from fetcher.origins.s3_request import CHECKSUM_MODE, Requests
 from fetcher.origins.s3_survey import Survey
@@ -177,9 +177,10 @@ class S3Origin:
     def follow(self, request: Request, response: Answer) -> Request | None:
         return self._requests.follow(request, response)
 
-    def refusal(self, response: Answer, entry: FileEntry, *, signed: bool) -> Refusal:
+    def refusal(self, response: Answer, entry: FileEntry, *, signed: bool, text: bytes = b"") -> Refusal:
         status = response.status
-        if retried_status(status):
+        fault = S3Fault.of(Refused(status, response.url, response.headers, text))
+        if retried_status(status) or fault.is_passing:
             return Refusal("busy", retry_after_s=wait_asked_s(response, self._clock()))
         url = entry.url or response.url
         if status in (412, 416):
@@ -187,9 +188,9 @@ class S3Origin:
             return Refusal("changed")
         if (signed or origin_of(response.url) != origin_of(url)) and status in EXPIRED_STATUSES:
             return Refusal("expired")
-        if self._learned(response, entry, url):
+        if not fault.of_keys and self._learned(response, entry, url):
             return Refusal("expired")
-        return Refusal("final", self._body_error(response, entry))
+        return Refusal("final", self._body_error(response, fault, entry))
 
     def stated(self, response: Answer, entry: FileEntry, *, whole: bool) -> FileEntry | None:
         if not same_state(entry, response.headers):
@@ -209,7 +210,7 @@ class S3Origin:
             self._memory.doubt(entry.url, entry.validator.etag)
 
     def _learned(self, response: Answer, entry: FileEntry, url: str) -> bool:
-        """Whether a refusal taught something by which ``locate`` will differ; its text is not here to be read."""
+        """Whether a refusal that may be of any cause taught something by which ``locate`` will differ."""
         origin = origin_of(url)
         bucket = self._requests.bucket_of(url)
         site = self._memory.site(bucket)
@@ -224,13 +225,15 @@ class S3Origin:
             return True
         return False
 
-    def _body_error(self, response: Answer, entry: FileEntry) -> FetcherError:
+    def _body_error(self, response: Answer, fault: S3Fault, entry: FileEntry) -> FetcherError:
         what = display_url(entry.url or response.url)
         if 200 <= response.status < 400:
             return TransportError(f"{what}: the host answered {response.status} to a request for a file")
-        fault = S3Fault.of(Refused(response.status, response.url, response.headers, b""))
         if not _has_secret_query(response.url):
-            return s3_error(fault, what, "somebody")
+            error = s3_error(fault, what, "somebody")
+            if fault.code in EXPIRED_TOKENS:
+                error.hint = ENDED_MEANWHILE
+            return error
         expired = _is_past(urlsplit(response.url).query, self._clock())
         return s3_error(replace(fault, code="RequestExpired") if expired else fault, what, "query")
 

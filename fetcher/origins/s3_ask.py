@@ -42,7 +42,7 @@ COUNTED_BYTES_MAX = 64 << 20
 PARSED_INLINE_BYTES_MAX = 64 << 10
 """A page of 150 keys; parsing it takes less than handing it to a thread does."""
 TRIES_AGAIN_MAX = 2
-"""After ``RequestTimeout``, a 400 that means what other servers say with 408."""
+"""After a refusal that ``is_passing``."""
 
 Shape = TypeVar("Shape")
 Made = Callable[[], Request]
@@ -203,7 +203,7 @@ class Questions:
                 shape = await self._api.ask(request, read, refusal=_told, follow=self._requests.follow)
             except Told as told:
                 fault = told.fault
-                if fault.code == "RequestTimeout" and again < TRIES_AGAIN_MAX:
+                if fault.is_passing and again < TRIES_AGAIN_MAX:
                     again += 1
                     continue
                 mends += 1

@@ -38,6 +38,15 @@ IF_ONLY_LISTING = "; if only the listing is closed, name the files (files in a j
 """Who may not list is refused in the same words as who may not read."""
 NOT_FOR_THIS_QUERY = "it may be private: the URL's signature is wrong, used up, or for something else; get a fresh URL"
 
+EXPIRED_TOKENS = frozenset({"ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException"})
+"""Codes of refusals to keys that are good for a time, when it is over."""
+EXPIRED = "these temporary keys have expired: get new ones"
+ENDED_MEANWHILE = (
+    f"{EXPIRED}, good for as long as it takes, and run it again; what came with the old ones is theirs alone, so "
+    "it begins anew"
+)
+"""Where they were good when the run began. Whoever brings other keys is somebody else to the cache."""
+
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9.]{1,63}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9=/+_-]{1,100}")
 REQUEST_ID_HEADERS = ("x-amz-request-id", "x-amz-cf-id", "cf-ray")
@@ -49,9 +58,7 @@ _WRONG_KEYS: dict[str, str] = {
     "InvalidAccessKeyId": "the access key id is mistyped, deleted, or of another provider",
     "InvalidSecurity": "the keys are not valid there",
     "InvalidToken": "the session token is mistyped, or belongs to other keys",
-    "ExpiredToken": "these temporary keys have expired: get new ones",
-    "TokenRefreshRequired": "these temporary keys have expired: get new ones",
-    "ExpiredTokenException": "these temporary keys have expired: get new ones",
+    **dict.fromkeys(EXPIRED_TOKENS, EXPIRED),
     "UnrecognizedClientException": "the access key id is mistyped, deleted, or of another provider",
 }
 
@@ -93,6 +100,16 @@ class S3Fault:
     def expired(self) -> bool:
         """Whether it refuses a signed URL past its time. That is final."""
         return self.code == "RequestExpired" or self.message.lower().startswith("request has expired")
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether it is a 400 that means what other servers say with 408: next time there may be an answer."""
+        return self.code == "RequestTimeout"
+
+    @property
+    def of_keys(self) -> bool:
+        """Whether it says that the keys themselves are not accepted, whatever is asked with them."""
+        return self.code in _WRONG_KEYS
 
     @property
     def of_an_s3(self) -> bool:

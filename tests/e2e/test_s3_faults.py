@@ -98,6 +98,7 @@ def size_of(s3: S3) -> int:
         S3Error("InternalError").on("list", times=2),
         S3Error("SlowDown", retry_after=1).on("object", method="GET", times=1),
         SlowDownAbove(40.0, 8).on(),
+        S3Error("RequestTimeout").on("object", method="GET", path=WEIGHTS, skip=3, times=2),
         ListGarbage("error").on(times=2),
         ListGarbage("truncated").on(times=2),
     ],
@@ -144,6 +145,7 @@ def test_a_store_that_keeps_the_encoding_of_an_upload(s3: S3, cache_dir: Path, c
         ("AccessDenied", DeniedError),
         ("NoSuchKey", NotFoundError),
         ("InvalidObjectState", FetcherError),
+        ("ExpiredToken", DeniedError),
     ],
 )
 def test_a_refusal_in_mid_file_is_final(s3: S3, cache_dir: Path, code: str, error: type[FetcherError]) -> None:

@@ -127,7 +127,7 @@ class LearningOrigin:
     def follow(self, request: Request, response: Refused) -> None:
         return None
 
-    def refusal(self, response: Refused, entry: FileEntry, *, signed: bool) -> Refusal:
+    def refusal(self, response: Refused, entry: FileEntry, *, signed: bool, text: bytes = b"") -> Refusal:
         if self.place == "old":
             self.place = "new"
             return Refusal("expired")
@@ -171,7 +171,7 @@ class RefusingOrigin(CountingOrigin):
         elsewhere, self.leads_to = self.leads_to, None
         return Request("GET", elsewhere) if elsewhere is not None else None
 
-    def refusal(self, response: Refused, entry: FileEntry, *, signed: bool) -> Refusal:
+    def refusal(self, response: Refused, entry: FileEntry, *, signed: bool, text: bytes = b"") -> Refusal:
         return Refusal("final", NotFoundError("not there"))
 
 
@@ -221,7 +221,7 @@ class ExpiringOrigin(RefusingOrigin):
         done = self.ways.index(request.url) + 1 if request.url in self.ways else 0
         return Request("GET", self.ways[done]) if done < len(self.ways) else None
 
-    def refusal(self, response: Refused, entry: FileEntry, *, signed: bool) -> Refusal:
+    def refusal(self, response: Refused, entry: FileEntry, *, signed: bool, text: bytes = b"") -> Refusal:
         return Refusal("expired")
 
     async def renew(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> None:

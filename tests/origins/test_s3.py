@@ -757,6 +757,40 @@ def test_a_header_that_was_not_the_trouble_is_sent_again() -> None:
     run(test)
 
 
+def test_keys_that_ended_meanwhile_are_told_from_a_header_that_is_not_borne() -> None:
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        s3.add_bucket("b-1", {"p/a": b"a"})
+        manifest = await ask.origin.resolve(S3.at("s3://b-1/p"), INSIDER)
+        (entry,) = manifest.files
+        s3.faults.add(S3Error("ExpiredToken").on("object"))
+        response = await ask.transport.send(ask.origin.locate(manifest, entry, INSIDER), idle_timeout_s=5)
+        text = await response.read_all(1 << 16)
+        await response.release()
+        assert response.status == 400
+        refusal = ask.origin.refusal(response, entry, signed=False, text=text)
+        assert refusal.kind == "final" and refusal.error is not None
+        assert (refusal.error.kind, "ExpiredToken" in refusal.error.message) == ("denied", True)
+        assert "begins anew" in (refusal.error.hint or "")
+        assert "x-amz-checksum-mode" in dict(ask.origin.locate(manifest, entry, INSIDER).headers)
+
+    run(test)
+
+
+def test_a_store_that_says_with_400_what_others_say_with_408_is_asked_again() -> None:
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        s3.add_bucket("b-1", {"p/a": b"a"})
+        s3.faults.add(S3Error("RequestTimeout").on("list", times=1))
+        manifest = await ask.origin.resolve(S3.at("s3://b-1/p"), INSIDER)
+        (entry,) = manifest.files
+        text = b"<Error><Code>RequestTimeout</Code></Error>"
+        for status in (400, 408):
+            answered = Answered(status, entry.url or "")
+            assert ask.origin.refusal(answered, entry, signed=False, text=text).kind == "busy"
+        assert "x-amz-checksum-mode" in dict(ask.origin.locate(manifest, entry, INSIDER).headers)
+
+    run(test)
+
+
 def test_a_version_is_asked_for_by_its_id() -> None:
     async def test(s3: EmbeddedS3, ask: Asking) -> None:
         s3.add_bucket("b-1", {"a": b"a"})

@@ -42,6 +42,7 @@ CODES: dict[str, tuple[int, str]] = {
     ),
     "PreconditionFailed": (412, "At least one of the pre-conditions you specified did not hold"),
     "RequestTimeTooSkewed": (403, "The difference between the request time and the current time is too large."),
+    "RequestTimeout": (400, "Your socket connection to the server was idle for too long."),
     "SignatureDoesNotMatch": (
         403,
         "The request signature we calculated does not match the signature you provided. "
