@@ -146,7 +146,8 @@ class Engine:
         self, asks: Sequence[Ask], observer: Observer, *, looking: bool = False
     ) -> list[Prepared | FetcherError]:
         observer.enter("resolve")
-        return await self._resolver.prepare_all(asks, looking=looking)
+        with self.api.own_places():
+            return await self._resolver.prepare_all(asks, looking=looking)
 
     async def _plan(self, prepared: Sequence[Prepared], observer: Observer) -> FetchPlan:
         observer.enter("plan")
@@ -263,10 +264,11 @@ class Engine:
             failed = None if results is None else made.failing()
             run = Run(self._tools, self._flights, observer, jobs, reservation, failed=failed)
             try:
-                if results is None:
-                    await run.execute()
-                else:
-                    await self._execute_publishing(run, made, results)
+                with self.api.own_places():  # addresses are renewed on the way
+                    if results is None:
+                        await run.execute()
+                    else:
+                        await self._execute_publishing(run, made, results)
             except FetcherError as error:
                 # Nothing came for too long, or the disk is in trouble: that ends all that is missing.
                 if results is None:

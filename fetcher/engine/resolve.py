@@ -66,7 +66,6 @@ class Resolver:
         self._api = api
         self._transport = transport
         self._notice = notice
-        self._gate = asyncio.Semaphore(min(ASKED_AT_ONCE_MAX, settings.connections_max))
         self._origins: dict[str, Origin[Any]] = {}
 
     def _origin_of(self, resource: Resource) -> Origin[Any]:
@@ -94,13 +93,15 @@ class Resolver:
 
         ``looking``: for a plan that changes nothing; what the origin says of a Snapshot is not written down.
         """
+        # Of this call: somebody else's slow hosts are no reason to wait here.
+        gate = asyncio.Semaphore(min(ASKED_AT_ONCE_MAX, self._settings.connections_max))
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._prepare(ask, looking)) for ask in asks]
+            tasks = [group.create_task(self._prepare(ask, looking, gate)) for ask in asks]
         return [task.result() for task in tasks]
 
-    async def _prepare(self, ask: Ask, looking: bool) -> Prepared | FetcherError:
+    async def _prepare(self, ask: Ask, looking: bool, gate: asyncio.Semaphore) -> Prepared | FetcherError:
         try:
-            async with self._gate:
+            async with gate:
                 return await self._prepare_one(ask, looking)
         except FetcherError as error:
             return error.about(resource=ask.resource.uri(), at=ask.at)

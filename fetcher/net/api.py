@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -24,7 +26,7 @@ Shape = TypeVar("Shape")
 
 REDIRECTS_MAX = 5
 QUESTIONS_MAX = 16
-"""Under way at once; a job may name tens of thousands of resources, and each connection costs a descriptor."""
+"""Of one call, under way at once; it may name tens of thousands of resources, each connection costs a descriptor."""
 REFUSAL_BYTES_MAX = 64 << 10
 """Of the text that comes with an error."""
 ANSWER_BYTES_MAX = 256 << 20
@@ -88,8 +90,22 @@ class ApiClient:
         self._dice: Dice = dice if dice is not None else random.Random()
         self._sleep = sleep
         self._unix_clock = unix_clock
-        self._gate = asyncio.Semaphore(QUESTIONS_MAX)
+        self._shared = asyncio.Semaphore(QUESTIONS_MAX)
         self.pacer = pacer if pacer is not None else Pacer(clock)
+
+    @contextmanager
+    def own_places(self) -> Iterator[None]:
+        """Inside, questions (those of tasks begun there, too) wait for one another and for nobody else's: a host that
+        answers slowly, page after page, takes as long as it likes, and others must not wait for that."""
+        token = _PLACES.set((self, asyncio.Semaphore(QUESTIONS_MAX)))
+        try:
+            yield
+        finally:
+            _PLACES.reset(token)
+
+    def _places(self) -> asyncio.Semaphore:
+        of_call = _PLACES.get()
+        return of_call[1] if of_call is not None and of_call[0] is self else self._shared
 
     async def get_json(
         self, request: Request, shape: type[Shape], *, refusal: Refusal, bytes_max: int = ANSWER_BYTES_MAX
@@ -180,12 +196,13 @@ class ApiClient:
         follow: Follow = redirected,
     ) -> Shape:
         """Try until there is an answer that counts, or the policy gives up. ``enough``: as for ``_once``."""
+        places = self._places()
         began = self._clock()
         ordered_s = 0.0
         attempt = 0
         while True:
             attempt += 1
-            paced_s, queued_s = await self._enter(request, ordered_s)
+            paced_s, queued_s = await self._enter(places, request, ordered_s)
             ordered_s += paced_s
             began += queued_s
             asked_s: float | None = None
@@ -196,7 +213,7 @@ class ApiClient:
                     try:
                         answer = await self._once(request, read, enough, follow)
                     finally:
-                        self._gate.release()
+                        places.release()
             except TimeoutError:
                 outcome = TransportError(f"{display_url(request.url)}: no complete answer in time")
             except TransportError as error:
@@ -215,8 +232,8 @@ class ApiClient:
             ordered_s += decision.ordered_s
             await self._sleep(decision.seconds)
 
-    async def _enter(self, request: Request, ordered_s: float) -> tuple[float, float]:
-        """Pass the gate, to be released by the caller, at a time when the request may be sent without a 429.
+    async def _enter(self, places: asyncio.Semaphore, request: Request, ordered_s: float) -> tuple[float, float]:
+        """Take one of ``places``, to be given back by the caller, at a time when the request may be sent without a 429.
 
         Returns the seconds waited for the origin, and those waited for other questions, which are nobody's fault.
         """
@@ -224,12 +241,12 @@ class ApiClient:
         while True:
             paced_s += await self._pace(request, ordered_s + paced_s)
             queued_at = self._clock()
-            await self._gate.acquire()
+            await places.acquire()
             queued_s += self._clock() - queued_at
             if self.pacer.delay_s(request) <= 0.0:
                 self.pacer.sent(request)
                 return paced_s, queued_s
-            self._gate.release()  # the answers awaited meanwhile used up the quota
+            places.release()  # the answers awaited meanwhile used up the quota
 
     async def _pace(self, request: Request, ordered_s: float) -> float:
         """Wait until the origin allows a request; returns the seconds waited."""
@@ -278,6 +295,9 @@ class ApiClient:
                 raise
             asked = following
         raise TransportError(f"{display_url(request.url)}: more than {REDIRECTS_MAX} redirects in a row")
+
+
+_PLACES: ContextVar[tuple[ApiClient, asyncio.Semaphore] | None] = ContextVar("places of this call", default=None)
 
 
 async def _read_refusal(response: Response) -> Refused:

@@ -334,6 +334,52 @@ def test_no_more_than_sixteen_questions_are_under_way(ends: str) -> None:
     asyncio.run(main())
 
 
+def test_a_call_waits_for_its_own_questions_only() -> None:
+    """Those of another call take all its places, and none of them is answered."""
+    slow = Request("GET", "https://slow.example/x", purpose="api")
+
+    async def main() -> None:
+        answered = asyncio.Event()
+
+        class Held(FakeTransport):
+            now = 0
+
+            async def send(self, request: Request, **more: Any) -> Any:
+                if request.url == slow.url:
+                    self.now += 1
+                    await answered.wait()
+                return await super().send(request, **more)
+
+        transport = Held(GOOD)
+        made = client(transport, FakeTime())
+
+        async def call(request: Request) -> list[Any]:
+            with made.own_places():
+                return await asyncio.gather(*(made.get_json(request, Shape, refusal=refusal) for _ in range(20)))
+
+        held = asyncio.create_task(call(slow))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert transport.now == 16, "it waits for its own"
+        found = await asyncio.wait_for(call(REQUEST), 10)
+        found.append(await asyncio.wait_for(made.get_json(REQUEST, Shape, refusal=refusal), 10))
+        assert not held.done()
+        answered.set()
+        found += await held
+        assert len(found) == 41 and all(isinstance(each, Found) for each in found)
+
+    asyncio.run(main())
+
+
+def test_the_places_of_a_call_are_those_of_one_client() -> None:
+    """A call to another client begun inside, maybe for another loop, does not ask at them."""
+    made, other = (client(FakeTransport(GOOD), FakeTime()) for _ in range(2))
+    with made.own_places():
+        assert made._places() is not made._shared
+        assert other._places() is other._shared
+    assert made._places() is made._shared
+
+
 def test_whoever_waits_for_a_place_is_asked_again_whether_the_quota_allows_it() -> None:
     """Sixteen are under way when the first answer says that nothing is left: nobody else may go after them."""
 
