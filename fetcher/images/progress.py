@@ -18,6 +18,7 @@ LAYERS_MAX: Final = 1_000
 
 _ARRIVED: Final = frozenset({"Verifying Checksum", "Download complete", "Extracting"})
 _STORED: Final = frozenset({"Pull complete", "Already exists"})
+_NOT_BEGUN: Final = frozenset({"Pulling fs layer", "Waiting"})
 _COPYING: Final = "Copying blob "
 
 
@@ -104,6 +105,16 @@ class PullTracker:
         if not self._layers:
             return False
         return self._engine == "podman" or all(layer.arrived for layer in self._layers.values())
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether all that is missing may be waiting for its turn. Docker fetches three layers at a time, for all its
+        pulls together; of one that waits it says so once, or nothing."""
+        layers = self._layers.values()
+        missing = [layer for layer in layers if not layer.arrived]
+        if self._engine != "docker" or (layers and not missing):
+            return False
+        return all(layer.status in _NOT_BEGUN for layer in missing)
 
     def now(self) -> PullProgress:
         """The numbers so far."""

@@ -15,7 +15,8 @@ import asyncio
 import base64
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ this names the host it contacts; this one it takes for ``registry-1.docker.io``.
 
 SILENCE_FACTOR: Final = 5
 """How much longer than usual an engine may be silent while it stores what has arrived: a layer of 10 GB takes three
-minutes at 60 MB/s, and Podman says nothing meanwhile."""
+minutes at 60 MB/s, and Podman says nothing meanwhile. Or while a pull waits for its turn behind what others pull."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,27 @@ class PulledImage(ImageState):
     """Nothing was pulled."""
 
 
+@dataclass(eq=False, slots=True)
+class _UnderWay:
+    """A pull that runs, and what ends it for lack of progress."""
+
+    tracker: PullTracker
+    watch: asyncio.Timeout
+    patience_s: float
+    """From the latest progress that counts for it."""
+
+    def put_off(self) -> None:
+        if not self.watch.expired():
+            self.watch.reschedule(asyncio.get_running_loop().time() + self.patience_s)
+
+
 class ContainerEngine:
     """A Docker or Podman that answers. ``find_engine`` makes it; who gets it closes it. Safe for concurrent calls."""
 
     def __init__(self, client: EngineClient, settings: Settings) -> None:
         self._client = client
         self._no_progress_timeout_s = settings.no_progress_timeout_s
+        self._under_way: set[_UnderWay] = set()
 
     def __repr__(self) -> str:
         return f"<ContainerEngine {self.name} {self.version} at {self.socket}>"
@@ -123,28 +139,43 @@ class ContainerEngine:
     async def _stream(self, image: Image, tracker: PullTracker, on_progress: OnProgress | None) -> None:
         path, query = self._order(image.reference)
         headers = {"X-Registry-Auth": _login_header(image)} if image.login else {}
-        clock = asyncio.get_running_loop().time
-        patience_s = self._no_progress_timeout_s
+        mine = _UnderWay(tracker, asyncio.timeout(self._no_progress_timeout_s), self._no_progress_timeout_s)
         told = None
         try:
-            async with asyncio.timeout(patience_s) as watch:
-                async with self._client.stream(path, query, headers) as lines:
-                    async for line in lines:
-                        if not tracker.feed(line):
-                            continue
-                        factor = SILENCE_FACTOR if tracker.silence_is_work else 1
-                        patience_s = self._no_progress_timeout_s * factor
-                        watch.reschedule(clock() + patience_s)
-                        progress = tracker.now()
-                        if on_progress is not None and progress != told:
-                            on_progress(progress)
-                            told = progress
+            async with mine.watch:
+                with self._counted(mine):
+                    async with self._client.stream(path, query, headers) as lines:
+                        async for line in lines:
+                            if not tracker.feed(line):
+                                continue
+                            self._moved(mine)
+                            progress = tracker.now()
+                            if on_progress is not None and progress != told:
+                                on_progress(progress)
+                                told = progress
         except TimeoutError:
             raise ImageError(
-                f"{self._client.title}: the pull of {image.name} made no progress for {patience_s:g} s",
-                hint="the registry may be cut off, or may limit pulls; engines keep no partial layers for the next try",
+                f"{self._client.title}: the pull of {image.name} made no progress for {mine.patience_s:g} s",
+                hint="the registry may be cut off or limit pulls, or the engine be busy with other pulls; engines keep "
+                "no partial layers for the next try",
                 resource=image.uri(),
             ) from None
+
+    @contextmanager
+    def _counted(self, mine: _UnderWay) -> Iterator[None]:
+        self._under_way.add(mine)
+        try:
+            yield
+        finally:
+            self._under_way.discard(mine)
+
+    def _moved(self, mine: _UnderWay) -> None:
+        """``mine`` has told something new, which is progress for all whose turn has not come, too."""
+        factor = SILENCE_FACTOR if mine.tracker.silence_is_work or mine.tracker.is_queued else 1
+        mine.patience_s = self._no_progress_timeout_s * factor
+        for pull in self._under_way:
+            if pull is mine or pull.tracker.is_queued:
+                pull.put_off()
 
     def _order(self, reference: ImageReference) -> tuple[str, Mapping[str, str]]:
         """Path and query of the pull. Docker allows plain http on the loopback; Podman only if told so, which its own

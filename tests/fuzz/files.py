@@ -337,6 +337,7 @@ def _judge_pull(case: bytes, tracker: PullTracker) -> None:
     assert 0 <= now.layers_done <= now.layers_total <= progress.LAYERS_MAX
     assert now.bytes_done >= 0 and (now.bytes_total is None or now.bytes_done <= now.bytes_total)
     assert isinstance(tracker.silence_is_work, bool)
+    assert not (tracker.is_queued and tracker.silence_is_work)
 
 
 PULL = Family(

@@ -129,3 +129,27 @@ def test_when_silence_may_be_work(engine: EngineKind, lines: list[dict[str, Any]
     for line in lines:
         tracker.feed(line)
     assert tracker.silence_is_work is is_work
+
+
+@pytest.mark.parametrize(
+    ("engine", "lines", "is_queued"),
+    [
+        ("docker", [], True),
+        ("podman", [], False),
+        ("docker", [{"status": "Pulling from org/app", "id": "v1"}], True),
+        ("docker", [layer("a", "Pulling fs layer")], True),
+        ("docker", [layer("a", "Already exists"), layer("b", "Pulling fs layer"), layer("b", "Waiting")], True),
+        ("docker", [layer("a", "Extracting", 1, 2), layer("b", "Waiting")], True),
+        ("docker", [layer("a", "Downloading", 1, 2), layer("b", "Waiting")], False),
+        ("docker", [layer("a", "Waiting"), layer("a", "Retrying in 5 seconds")], False),
+        ("docker", [layer("a", "Pull complete"), layer("b", "Extracting", 1, 2)], False),
+        ("podman", [layer("a", "Pulling fs layer")], False),
+    ],
+)
+def test_when_all_that_is_missing_may_wait_for_its_turn(
+    engine: EngineKind, lines: list[dict[str, Any]], is_queued: bool
+) -> None:
+    tracker = PullTracker(NAME, engine)
+    for line in lines:
+        tracker.feed(line)
+    assert tracker.is_queued is is_queued

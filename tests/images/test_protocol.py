@@ -15,12 +15,13 @@ import uvloop
 from aiohttp import web
 
 from fetcher.errors import ImageError
+from fetcher.images import pull
 from fetcher.images.client import LINE_BYTES_MAX, EngineClient, agreed_version
 from fetcher.images.progress import PullProgress
 from fetcher.images.pull import ContainerEngine, PulledImage
 from fetcher.model.image import Image
 from fetcher.model.secret import Login, Secret
-from tests.images.stub import SHA, StubEngine, layer, line, says, settings, stub_engine
+from tests.images.stub import SHA, Say, StubEngine, layer, line, says, settings, stub_engine
 
 NAME = "ghcr.io/org/app:v1"
 DIGEST = "sha256:" + "cd" * 32
@@ -443,5 +444,103 @@ def test_two_pulls_at_once_do_not_wait_for_each_other() -> None:
         async with connected({"pull_says": together}) as (_, engine):
             both = await asyncio.gather(engine.pull(Image("ghcr.io/a:1")), engine.pull(Image("ghcr.io/b:1")))
             assert [done.name for done in both] == ["ghcr.io/a:1", "ghcr.io/b:1"]
+
+    run(test)
+
+
+# --- turns: Docker fetches three layers at a time, for all pulls together
+
+FIRST, SECOND = Image("ghcr.io/first:1"), Image("ghcr.io/second:1")
+LISTED = layer("Pulling fs layer", "b")
+
+
+def of_two(first: Say, second: Say) -> Say:
+    """What the engine says of each."""
+
+    async def say(response: web.StreamResponse) -> None:
+        assert response._req is not None
+        await (first if response._req.query["fromImage"] == "ghcr.io/first" else second)(response)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"", line(status="Pulling from second", id="1"), LISTED, layer("Already exists") + LISTED + layer("Waiting", "b")],
+    ids=["nothing", "begun", "listed", "waiting"],
+)
+def test_a_pull_whose_turn_has_not_come_lives_on_the_progress_of_the_others(
+    told: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "SILENCE_FACTOR", 1)
+
+    async def test() -> None:
+        over = asyncio.Event()
+
+        async def first(response: web.StreamResponse) -> None:
+            for done in range(16):
+                await response.write(layer("Downloading", "a", done, 100))
+                await asyncio.sleep(0.25)
+            over.set()
+
+        async def second(response: web.StreamResponse) -> None:
+            if told:
+                await response.write(told)
+            await over.wait()
+            await response.write(layer("Pull complete", "b"))
+
+        async with connected({"pull_says": of_two(first, second)}, no_progress_timeout_s=1.5) as (_, engine):
+            both = await asyncio.gather(engine.pull(FIRST), engine.pull(SECOND))
+            assert [done.name for done in both] == [FIRST.name, SECOND.name]
+            assert not engine._under_way
+
+    run(test)
+
+
+def test_a_pull_that_has_begun_does_not_live_on_the_progress_of_the_others() -> None:
+    async def test() -> None:
+        ended = asyncio.Event()
+
+        async def first(response: web.StreamResponse) -> None:
+            done = 0
+            while not ended.is_set():
+                done += 1
+                await response.write(layer("Downloading", "a", done, 10_000))
+                await asyncio.sleep(0.02)
+
+        async with connected({"pull_says": of_two(first, _silent)}, no_progress_timeout_s=1.5) as (_, engine):
+            going = asyncio.create_task(engine.pull(FIRST))
+            assert "made no progress for 1.5 s" in (await refusal(engine, SECOND)).message
+            ended.set()
+            assert not (await going).already_present
+
+    run(test)
+
+
+def test_nobody_waits_for_a_turn_that_no_pull_brings_nearer() -> None:
+    async def second(response: web.StreamResponse) -> None:
+        await response.write(LISTED + layer("Waiting", "b"))
+        await asyncio.sleep(30)
+
+    async def test() -> None:
+        async with connected({"pull_says": of_two(_silent, second)}, no_progress_timeout_s=0.6) as (_, engine):
+            errors = await asyncio.gather(refusal(engine, FIRST), refusal(engine, SECOND))
+            assert "for 0.6 s" in errors[0].message and "for 3 s" in errors[1].message
+            assert not engine._under_way
+
+    run(test)
+
+
+def test_what_somebody_else_pulls_is_waited_for_as_well() -> None:
+    """Nothing is told of that; only that this one waits."""
+
+    async def waiting(response: web.StreamResponse) -> None:
+        await response.write(LISTED + layer("Waiting", "b"))
+        await asyncio.sleep(3.0)
+        await response.write(layer("Pull complete", "b"))
+
+    async def test() -> None:
+        async with connected({"pull_says": waiting}, no_progress_timeout_s=1.5) as (_, engine):
+            assert not (await engine.pull(Image(NAME))).already_present
 
     run(test)

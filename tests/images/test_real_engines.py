@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fetcher.errors import ImageError
+from fetcher.images import pull as pull_module
 from fetcher.images.engines import find_engine
 from fetcher.images.progress import PullProgress
 from fetcher.images.pull import ContainerEngine
@@ -286,6 +287,36 @@ def test_a_cancelled_pull_ends_in_the_engine_too(engine: Engine, registry: Regis
         assert not (await face.pull(Image(name))).already_present
 
     on(engine, test)
+
+
+def test_the_second_image_comes_however_long_the_first_one_takes(
+    dockerd: Engine, registry: Registry, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker fetches three layers at a time, for all pulls together: of the second one it says nothing meanwhile."""
+    monkeypatch.setattr(pull_module, "SILENCE_FACTOR", 1)
+    for name in ("one", "two"):
+        layers = [{"data": Synthetic(MIB, zlib.crc32(f"{seed} {name} {number}".encode()))} for number in range(3)]
+        registry.add_image(f"org/{name}", "v1", layers=layers)
+    registry.faults.add(Trickle(bytes_per_s=130_000).on("blob"))
+
+    async def test(face: ContainerEngine) -> None:
+        begun = asyncio.Event()
+
+        def see(progress: PullProgress) -> None:
+            if progress.bytes_done:
+                begun.set()
+
+        first = asyncio.create_task(face.pull(Image(f"{registry.host}/org/one:v1"), see))
+        try:
+            while not begun.is_set():
+                assert not first.done(), first
+                await asyncio.sleep(0.02)
+            assert not (await face.pull(Image(f"{registry.host}/org/two:v1"))).already_present
+            assert not (await first).already_present
+        finally:
+            first.cancel()
+
+    on(dockerd, test, no_progress_timeout_s=5.0)
 
 
 def test_a_registry_that_falls_silent_is_given_up(engine: Engine, registry: Registry, seed: int) -> None:
