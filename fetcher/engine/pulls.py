@@ -25,6 +25,8 @@ from fetcher.plan.fetch_plan import PlannedImage
 SIZE_TIME_MAX_S = 5.0
 """For asking a registry what an image will cost: good to know, no reason to wait."""
 ASKED_AT_ONCE_MAX = 4
+PULLS_MAX = 8
+"""At once, however many cores there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,9 @@ class Pulls:
         beside = observer.beside
         beside.files_total = sum(plan.action == "pull" for plan in planned)
         beside.bytes_total = sum(plan.bytes or 0 for plan in planned if plan.action == "pull")
-        # An engine works on several layers of one image already; more at once than half the cores only share them.
-        gate = asyncio.Semaphore(max(1, (os.cpu_count() or 2) // 2))
+        # An engine works on several layers of one image already; more at once than half the cores only share them, and
+        # each holds one of the connections to the engine.
+        gate = asyncio.Semaphore(max(1, min(PULLS_MAX, (os.cpu_count() or 2) // 2)))
 
         async def one(image: Image, plan: PlannedImage) -> ImageOutcome:
             if plan.action == "present":
