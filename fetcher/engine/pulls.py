@@ -27,6 +27,9 @@ SIZE_TIME_MAX_S = 5.0
 ASKED_AT_ONCE_MAX = 4
 PULLS_MAX = 8
 """At once, however many cores there are."""
+PULLS_SPARED = 50
+"""Of those that a registry which counts them still allows an asker: with fewer left they are the engine's, and no size
+is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,8 @@ class Pulls:
             return PlannedImage(image.name, "pull", await self._size(image))
 
     async def _size(self, image: Image) -> int | None:
-        """Compressed bytes of a pull, asked by the rules of a job; None where the registry does not tell in time.
+        """Compressed bytes of a pull, asked by the rules of a job; None where the registry does not tell in time, or
+        where asking would use up what the pull needs.
 
         One on the loopback is asked over plain http, as engines do."""
         reference = image.reference
@@ -118,6 +122,7 @@ class Pulls:
                     reference.repository,
                     reference.reference,
                     credential=image.login,
+                    pulls_spared=PULLS_SPARED,
                 )
             return size.size_bytes
         except (FetcherError, TimeoutError):

@@ -45,6 +45,8 @@ DIGEST_HEADERS = ("Docker-Content-Digest", "Ollama-Content-Digest")
 """Ollama's registry says it to HEAD only, and without the algorithm."""
 
 _ADDRESS = re.compile(r"(https?://[^/?#]+)/v2/(.+)/(manifests|blobs)/([^/?#]+)")
+_PULLS_LEFT = re.compile(r"[0-9]{1,9}")
+"""How Docker Hub says it: ``87;w=21600``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +205,24 @@ class RegistryClient:
         credential: RegistryCredential | None = None,
         trusted_origins: frozenset[str] = frozenset(),
         platform: Platform | None = None,
+        pulls_spared: int = 0,
         what: str | None = None,
     ) -> ImageSize:
         """What a container image for ``platform`` (default: this machine's) costs to fetch. Costs one or two pulls.
 
+        ``pulls_spared``: where the registry counts pulls and says, to a HEAD that costs none, that fewer than this are
+        left, that is a RateLimitedError and no pull is used.
+
         Raises as ``manifest``; NotFoundError that lists the platforms there are, ForbiddenError for what is no image.
         """
         what = what or _what(registry, repository, reference)
+        if pulls_spared:
+            door = _door(registry, repository, credential, trusted_origins)
+            url = manifest_url(registry, repository, reference)
+            asked = await self._ask("HEAD", url, door, what, accept=ACCEPT)
+            left = _PULLS_LEFT.match(asked.headers.get("RateLimit-Remaining", ""))
+            if left is not None and int(left[0]) < pulls_spared:
+                raise RateLimitedError(f"{door.registry} allows {int(left[0])} more pulls, {pulls_spared} are spared")
         for _ in range(2):
             found = await self.manifest(
                 registry, repository, reference, credential=credential, trusted_origins=trusted_origins, what=what

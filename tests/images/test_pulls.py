@@ -1,10 +1,11 @@
-"""The images of one call: how many are pulled at once. The engine is a stub."""
+"""The images of one call: how many are pulled at once, and what asking for their sizes may cost. The engine is a stub,
+the registry the embedded one."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +18,7 @@ from fetcher.model.image import Image
 from fetcher.net.api import ApiClient
 from fetcher.net.roads import Roads
 from fetcher.plan.fetch_plan import PlannedImage
+from fetcher.testing.registry import PullLimit, registry_in_thread
 from tests.images.stub import StubEngine, line, settings, stub_engine
 
 
@@ -62,3 +64,25 @@ def test_so_many_are_pulled_at_once(cores: int, most: int, monkeypatch: pytest.M
 
     asyncio.run(main())
     assert reached == most
+
+
+@pytest.mark.parametrize("pulls_left", [8, 100, None])
+def test_sizes_are_not_asked_for_with_the_pulls_that_the_engine_needs(pulls_left: int | None) -> None:
+    limit = None if pulls_left is None else PullLimit(pulls=pulls_left)
+    with registry_in_thread(pull_limit=limit) as registry:
+        for name in ("acme/one", "acme/two"):
+            registry.add_image(name, platforms=("linux/amd64", "linux/arm64"))
+
+        async def main() -> Sequence[PlannedImage]:
+            async with pulls_of() as (_, pulls):
+                return await pulls.plan([Image(f"{registry.host}/acme/{name}:latest") for name in ("one", "two")])
+
+        planned = asyncio.run(main())
+        methods = [record.method for record in registry.requests if record.route == "manifest"]
+    assert [image.action for image in planned] == ["pull", "pull"]
+    if pulls_left == 8:
+        assert [image.bytes for image in planned] == [None, None]
+        assert methods == ["HEAD", "HEAD"]
+    else:
+        assert all(image.bytes for image in planned)
+        assert sorted(methods) == ["GET"] * 4 + ["HEAD"] * 2

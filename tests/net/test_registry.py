@@ -215,6 +215,58 @@ def test_the_size_of_an_image_for_a_platform() -> None:
     ask(test)
 
 
+@pytest.mark.parametrize(("pulls", "spared"), [(8, 50), (50, 50), (8, 0), (0, 1)])
+def test_a_size_is_not_asked_for_with_pulls_that_are_to_be_spared(pulls: int, spared: int) -> None:
+    async def test(registry: Registry, client: RegistryClient) -> None:
+        asking = client.image_size(
+            registry.endpoint, "acme/app", "latest", platform=Platform("linux", "amd64"), pulls_spared=spared
+        )
+        if pulls >= spared:
+            assert (await asking).size_bytes
+        else:
+            with pytest.raises(RateLimitedError, match=f"allows {pulls} more pulls"):
+                await asking
+        expected = (["HEAD"] if spared else []) + (["GET", "GET"] if pulls >= spared else [])
+        assert [record.method for record in registry.requests] == expected
+
+    ask(test, pull_limit=PullLimit(pulls=pulls))
+
+
+def test_a_registry_that_does_not_count_or_knows_no_head_tells_the_size() -> None:
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": DOCKER_MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                "digest": f"sha256:{'1' * 64}",
+                "size": 7,
+            },
+            "layers": [
+                {
+                    "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                    "digest": f"sha256:{'2' * 64}",
+                    "size": 35,
+                }
+            ],
+        }
+    ).encode()
+
+    async def main(head: FakeResponse) -> None:
+        client, transport = scripted(head, answer(200, manifest, Content_Type=DOCKER_MANIFEST))
+        size = await client.image_size("https://registry.example", "a/b", "c", pulls_spared=50)
+        assert size.size_bytes == 42
+        assert [request.method for request in transport.asked] == ["HEAD", "GET"]
+
+    for head in (
+        answer(405),
+        answer(200),
+        answer(200, RateLimit_Remaining="many"),
+        answer(200, RateLimit_Remaining=""),
+    ):
+        asyncio.run(main(head))
+
+
 # --- who asks
 
 
