@@ -1,16 +1,22 @@
 """Progress as somebody wants to see it: JSON objects, plain lines now and then, a live display, or nothing.
 
-Takes the facts that the engine emits; decides nothing. ``rich`` is imported only for the live display.
+Takes the facts that the engine emits; decides nothing. ``rich`` is imported only for the live display. All of it is
+written from within the run, which must never wait for a reader: what has no room is left out, or told later.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
+import stat
 import sys
+import termios
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from fetcher.cli.output import Output
 from fetcher.model.events import Event, Progress
@@ -19,6 +25,8 @@ from fetcher.model.text import printable
 
 JSON_INTERVAL_S = 0.1
 LINE_INTERVAL_S = 5.0
+NUMBERS_BYTES_MAX = 512
+"""Of a ``progress`` object without the resource's name."""
 
 
 class Display(Protocol):
@@ -36,6 +44,8 @@ class Reporter:
         self._output = output
         self._display: Display | None = None
         self._said: set[str] = set()
+        self._notes: deque[str] = deque()
+        """Those that stderr had no room for."""
         self.last: Progress | None = None
         self.reader_gone = False
         """Whoever read stdout has closed it."""
@@ -52,6 +62,7 @@ class Reporter:
         display, self._display = self._display, None
         if display is not None:
             display.close()
+        self._say_notes(wait=True)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress):
@@ -60,15 +71,24 @@ class Reporter:
                 self._show(self._display, event)
         elif event.message not in self._said:
             self._said.add(event.message)
-            self._output.say(f"note: {printable(event.message)}")
+            self._notes.append(f"note: {printable(event.message)}")
+        self._say_notes()
 
     def _show(self, display: Display, progress: Progress) -> None:
+        # JSON writes a character of the name as two escapes of six bytes at most.
+        length_bytes = NUMBERS_BYTES_MAX + 12 * len(progress.resource)
+        if not takes(sys.stdout if self._output.json_lines else sys.stderr, length_bytes):
+            return
         try:
             display.show(progress)
         except BrokenPipeError:
             self.reader_gone = True
             if self.on_reader_gone is not None:
                 self.on_reader_gone()
+
+    def _say_notes(self, *, wait: bool = False) -> None:
+        while self._notes and (wait or takes(sys.stderr, len(self._notes[0].encode(errors="replace")) + 1)):
+            self._output.say(self._notes.popleft())
 
     def kept(self) -> str:
         """What a stopped run leaves for the next one, in words."""
@@ -79,6 +99,33 @@ class Reporter:
         total = "" if self.last.bytes_total is None else f" of {format_size(self.last.bytes_total)}"
         kept = "are kept" if hashing.HAS_TREE else "had come, whole files are kept"
         return f"{format_size(self.last.bytes_done)}{total} {kept}"
+
+
+def takes(stream: TextIO | None, length_bytes: int) -> bool:
+    """Whether so much can be written without waiting for who reads it. Half of a pipe stays free for what has to be
+    told: a run then ends even if nobody has read a line of it."""
+    try:
+        descriptor = -1 if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        descriptor = -1
+    if descriptor < 0:
+        return True  # closed, or in memory: nobody can hold it up
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    found = poll.poll(0)
+    if not found:
+        return False
+    if found[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+        return True  # the writing fails at once, and says that the reader has gone
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(kind):
+        return _held_bytes(descriptor) + length_bytes <= fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) // 2
+    return stat.S_ISREG(kind) or length_bytes <= select.PIPE_BUF
+
+
+def _held_bytes(pipe: int) -> int:
+    """What was written to a pipe and is not read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _display_for(output: Output) -> Display | None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import termios
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import StringIO
 from itertools import pairwise
+from pathlib import Path
+from typing import TextIO
 
 import pytest
 from rich.console import Console
 
 from fetcher import hashing
+from fetcher.cli import progress
 from fetcher.cli.live import LiveProgress, drawing
 from fetcher.cli.output import Output, table
-from fetcher.cli.progress import JSONProgress, LineProgress, Reporter, progress_json, progress_line
+from fetcher.cli.progress import JSONProgress, LineProgress, Reporter, progress_json, progress_line, takes
 from fetcher.model.events import Notice, Progress
 from tests.cli.support import check
 
@@ -173,3 +182,95 @@ def test_a_drawing_has_three_lines_of_any_width(rows: Progress) -> None:
     assert "hf://acme/tiny@main" in text
     assert "12.3 MB/s" in text
     assert "2 parts moved" in text
+
+
+# --- readers that pause, or have gone
+
+
+@contextmanager
+def a_pipe() -> Iterator[tuple[int, TextIO]]:
+    """The end to read from, and a stream that writes."""
+    with ExitStack() as stack:
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 65_536)
+        stack.enter_context(os.fdopen(reader, "rb", buffering=0))
+        yield reader, stack.enter_context(os.fdopen(writer, "w"))
+
+
+def test_a_pipe_is_filled_by_half() -> None:
+    with a_pipe() as (reader, stream):
+        descriptor = stream.fileno()
+        assert takes(stream, 300)
+        os.write(descriptor, bytes(32_000))
+        assert takes(stream, 700) and not takes(stream, 800), "half of 64 KiB are 32,768"
+        os.write(descriptor, bytes(33_000))
+        assert not takes(stream, 1), "there is no page left"
+        assert len(os.read(reader, 40_000)) == 40_000
+        assert takes(stream, 300), "he reads again"
+
+
+def test_a_line_of_any_length_finds_no_room_or_enough() -> None:
+    with a_pipe() as (_, stream):
+        assert takes(stream, 32_768)
+        assert not takes(stream, 32_769)
+        written = 0
+        while takes(stream, 1_500):
+            written += os.write(stream.fileno(), bytes(1_500))
+        assert 30_000 < written <= 32_768
+
+
+def test_whoever_has_left_is_written_to_and_so_noticed() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        os.write(writer, bytes(40_000))
+        assert not takes(stream, 300)
+        os.close(reader)
+        assert takes(stream, 300)
+
+
+def test_what_nobody_reads_takes_everything(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file, open(os.devnull, "w") as null:
+        assert takes(file, 1 << 20)
+        assert takes(null, 300)
+        assert takes(StringIO(), 1 << 20)
+        assert takes(None, 1 << 20)
+    assert takes(file, 300), "closed: the writing says so"
+
+
+def test_a_terminal_that_was_told_to_stop_takes_nothing() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with os.fdopen(theirs, "w") as stream:
+            assert takes(stream, 300)
+            termios.tcflow(theirs, termios.TCOOFF)  # as Ctrl-S does
+            assert not takes(stream, 300)
+            termios.tcflow(theirs, termios.TCOON)
+            assert takes(stream, 300)
+    finally:
+        os.close(ours)
+
+
+@pytest.mark.parametrize("json_lines", [False, True])
+def test_numbers_without_room_are_left_out_and_notes_are_said_later(
+    json_lines: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room = True
+    monkeypatch.setattr(progress, "takes", lambda stream, length_bytes: room)
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(progress, "JSON_INTERVAL_S", 0.0)
+    with Reporter(Output(json_lines=json_lines)) as reporter:
+        room = False
+        reporter(NUMBERS)
+        reporter(Notice(None, "one"))
+        reporter(Notice(None, "two"))
+        assert capsys.readouterr() == ("", "")
+        room = True
+        reporter(NUMBERS)
+        out, err = capsys.readouterr()
+        assert [line for line in err.splitlines() if line.startswith("note")] == ["note: one", "note: two"]
+        assert len((out if json_lines else err).splitlines()) == (1 if json_lines else 3)
+        room = False
+        reporter(Notice(None, "three"))
+        assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr().err == "note: three\n", "the run is over, and may wait"
+    assert reporter.last == NUMBERS

@@ -1,10 +1,14 @@
-"""A reader that goes away in the middle ends the program, and what it was doing."""
+"""A reader that goes away in the middle ends the program, and what it was doing; one that pauses holds nothing up."""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import signal
 import time
 
+from fetcher.testing import Synthetic
 from fetcher.testing.faults import Trickle
 from fetcher.testing.hub import Hub
 from tests.support.cli import CommandLine
@@ -27,6 +31,29 @@ def test_a_reader_that_leaves_in_mid_download_ends_it(run_cli: CommandLine, hub:
     assert told == b""
     assert hub.body_bytes_sent() < 30 * MIB, "it went on for nobody"
     assert time.monotonic() - began < 25
+
+
+def test_a_reader_that_pauses_holds_nothing_up(run_cli: CommandLine, hub: Hub) -> None:
+    """What is told in three seconds fills the pipe. The run, for which others may wait, goes on to its end."""
+    hub.add_repo("acme/slow", files={"weights.bin": Synthetic(12 * MIB, 1)})
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as read:
+        try:
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+            process = run_cli.start("get", "hf://acme/slow", "--json", "--limit-rate", "2MiB", stdout=writer)
+        finally:
+            os.close(writer)
+        with process:
+            try:
+                _, told = process.communicate(timeout=30)
+            finally:
+                process.kill()
+        lines = [json.loads(line) for line in read]
+    assert (process.returncode, told) == (0, b"")
+    *progress, last = lines
+    assert {line["event"] for line in progress} == {"progress"}
+    assert progress
+    assert (last["event"], last["bytes"]) == ("snapshot", 12 * MIB)
 
 
 def test_an_owner_that_is_not_there_is_told_before_anything_is_fetched(run_cli: CommandLine, hub: Hub) -> None:
