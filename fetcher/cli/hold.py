@@ -10,18 +10,18 @@ from pathlib import Path
 LOOK_EVERY_S = 0.2
 
 
-async def hold(*, stdin: bool, owner_pid: int | None) -> None:
+async def hold(*, parent_pid: int | None, owner_pid: int | None) -> None:
     """Return when stdin is closed, the owner is gone, or SIGINT or SIGTERM comes.
 
-    ``stdin`` False (the document was read from there): the parent's end takes the place of its closing.
+    ``parent_pid`` (the document was read from stdin): the end of this parent takes the place of its closing. It is
+    asked for as the program begins: what was fetched for the hold may have outlived it.
     """
-    parent_pid = os.getppid()
     try:
         # A look now and then instead of a reader on the loop: stdin may be a regular file, which no loop can watch.
         while True:
-            if stdin and _stdin_closed():
+            if parent_pid is None and _stdin_closed():
                 return
-            if not stdin and os.getppid() != parent_pid:
+            if parent_pid is not None and os.getppid() != parent_pid:
                 return
             if owner_pid is not None and not Path(f"/proc/{owner_pid}").exists():
                 return

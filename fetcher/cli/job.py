@@ -66,6 +66,7 @@ def _pid(text: str) -> int:
 
 def run(context: Context) -> int:
     options = context.options
+    parent_pid = os.getppid() if options.file == "-" else None  # as early as can be: it may be gone when a hold begins
     job = parse_job(_document(options.file))
     if options.format == "docker" and not context.output.json_lines:
         places: dict[str, str] = {}
@@ -91,7 +92,7 @@ def run(context: Context) -> int:
     if context.dry_run:
         tell_plan(context, run_on_loop(context, lambda fetcher: fetcher.plan_job(job)))
         return 0
-    return run_on_loop(context, lambda fetcher: _mount(context, fetcher, job))
+    return run_on_loop(context, lambda fetcher: _mount(context, fetcher, job, parent_pid))
 
 
 def _document(place: str) -> bytes:
@@ -141,14 +142,14 @@ def _answer_from_cache(context: Context, job: JobResources) -> bool:
         fetcher.close()
 
 
-async def _mount(context: Context, fetcher: Fetcher, job: JobResources) -> int:
+async def _mount(context: Context, fetcher: Fetcher, job: JobResources, parent_pid: int | None) -> int:
     mounts = await fetcher.mount_all(job, lease_s=_lease_s(context), owner_pid=context.options.owner_pid)
     try:
         _tell(context, mounts)
         if context.options.hold:
             from fetcher.cli.hold import hold
 
-            await hold(stdin=context.options.file != "-", owner_pid=context.options.owner_pid)
+            await hold(parent_pid=parent_pid, owner_pid=context.options.owner_pid)
     except BaseException:
         _release(fetcher, mounts)  # nobody was told, or nobody listens any more
         raise

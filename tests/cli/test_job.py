@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 from fetcher.cli import hold as hold_room
-from fetcher.testing import Hub, Token, s3_in_thread
+from fetcher.testing import Hub, Synthetic, Token, s3_in_thread
+from fetcher.testing.faults import OnRequest
 from tests.cli.support import check
+from tests.e2e.support import MIB, Gate, wait_until
 from tests.support.cli import CommandLine, Completed, User
 
 TINY = {"type": "HF", "repo": "acme/tiny", "target": "/data"}
@@ -200,10 +203,41 @@ def test_a_hold_ends_with_the_owner_or_the_parent(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hold_room, "LOOK_EVERY_S", 0.01)
     with subprocess.Popen(["true"]) as gone:
         pass
-    asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=gone.pid), 20))
+    asyncio.run(asyncio.wait_for(hold_room.hold(parent_pid=os.getppid(), owner_pid=gone.pid), 20))
     parents = iter([100, 100, 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
-    asyncio.run(asyncio.wait_for(hold_room.hold(stdin=False, owner_pid=None), 20))
+    asyncio.run(asyncio.wait_for(hold_room.hold(parent_pid=100, owner_pid=None), 20))
+
+
+PARENT = """
+import subprocess, sys
+command = [sys.executable, "-m", "fetcher", "job", "-", "--hold", "--json", "--quiet"]
+with open(sys.argv[1], "rb") as document, open(sys.argv[2], "wb") as told:
+    child = subprocess.Popen(command, stdin=document, stdout=told)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_a_hold_ends_at_once_whose_parent_died_during_the_download(
+    stocked: Hub, run_cli: CommandLine, job: Path, tmp_path: Path
+) -> None:
+    stocked.add_repo("acme/large", files={"weights.safetensors": Synthetic(3 * MIB, 1)})
+    job.write_text(document({**TINY, "repo": "acme/large"}))
+    gate, told = Gate(), tmp_path / "told"
+    stocked.faults.add(OnRequest(gate).on("cdn"))
+    command = [sys.executable, "-c", PARENT, str(job), str(told)]
+    with subprocess.Popen(command, env=run_cli.environment(), stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            wait_until(lambda: stocked.count("cdn") > 0)
+        finally:
+            parent.kill()
+    gate.open()
+    wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] == child)  # an orphan of ours is our child
+    assert leases(run_cli) == []
+    assert json.loads(told.read_text())["lease"]["expires_at"] is None
 
 
 def test_every_resource_that_is_refused_is_told(stocked: Hub, run_cli: CommandLine) -> None:
