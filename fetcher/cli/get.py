@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,18 +84,23 @@ def _answer_from_cache(context: Context, resources: Sequence[Resource]) -> bool:
     from fetcher.cache.records import GoneError
 
     fetcher = context.fetcher()
+    leases: list[Lease | None] = []
+    told = 0
     try:
         snapshots = [fetcher.hit(resource, "operator") for resource in resources]
         found = [snapshot for snapshot in snapshots if snapshot is not None]
         if len(found) < len(resources):
             return False
-        leases = [_lease(context, fetcher, snapshot) for snapshot in found]
+        for snapshot in found:
+            leases.append(_lease(context, fetcher, snapshot))
         for snapshot, lease in zip(found, leases, strict=True):
             _tell(context, snapshot, snapshot.path, lease, downloaded=0, hit=True)
+            told += 1
         context.tidy(fetcher)
     except GoneError:  # evicted between the look and the lease: to be fetched, then
         return False
     finally:
+        _drop(fetcher, leases[told:])
         fetcher.close()
     return True
 
@@ -120,23 +126,37 @@ async def _deliver(context: Context, fetcher: Fetcher, resource: Resource, outco
     from fetcher.client import LEASE_TRIES
 
     lease: Lease | None = None
+    told = False
     try:
-        for attempt in range(LEASE_TRIES):
-            try:
-                lease = _lease(context, fetcher, outcome.snapshot)
-                break
-            except GoneError:
-                if attempt == LEASE_TRIES - 1:
-                    raise
-                outcome = await fetcher.fetch(resource, "operator")
-        snapshot, path = outcome.snapshot, outcome.snapshot.path
-        if context.options.to is not None:
-            path = Path(context.options.to).absolute()
-            await fetcher.copy_out(snapshot, path, merge=context.options.merge)
-    except FetcherError as error:
-        return error
-    _tell(context, snapshot, path, lease, downloaded=outcome.downloaded, hit=outcome.hit)
+        try:
+            for attempt in range(LEASE_TRIES):
+                try:
+                    lease = _lease(context, fetcher, outcome.snapshot)
+                    break
+                except GoneError:
+                    if attempt == LEASE_TRIES - 1:
+                        raise
+                    outcome = await fetcher.fetch(resource, "operator")
+            snapshot, path = outcome.snapshot, outcome.snapshot.path
+            if context.options.to is not None:
+                path = Path(context.options.to).absolute()
+                await fetcher.copy_out(snapshot, path, merge=context.options.merge)
+        except FetcherError as error:
+            return error
+        _tell(context, snapshot, path, lease, downloaded=outcome.downloaded, hit=outcome.hit)
+        told = True
+    finally:
+        if not told:
+            _drop(fetcher, [lease])
     return outcome
+
+
+def _drop(fetcher: Fetcher, leases: Iterable[Lease | None]) -> None:
+    """End leases that nobody was told of."""
+    for lease in leases:
+        if lease is not None:
+            with suppress(FetcherError):  # what kept us from telling counts for more
+                fetcher.cache.lease_release(lease.id)
 
 
 def _exit_code_of(failures: Sequence[FetcherError]) -> int:

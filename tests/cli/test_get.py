@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fetcher import hashing
+from fetcher import Fetcher, hashing
 from fetcher.cache.records import Lease
 from fetcher.cache.store import Cache
 from fetcher.testing import Hub, Synthetic, Token
@@ -279,3 +280,87 @@ def test_what_is_evicted_before_it_could_be_leased_is_fetched_again(
     done = program("get", URI, "--lease", "1h", "--json")
     assert done.exit_code == 0 and len(evicted) == 1
     assert done.json[-1]["lease"]["id"] and tree(Path(done.json[-1]["path"])) == held()
+
+
+# --- leases that nobody was told of
+
+
+def leases(run_cli: CommandLine) -> list[str]:
+    return [lease["id"] for entry in lines(run_cli("ls", "--json")) for lease in entry["leases"]]
+
+
+def test_a_lease_ends_that_could_not_be_told(stocked: Hub, run_cli: CommandLine) -> None:
+    for _ in range(2):  # cold, then from the cache
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            process = run_cli.start("get", URI, "--lease", "1h", "--quiet", stdout=writer)
+        finally:
+            os.close(writer)
+        with process:
+            _, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (141, b"")
+        assert leases(run_cli) == []
+
+
+def test_a_lease_ends_if_its_copy_fails(stocked: Hub, run_cli: CommandLine, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    (target / "config.json").mkdir(parents=True)
+    refused = run_cli("get", URI, "--to", target, "--merge", "--lease", "1h", "--quiet")
+    assert (refused.exit_code, refused.stdout) == (51, "")
+    assert leases(run_cli) == []
+    (target / "config.json").rmdir()
+    done = run_cli("get", URI, "--to", target, "--merge", "--lease", "1h", "--json", "--quiet")
+    assert leases(run_cli) == [done.last["lease"]["id"]]
+
+
+@pytest.fixture
+def at_the_hub(stocked: Hub, program: Program, isolated_environment: pytest.MonkeyPatch) -> Program:
+    """The program in-process, with the embedded hub as its origin."""
+    isolated_environment.setenv("HF_ENDPOINT", stocked.endpoint)
+    isolated_environment.setenv("FETCHER_ALLOW_NET", "127.0.0.0/8")
+    return program
+
+
+def leased(program: Program) -> list[str]:
+    return [lease["id"] for entry in program("ls", "--json").json for lease in entry["leases"]]
+
+
+def test_a_lease_ends_with_who_is_stopped_while_he_copies(
+    at_the_hub: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    leased_meanwhile: list[str] = []
+
+    async def copy_out(fetcher: Fetcher, *_: object, **__: object) -> int:
+        leased_meanwhile.extend(lease.id for lease in fetcher.cache.leases())
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+        return 0
+
+    monkeypatch.setattr(Fetcher, "copy_out", copy_out)
+    with pytest.raises(asyncio.CancelledError):
+        at_the_hub("get", URI, "--to", tmp_path / "out", "--lease", "1h")
+    assert len(leased_meanwhile) == 1
+    assert leased(at_the_hub) == []
+
+
+def test_of_several_hits_of_which_one_has_gone_each_is_leased_once(
+    stocked: Hub, at_the_hub: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stocked.add_repo("acme/other", files={"x": b"2"})
+    both = (URI, "hf://acme/other")
+    assert at_the_hub("get", *both).exit_code == 0
+    real, asked = Cache.lease_timed, list[str]()
+
+    def lease_timed(cache: Cache, ids: Sequence[str], duration_s: float, **more: Any) -> Lease:
+        asked.extend(ids)
+        if len(asked) == len(both):
+            cache.remove(ids)
+        return real(cache, ids, duration_s, **more)
+
+    monkeypatch.setattr(Cache, "lease_timed", lease_timed)
+    done = at_the_hub("get", *both, "--lease", "1h", "--json", "--quiet")
+    assert (done.exit_code, len(asked)) == (0, 4)
+    assert sorted(leased(at_the_hub)) == sorted(line["lease"]["id"] for line in done.json)
