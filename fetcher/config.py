@@ -372,7 +372,7 @@ _READERS: dict[str, Callable[[object], object]] = {
     "connections_per_host_max": values.connections,
     "part_bytes": values.part_bytes,
     "window_bytes": values.size_bytes,
-    "sync_bytes": values.size_bytes,
+    "sync_bytes": values.sync_bytes,
     "limit_rate_bytes_per_s": values.rate_bytes_per_s,
     "connect_timeout_s": values.time_limit_s,
     "part_idle_timeout_s": values.time_limit_s,

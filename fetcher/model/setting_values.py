@@ -59,6 +59,11 @@ def part_bytes(value: object) -> int:
     return size_bytes
 
 
+def sync_bytes(value: object) -> int:
+    # With room for less than a block none could ever be written.
+    return _whole(_number(value, parse_size, MIB))
+
+
 def rate_bytes_per_s(value: object) -> int:
     return _whole(_number(value, parse_rate, 1))
 

@@ -75,3 +75,9 @@ def test_the_same_judge_catches_who_does_not_hold(hub: Hub, cache_dir: Path, mon
     monkeypatch.setattr(Unsynced, "has_room", has_room)
     fetch(hub, cache_dir, sync_bytes=SYNC_BYTES, connections_max=CONNECTIONS)
     assert disk.most > SYNC_BYTES + 2 * CONNECTIONS * MIB
+
+
+def test_the_least_that_may_be_set_is_enough(hub: Hub, cache_dir: Path) -> None:
+    hub.add_repo(REPO, files={"a.bin": Synthetic(8 * MIB, 1)})
+    outcome = fetch(hub, cache_dir, sync_bytes=MIB, connections_max=CONNECTIONS)
+    assert_whole(outcome.snapshot, hub)

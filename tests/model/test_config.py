@@ -244,6 +244,8 @@ def test_units_are_understood(name: str, text: str, value: object) -> None:
         ("limit_rate_bytes_per_s", "50Mbit"),
         ("part_bytes", "3MB"),
         ("part_bytes", "512KiB"),
+        ("sync_bytes", "0"),
+        ("sync_bytes", "1023KiB"),
         ("connections_max", "0"),
         ("connections_max", "1025"),
         ("connections_max", "many"),
