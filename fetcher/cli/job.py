@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fetcher.cli.context import Context, lease_s, value_of
@@ -160,7 +161,8 @@ async def _mount(context: Context, fetcher: Fetcher, job: JobResources, parent_p
 
 def _release(fetcher: Fetcher, mounts: MountSet) -> None:
     if mounts.lease is not None:
-        fetcher.cache.lease_release(mounts.lease.id)
+        with suppress(LeaseError):  # its time was over, or somebody ended it by hand
+            fetcher.cache.lease_release(mounts.lease.id)
 
 
 # --- telling

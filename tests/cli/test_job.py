@@ -240,6 +240,16 @@ def test_a_hold_ends_at_once_whose_parent_died_during_the_download(
     assert json.loads(told.read_text())["lease"]["expires_at"] is None
 
 
+def test_a_hold_whose_lease_was_ended_by_hand_ends_in_order(stocked: Hub, run_cli: CommandLine, job: Path) -> None:
+    with run_cli.start("job", job, "--hold", "--lease", "1h", "--json", "--quiet", stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        mounts = json.loads(process.stdout.readline())
+        assert run_cli("release", mounts["lease"]["id"]).exit_code == 0
+        _close_stdin(process)
+        assert process.wait(timeout=30) == 0
+        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
+
+
 def test_every_resource_that_is_refused_is_told(stocked: Hub, run_cli: CommandLine) -> None:
     """All or nothing, but who mends a job wants to hear of both slips at once."""
     gone, absent = ({**TINY, "repo": f"acme/{name}", "target": f"/{name}"} for name in ("gone", "absent"))
