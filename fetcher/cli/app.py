@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from fetcher.cli.context import Context, add_shared_options
 from fetcher.cli.output import Output
@@ -151,8 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = unexpected.exit_code
             _tell(output, unexpected)
     except BrokenPipeError:
-        _abandon_stdout()
-        return CLOSED_STDOUT_EXIT_CODE
+        _abandon(sys.stdout)
+        code = CLOSED_STDOUT_EXIT_CODE
+    for stream in (sys.stdout, sys.stderr):
+        _let_go(stream)
     return code
 
 
@@ -171,7 +173,7 @@ def _flush_stdout() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         raise UsageError(f"can't write to stdout: {error.strerror}", hint="look at where stdout goes") from None
 
 
@@ -233,9 +235,22 @@ def _unexpected(error: Exception) -> FetcherError:
     return InternalError(f"something unexpected happened: {type(error).__name__}: {shown(str(error))}")
 
 
-def _abandon_stdout() -> None:
+def _let_go(stream: TextIO | None) -> None:
+    """Give up what a stream does not take, if it takes no more: that was told where it matters, and the interpreter's
+    own flush would take the exit code's place."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except (OSError, ValueError):
+        _abandon(stream)
+
+
+def _abandon(stream: TextIO | None) -> None:
     """Let the interpreter's own flush at exit succeed: what could not be written has nobody to read it."""
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if stream is not None:
+            descriptor, null = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
     except (OSError, ValueError):
         pass

@@ -187,3 +187,22 @@ def test_a_wrong_variable_is_named(program: Program, isolated_environment: Any) 
     done = program("ls")
     assert done.exit_code == 2
     assert "FETCHER_PART_BYTES=many" in done.err
+
+
+@pytest.mark.parametrize("json_lines", [False, True])
+def test_a_stdout_that_takes_no_more_is_told_alone(run_cli: CommandLine, json_lines: bool) -> None:
+    with open("/dev/full", "wb") as full:
+        process = run_cli.start("cache", "dir", *(["--json"] if json_lines else []), stdout=full.fileno())
+        with process:
+            _, err = process.communicate(timeout=30)
+    assert process.returncode == 2, err
+    assert err.startswith(b"error: can't write to stdout: No space left on device\n")
+    assert b"Exception ignored" not in err
+
+
+def test_a_stderr_that_takes_no_more_leaves_the_exit_code(run_cli: CommandLine) -> None:
+    with open("/dev/full", "wb") as full:
+        process = run_cli.start("get", "nonsense", stderr=full.fileno())
+        with process:
+            out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (10, b"")
