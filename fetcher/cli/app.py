@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Errors of the arguments themselves are told in the form that was asked for.
     output = Output(json_lines="--json" in arguments, quiet="--quiet" in arguments, verbose="--verbose" in arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # a path comes out byte for byte
     try:
         try:
             code = _run(arguments, output)

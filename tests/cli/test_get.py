@@ -136,6 +136,14 @@ def test_a_copy_is_the_users_own(stocked: Hub, run_cli: CommandLine, tmp_path: P
     assert tree(target) == held() | {"notes": b"mine"}
 
 
+def test_a_path_that_is_no_utf8_is_printed_byte_for_byte(stocked: Hub, run_cli: CommandLine, tmp_path: Path) -> None:
+    target = os.fsencode(tmp_path) + b"/mod\xe8les"
+    with run_cli.start("get", URI, "--to", os.fsdecode(target)) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, target + b"\n", b"")
+    assert tree(Path(os.fsdecode(target))) == held()
+
+
 def test_a_dry_run_fetches_nothing(stocked: Hub, run_cli: CommandLine) -> None:
     done = run_cli("get", URI, "--dry-run", "--json", "--quiet")
     (plan,) = lines(done)
