@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -31,10 +33,12 @@ class LiveProgress:
 
     def close(self) -> None:
         self._output.above = self._output.end_display = None
-        self._live.stop()
+        with suppress(OSError):  # the terminal has gone; the data still counts
+            self._live.stop()
 
     def _print_above(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+        with suppress(OSError):
+            self._console.print(Text(line), soft_wrap=True)
 
 
 def drawing(progress: Progress) -> Table:
