@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(context: Context) -> int:
-    checks = list(_checks(context.settings, os.environ))
+    checks = list(_checks(context.settings, os.environ, dry_run=context.dry_run))
     if context.flag("engine"):
         checks.append(_engine(context, checks))
     failed = any(check.status == "fail" for check in checks)
@@ -70,16 +70,17 @@ def run(context: Context) -> int:
     return CacheError.exit_code if failed else 0
 
 
-def _checks(settings: Settings, environ: os._Environ[str]) -> Iterator[Check]:
+def _checks(settings: Settings, environ: os._Environ[str], *, dry_run: bool) -> Iterator[Check]:
     yield Check("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
     yield _core()
     yield _loop()
     yield _configuration(environ)
-    opened = list(_cache(settings))
+    opened = list(_cache(settings, dry_run=dry_run))
     yield from opened
-    if all(check.status != "fail" for check in opened):
+    if opened[0].status == "ok" and all(check.status != "fail" for check in opened):
         yield _modes(settings)
-        yield _links(settings.cache_dir)
+        if not dry_run:
+            yield _links(settings.cache_dir)
         yield _space(settings)
     yield Check("endpoint", "ok", settings.hf_endpoint)
     yield _token(environ)
@@ -118,7 +119,8 @@ def _loop() -> Check:
 
 
 # Variables that set no field of Settings.
-_OTHER_VARIABLES = {"FETCHER_CONFIG", "FETCHER_DEBUG", "FETCHER_MARKET_URL", "FETCHER_OLLAMA_URL", "FETCHER_SIMD"}
+_OTHER_VARIABLES = {"FETCHER_CONFIG", "FETCHER_DEBUG", "FETCHER_MARKET_URL", "FETCHER_OLLAMA_URL"}
+_OTHER_VARIABLES |= {"FETCHER_SHA256", "FETCHER_SIMD"}
 _OTHER_PREFIXES = ("FETCHER_TEST_", "FETCHER_BUILD_", "FETCHER_NATIVE")
 
 
@@ -134,12 +136,16 @@ def _configuration(environ: os._Environ[str]) -> Check:
     return Check("configuration", "ok", str(path) if path.exists() else f"no file at {path}")
 
 
-def _cache(settings: Settings) -> Iterator[Check]:
+def _cache(settings: Settings, *, dry_run: bool) -> Iterator[Check]:
     """Opening does the hard looks: kind of file system, locks seen by a second process, format, rights."""
     from fetcher.cache.store import Cache
 
     try:
-        with Cache.open(settings) as cache:
+        with Cache.open(settings, read_only=dry_run) as cache:
+            if dry_run and not cache.layout.index.exists():
+                message = "not looked at: there is none yet, and with --dry-run none is made"
+                yield Check("cache", "warn", message, "leave --dry-run out")
+                return
             apart = "" if settings.state_dir == settings.cache_dir else f", index in {settings.state_dir}"
             yield Check("cache", "ok", f"{settings.cache_dir}{apart}")
             if remark := str(cache.recovery):

@@ -14,7 +14,7 @@ from blake3 import blake3
 from fetcher.cache import lock_probe
 from fetcher.cache.records import GoneError, Snapshot
 from fetcher.cache.store import Cache
-from fetcher.cli import fetching
+from fetcher.cli import doctor, fetching
 from fetcher.config import load
 from fetcher.model.resource import HF
 from tests.cli.support import COMMIT, FILES, Program, stock
@@ -377,6 +377,14 @@ def test_doctor_finds_what_is_wrong(
     assert checks["token"] == ("ok", "a Hub token is there, for get; jobs use their own")
 
 
+def test_doctor_knows_every_variable_that_is_read(
+    program: Program, isolated_environment: pytest.MonkeyPatch, cache_dir: Path
+) -> None:
+    for name, value in (("SHA256", "hashlib"), ("SIMD", "portable"), ("DEBUG", "0")):
+        isolated_environment.setenv(f"FETCHER_{name}", value)
+    assert _checks(program)["configuration"][0] == "ok"
+
+
 def test_doctor_of_a_cache_that_is_a_file(program: Program, cache_dir: Path) -> None:
     cache_dir.parent.mkdir(parents=True, exist_ok=True)
     cache_dir.write_text("")
@@ -389,6 +397,31 @@ def test_doctor_leaves_nothing(program: Program, tiny: Snapshot, cache_dir: Path
     before = sorted(os.listdir(cache_dir))
     program("doctor")
     assert sorted(os.listdir(cache_dir)) == before
+
+
+def test_doctor_writes_nothing_with_dry_run(
+    program: Program, cache_dir: Path, isolated_environment: pytest.MonkeyPatch
+) -> None:
+    done = program("doctor", "--dry-run")
+    assert done.exit_code == 0
+    assert "not looked at: there is none yet" in done.out
+    assert not cache_dir.exists()
+    program("doctor")
+
+    def names() -> set[str]:
+        # What SQLite itself puts beside an index that is looked at is none of ours.
+        return {name for name in os.listdir(cache_dir) if not name.endswith(("-shm", "-wal"))}
+
+    before = names()
+
+    def written(directory: Path) -> None:
+        raise AssertionError("it writes")
+
+    isolated_environment.setattr(doctor, "_links", written)
+    (line,) = program("doctor", "--dry-run", "--json").json
+    checks = {check["name"]: check["status"] for check in line["checks"]}
+    assert checks["cache"] == checks["locks"] == checks["cache mode"] == "ok"
+    assert names() == before
 
 
 def test_doctor_says_when_the_disk_is_full(program: Program, isolated_environment: pytest.MonkeyPatch) -> None:
