@@ -70,6 +70,8 @@ def run(context: Context) -> int:
     parent_pid = os.getppid() if options.file == "-" else None  # as early as can be: it may be gone when a hold begins
     job = parse_job(_document(options.file))
     if options.format == "docker" and not context.output.json_lines:
+        if job.mounts:
+            _plain(str(context.settings.engine_cache_dir or context.settings.cache_dir), "the cache")
         places: dict[str, str] = {}
         for request in job.mounts:
             _plain(request.target, f"the target at {request.at}")

@@ -253,6 +253,19 @@ def test_no_target_becomes_an_argument_of_its_own(
     assert target in [mount["target"] for mount in line["mounts"]]
 
 
+def test_a_cache_whose_path_is_no_plain_word_is_refused_before_anything_is_fetched(
+    program: Program, tmp_path: Path, isolated_environment: pytest.MonkeyPatch
+) -> None:
+    isolated_environment.setenv("FETCHER_CACHE_DIR", str(tmp_path / "my cache"))
+    done = program("job", _job(tmp_path), "--format", "docker", "--offline")
+    assert (done.exit_code, done.out) == (2, "")
+    assert "the cache can't be written as a plain word" in done.err
+    isolated_environment.setenv("FETCHER_ENGINE_CACHE_DIR", "/cache")
+    assert program("job", _job(tmp_path), "--format", "docker", "--offline").exit_code == 24, (
+        "nothing else is wrong with it"
+    )
+
+
 def test_a_job_for_people(program: Program, tiny: Snapshot, tmp_path: Path) -> None:
     done = program("job", _job(tmp_path))
     header, *rows = done.out.splitlines()
