@@ -220,23 +220,25 @@ def unfolded(value: object) -> object:
     return value
 
 
-def flat(value: object) -> Iterator[object]:
-    """Items of ``value``, lists in lists and the JSON text of lists taken apart; ``value`` itself if it is none."""
-    held = unfolded(value)
+def flat(value: object, depth: int = 0) -> Iterator[object]:
+    """Items of ``value``, lists in lists and the JSON text of lists taken apart; ``value`` itself if it is none. Texts
+    in texts are as deep as somebody likes: what lies deeper than a document may stays a text."""
+    held = unfolded(value) if depth <= DEPTH_MAX else value
     if not is_list(held):
         yield value
         return
     for item in held:
-        yield from flat(item)
+        yield from flat(item, depth + 1)
 
 
 def joined(value: object) -> str:
     """``value`` inside a longer text: lists joined by blanks, objects as JSON."""
-    return " ".join(_tokens(value))
+    return " ".join(_tokens(value, 0))
 
 
-def _tokens(value: object) -> Iterator[str]:
-    value = unfolded(value)
+def _tokens(value: object, depth: int) -> Iterator[str]:
+    if depth <= DEPTH_MAX:
+        value = unfolded(value)
     if isinstance(value, str):
         yield value
     elif isinstance(value, bool):
@@ -247,7 +249,7 @@ def _tokens(value: object) -> Iterator[str]:
         yield json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
     elif is_list(value):
         for item in value:
-            yield from _tokens(item)
+            yield from _tokens(item, depth + 1)
     elif value is not None:
         yield str(value)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fetcher.errors import ResourceError
 from fetcher.model.job import parse_job
-from fetcher.model.literals import BUDGET_UNITS, CHAIN_MAX, LiteralFault, Literals, LiteralWaits, joined
+from fetcher.model.literals import BUDGET_UNITS, CHAIN_MAX, LiteralFault, Literals, LiteralWaits, flat, joined
 from fetcher.model.mount import JobResources
 from fetcher.model.resource import HF, S3, Ollama
 from fetcher.model.secret import AWSKeys, Secret
@@ -342,3 +342,19 @@ def test_any_literal_stands_for_something_or_is_explained(text: str, first: obje
     with suppress(LiteralFault, LiteralWaits):
         value = literals.fill(text)
         assert "%%global.variables" not in joined(value)
+
+
+def test_texts_in_texts_are_taken_apart_as_deep_as_a_document_may_be() -> None:
+    """Each text is within its bounds; all of them together would be as deep as somebody likes."""
+
+    def nested(texts: int) -> Any:
+        value: Any = "x"
+        for _ in range(texts):
+            value = "[" * 20 + json.dumps(value) + "]" * 20
+        return value
+
+    assert list(flat(nested(3))) == ["x"]
+    assert joined(nested(3)) == "x"
+    (left,) = flat(nested(6))
+    assert isinstance(left, str) and left.startswith("[")
+    assert joined(nested(6)) == left
