@@ -254,7 +254,7 @@ class Cache(Opened):
         """What has these digests is not public at an origin: nobody but this principal links what is left of it."""
         from fetcher.cache.withdrawal import close_digests
 
-        close_digests(self.index, sha256, principal)
+        close_digests(self.index, self.layout, self.owner.id, sha256, principal)
 
     def closed_since(self, asked_at_s: float, key: str, *, endpoint: str = "", stem: str = "") -> bool:
         """Whether its origin has said since then (of the boot's clock) what ``withdraw`` is told."""

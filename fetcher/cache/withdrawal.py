@@ -1,8 +1,8 @@
 """What was public and is no longer: once its origin has said so, what it said before gives it to nobody.
 
 The directory stays for whoever leases it. Its bytes are his to whom the origin has just said so, and everybody's only
-if something else that is public has them: who merely names their digest has not got them. Its sidecar says it too, so
-that an index made anew does not make it public.
+if something else that is public has them: who merely names their digest has not got them. Its sidecar and the trees of
+its Blobs say it too, so that an index made anew does not make it public.
 
 Whoever began to fetch it before that, as somebody whom it was public to, ends his download after it. When it was said
 is remembered for him, so that what he makes visible then is everybody's no more either.
@@ -13,13 +13,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 from fetcher.cache import durable
 from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index, Rows
-from fetcher.cache.layout import Layout, disk_errors, fields_digest
+from fetcher.cache.layout import (
+    KIND_ERRNOS,
+    MEDIA_ERRNOS,
+    MISSING_ERRNOS,
+    Layout,
+    disk_errors,
+    fields_digest,
+    read_plain,
+)
 from fetcher.cache.records import NOBODY
+from fetcher.cache.small_files import BODY_MODE
 from fetcher.cache.snapshots import SidecarError, read_sidecar
+from fetcher.cache.tree_file import TreeFile
+from fetcher.plan.tree import BLOCK_BYTES
 
 REMEMBERED_S = 7 * 86_400.0
 """How long it is remembered when something was said to be closed: longer than any download takes."""
@@ -30,6 +42,12 @@ _PUBLIC = (
     "SELECT id FROM snapshots WHERE NOT private"
     " AND (key = ? OR (? != '' AND endpoint = ? AND substr(uri, 1, length(?)) = ?))"
 )
+_LARGE = (
+    f"SELECT DISTINCT root FROM snapshot_blobs JOIN blobs USING (root) WHERE size > ? AND snapshot_id IN ({_PUBLIC})"
+    " AND root NOT IN (SELECT root FROM snapshot_blobs JOIN snapshots ON id = snapshot_id"
+    f" WHERE NOT private AND snapshot_id NOT IN ({_PUBLIC}))"
+)
+"""Of these, what has a tree, and nothing else that is public shows."""
 
 
 def withdraw(
@@ -52,6 +70,8 @@ def withdraw(
     with index.read() as rows:
         if rows.execute(f"{_PUBLIC} LIMIT 1", which).fetchone() is None:
             return ()
+        roots = [root for (root,) in rows.execute(_LARGE, (BLOCK_BYTES, *which, *which))]
+    _close_trees(index, layout, owner_id, roots)
     with index.write(durable=True) as rows:
         found = [wanted for (wanted,) in rows.execute(_PUBLIC, which)]
         for wanted in found:
@@ -61,11 +81,11 @@ def withdraw(
             [(NOBODY, wanted) for wanted in found],
         )
         for wanted in found:
-            _close(rows, wanted, principal or NOBODY)
+            close_shown(rows, layout, wanted, owner_id, principal or NOBODY)
     return tuple(found)
 
 
-def close_digests(index: Index, sha256: Iterable[str], principal: str | None) -> None:
+def close_digests(index: Index, layout: Layout, owner_id: str, sha256: Iterable[str], principal: str | None) -> None:
     """Let nobody but ``principal`` link what has one of these digests and came in public, unless something that is
     public shows it: it is left of a Snapshot whose time is over, or of a download that was cut off."""
     left = (
@@ -74,12 +94,14 @@ def close_digests(index: Index, sha256: Iterable[str], principal: str | None) ->
         " ON snapshots.id = snapshot_blobs.snapshot_id WHERE snapshot_blobs.root = blob_digests.root AND NOT private)"
     )
     with index.read() as rows:
-        hexes = [digits for digits in sha256 if rows.execute(left, (digits,)).fetchone()]
-    if not hexes:
+        found = [(digits, root) for digits in sha256 for (root,) in rows.execute(left, (digits,)).fetchall()]
+    if not found:
         return
+    _close_trees(index, layout, owner_id, [root for _, root in found])
     with index.write(durable=True) as rows:
-        for digits in hexes:
+        for digits in dict.fromkeys(digits for digits, _ in found):
             for (root,) in rows.execute(left, (digits,)).fetchall():
+                close_tree(layout, root, owner_id)
                 rows.execute("INSERT OR IGNORE INTO blob_access VALUES (?, ?)", (root, principal or NOBODY))
                 rows.execute("DELETE FROM contents WHERE root = ?", (root,))
                 rows.execute("DELETE FROM blob_access WHERE root = ? AND principal = ''", (root,))
@@ -92,6 +114,59 @@ def closed_since(index: Index, clock: Clock, asked_at_s: float, key: str, endpoi
             "SELECT CAST(value AS REAL) FROM meta WHERE name = ?", (_name(clock, _place(key, endpoint, stem)),)
         ).fetchone()
     return row is not None and row[0] >= asked_at_s
+
+
+def close_shown(rows: Rows, layout: Layout, wanted: str, owner_id: str, scope: str) -> None:
+    """What a Snapshot shows and no other one shows to everybody is no longer had by naming its digest either: whoever
+    may have it still (``scope``) asks his origin for the bytes. Under their content ids, too, everybody could ask for
+    them."""
+    closing = (
+        "root IN (SELECT root FROM snapshot_blobs WHERE snapshot_id = ?) AND root NOT IN (SELECT root FROM"
+        " snapshot_blobs JOIN snapshots ON snapshots.id = snapshot_blobs.snapshot_id WHERE NOT private)"
+    )
+    for (root,) in rows.execute(
+        f"SELECT root FROM blobs WHERE size > ? AND {closing}", (BLOCK_BYTES, wanted)
+    ).fetchall():
+        close_tree(layout, root, owner_id)
+    rows.execute(
+        f"INSERT OR IGNORE INTO blob_access SELECT root, ? FROM blob_access WHERE principal = '' AND {closing}",
+        (scope, wanted),
+    )
+    rows.execute(f"DELETE FROM contents WHERE {closing}", (wanted,))
+    rows.execute(f"DELETE FROM blob_access WHERE principal = '' AND {closing}", (wanted,))
+
+
+def close_tree(layout: Layout, root: str, owner_id: str) -> None:
+    """Let the ``.tree`` of a Blob say no longer that everybody may have it: it says of nobody that he may, and no new
+    index adopts the body by it. First on the disk, as ``_mark``; inside a transaction, as for all names."""
+    place = layout.tree(root)
+    with disk_errors("read", place):
+        try:
+            tree = TreeFile.decode(read_plain(place))
+        except ValueError:
+            return  # damaged: nothing is adopted by it
+        except OSError as error:
+            if error.errno in MISSING_ERRNOS | KIND_ERRNOS | MEDIA_ERRNOS:
+                return
+            raise
+    if tree.scope != "":
+        return
+    staged = layout.staging(layout.blobs, "tree", owner_id)
+    with disk_errors("write", place):
+        try:
+            closed = replace(tree, content_id=None, scope=None)
+            durable.write_file(staged, [closed.encode()], BODY_MODE, sync=True)
+            os.rename(staged, place)
+            durable.sync_directory(place.parent)
+        finally:
+            durable.remove_file(staged)
+
+
+def _close_trees(index: Index, layout: Layout, owner_id: str, roots: Iterable[str]) -> None:
+    """One after another, before the transaction that closes them all: they may be many, and each is made durable."""
+    for root in roots:
+        with index.write(durable=False):
+            close_tree(layout, root, owner_id)
 
 
 def _remember(index: Index, clock: Clock, place: str) -> None:
@@ -111,21 +186,6 @@ def _place(key: str, endpoint: str, stem: str) -> str:
 
 def _name(clock: Clock, place: str) -> str:
     return f"{_CLOSED}{clock.boot_id}:{place}"
-
-
-def _close(rows: Rows, wanted: str, scope: str) -> None:
-    """What no other Snapshot shows to everybody is no longer had by naming its digest either: whoever may have it still
-    asks his origin for the bytes. Under their content ids, too, everybody could ask for them."""
-    closing = (
-        "root IN (SELECT root FROM snapshot_blobs WHERE snapshot_id = ?) AND root NOT IN (SELECT root FROM"
-        " snapshot_blobs JOIN snapshots ON snapshots.id = snapshot_blobs.snapshot_id WHERE NOT private)"
-    )
-    rows.execute(
-        f"INSERT OR IGNORE INTO blob_access SELECT root, ? FROM blob_access WHERE principal = '' AND {closing}",
-        (scope, wanted),
-    )
-    rows.execute(f"DELETE FROM contents WHERE {closing}", (wanted,))
-    rows.execute(f"DELETE FROM blob_access WHERE principal = '' AND {closing}", (wanted,))
 
 
 def _mark(layout: Layout, wanted: str, owner_id: str) -> None:

@@ -96,7 +96,7 @@ def nothing_is_withdrawn(patch: pytest.MonkeyPatch) -> None:
 
 
 def what_is_withdrawn_stays_linkable(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(withdrawal, "_close", lambda *_: None)
+    patch.setattr(withdrawal, "close_shown", lambda *_: None)
     patch.setattr(withdrawal, "close_digests", lambda *_: None)
 
 
