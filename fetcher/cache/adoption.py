@@ -19,6 +19,7 @@ from fetcher.cache.blobs import insert_blob
 from fetcher.cache.index import Index, Rows
 from fetcher.cache.layout import HEX_64, Layout, disk_errors, read_plain
 from fetcher.cache.tree_file import TreeFile
+from fetcher.cache.withdrawal import any_closed
 
 BATCH = 500
 
@@ -43,10 +44,13 @@ def adopt_blobs(index: Index, layout: Layout, now: float) -> int:
 def _insert(index: Index, layout: Layout, trees: list[TreeFile], now: float) -> int:
     count = 0
     with index.write(durable=True) as rows:
+        closed = any_closed(rows)
         for tree in trees:
             # Names go inside transactions only: what is here now was not taken away since we looked.
             if has_row(rows, tree.root) or not _is_whole(layout, tree):
                 continue
+            if closed and not tree.scope:
+                continue  # was it of what is closed? Nothing on the disk tells that: nobody's, and swept in time
             assert tree.scope is not None
             insert_blob(rows, tree.root, tree.size, tree.digests, tree.scope, now)
             rows.execute("INSERT OR IGNORE INTO contents VALUES (?, ?)", (tree.content_id, tree.root))

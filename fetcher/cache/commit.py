@@ -16,13 +16,15 @@ from fetcher import hashing
 from fetcher.cache import durable
 from fetcher.cache.blobs import Blobs, insert_blobs, scope_of, taken_out
 from fetcher.cache.clearing import remove_any
-from fetcher.cache.index import Index, insert_many
+from fetcher.cache.clock import Clock
+from fetcher.cache.index import Index, Rows, insert_many
 from fetcher.cache.layout import MEDIA_ERRNOS, Layout, disk_errors, make_directory, read_plain
 from fetcher.cache.partials import DATA, Partial
-from fetcher.cache.records import Blob, SmallFile
+from fetcher.cache.records import NOBODY, Asked, Blob, SmallFile
 from fetcher.cache.small_files import BODY_MODE, SmallStaging
 from fetcher.cache.steps import taken as step_taken
 from fetcher.cache.tree_file import TreeFile, tree_of
+from fetcher.cache.withdrawal import close_tree, closed_since
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import Digest
 
@@ -34,7 +36,7 @@ class Committer:
         self,
         index: Index,
         layout: Layout,
-        clock: Callable[[], float],
+        clock: Clock,
         owner_id: Callable[[], str],
         blobs: Blobs,
     ) -> None:
@@ -55,11 +57,12 @@ class Committer:
         private: bool,
         principal: str | None,
         root: str | None = None,
+        asked: Asked | None = None,
     ) -> Blob:
         """Publish a complete Partial; it is gone afterwards. ``digests`` were computed by us over all of it.
 
         ``root`` is needed where blocks have no chaining values (plain mode). Raises CacheError if the disk does not
-        keep its word; the Partial is discarded then.
+        keep its word; the Partial is discarded then. ``asked``: see ``SmallFile``.
         """
         cvs = self._chaining_values(partial)
         reader = partial.give_up_writing()
@@ -78,7 +81,7 @@ class Committer:
                 step_taken("blob:durable")
                 body, place = str(partial.path / DATA), self._layout.blob_place(root)
                 staged = partial.path / "tree" if partial.size > hashing.BLOCK_BYTES else None
-                made = _Made(root, partial.size, partial.head.content_id, tuple(digests), body, place, staged)
+                made = _Made(root, partial.size, partial.head.content_id, tuple(digests), body, place, staged, asked)
                 if staged is not None:
                     block_bytes = hashing.BLOCK_BYTES if cvs else 0
                     tree = tree_of(
@@ -261,7 +264,7 @@ class Committer:
             body = f"{staging.path}/{item.staged or next(written)}"
             root = item.root or next(roots)
             place = self._layout.blob_place(root)
-            made.append(_Made(root, item.size, item.content_id, item.digests, body, place))
+            made.append(_Made(root, item.size, item.content_id, item.digests, body, place, asked=item.asked))
         names = [os.path.basename(blob.body) for blob in made]
         staging.sync(names)
         step_taken("small:durable")
@@ -315,18 +318,29 @@ class Committer:
     def _insert(
         self, made: Sequence[_Made], private: bool, principal: str | None, keep_names: Callable[[], None]
     ) -> None:
-        """Rows of new Blobs, held for us until the Snapshot that wants them is published."""
+        """Rows of new Blobs, held for us until the Snapshot that wants them is published. What came in as everybody's,
+        and is no longer by now, is this run's to publish and nobody's to be given."""
         now = self._clock()
         owner_id = self._owner_id()
-        scope = scope_of(private, principal)
         # In the order of the tables, so that one page is not gone through many times.
         by_root = sorted(made, key=lambda blob: blob.root)
-        by_content = sorted((blob.content_id, blob.root) for blob in made)
+        by_content = sorted(made, key=lambda blob: (blob.content_id, blob.root))
+        answers: set[Asked] = set() if private else {blob.asked for blob in made if blob.asked is not None}
         with self._index.write(durable=True, references_hold=True) as rows:
             keep_names()
-            insert_blobs(rows, [(blob.root, blob.size, blob.digests) for blob in by_root], scope, now)
-            insert_many(rows, "INSERT OR IGNORE INTO blob_holds", [(blob.root, owner_id) for blob in by_root])
-            insert_many(rows, "INSERT OR REPLACE INTO contents", by_content)
+            closed = {asked for asked in answers if closed_since(rows, self._clock, asked)}
+            shut = [blob for blob in by_root if blob.asked in closed] if closed else []
+            if shut:
+                by_root = [blob for blob in by_root if blob.asked not in closed]
+                by_content = [blob for blob in by_content if blob.asked not in closed]
+            for among, scope in ((by_root, scope_of(private, principal)), (shut, NOBODY)):
+                insert_blobs(rows, [(blob.root, blob.size, blob.digests) for blob in among], scope, now)
+                held = [(blob.root, owner_id) for blob in among]
+                insert_many(rows, "INSERT OR IGNORE INTO blob_holds", held)
+            insert_many(rows, "INSERT OR REPLACE INTO contents", [(blob.content_id, blob.root) for blob in by_content])
+            for blob in shut:
+                if blob.tree is not None and not _is_everybodys(rows, blob.root):
+                    close_tree(self._layout, blob.root, owner_id)
 
     def _keep_names(self, made: Sequence[_Made]) -> None:
         """Inside the transaction: give back names that somebody's cleaning took after our link. Now nobody can."""
@@ -350,11 +364,17 @@ class _Made:
     """The name of the Blob."""
     tree: Path | None = None
     """The name that its tree was written under."""
+    asked: Asked | None = None
+    """See ``SmallFile``."""
 
     def names(self, layout: Layout) -> tuple[tuple[str, str], ...]:
         """Written name and final name of all that it consists of."""
         body = (self.body, self.place)
         return (body,) if self.tree is None else ((str(self.tree), str(layout.tree(self.root))), body)
+
+
+def _is_everybodys(rows: Rows, root: str) -> bool:
+    return bool(rows.execute("SELECT 1 FROM blob_access WHERE root = ? AND principal = ''", (root,)).fetchone())
 
 
 def _root_in_order(descriptor: int, size: int) -> str:

@@ -34,6 +34,20 @@ class NewSnapshot:
     keep_for_s: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """That an origin was asked for what it gives to everybody. Before the cache makes anything of that everybody's, it
+    looks whether the origin has said otherwise since. One value for all that one answer brings."""
+
+    at_s: float
+    """When, by the boot's clock."""
+    key: str
+    """Of the Resource."""
+    endpoint: str = ""
+    stem: str = ""
+    """What the URIs of all that is open or closed together begin with; see ``stem_of``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """Immutable verified bytes, named by their BLAKE3 root."""
@@ -62,6 +76,8 @@ class SmallFile:
     staged: str | None = None
     """What was written already is no longer in ``data``: its name in the ``SmallStaging`` that is given with it."""
     staged_bytes: int = 0
+    asked: Asked | None = None
+    """What it came in answer to; None: it is private anyway, or nobody can close it."""
 
     @property
     def size(self) -> int:

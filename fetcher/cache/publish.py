@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fetcher.cache import durable
 from fetcher.cache.clearing import remove_any
+from fetcher.cache.clock import Clock
 from fetcher.cache.index import Index, Rows, insert_many, select_many
 from fetcher.cache.layout import Layout, disk_errors
-from fetcher.cache.records import GoneError, NewSnapshot, Snapshot
+from fetcher.cache.records import NOBODY, Asked, GoneError, NewSnapshot, Snapshot
 from fetcher.cache.snapshots import (
     COLUMNS,
     FORMAT,
@@ -28,6 +30,7 @@ from fetcher.cache.snapshots import (
 )
 from fetcher.cache.staged import PublishedFile, StagedDirectory
 from fetcher.cache.steps import taken as step_taken
+from fetcher.cache.withdrawal import close_shown, closed_since
 from fetcher.errors import CacheError, InternalError
 from fetcher.model.digest import weakest
 from fetcher.model.paths import check_tree, safe_path
@@ -39,19 +42,26 @@ EDITIONS_MAX = 1000
 class Publisher:
     """Publishes into one cache. Thread-safe."""
 
-    def __init__(self, index: Index, layout: Layout, clock: Callable[[], float], owner_id: Callable[[], str]) -> None:
+    def __init__(self, index: Index, layout: Layout, clock: Clock, owner_id: Callable[[], str]) -> None:
         self._index = index
         self._layout = layout
         self._clock = clock
         self._owner_id = owner_id
 
     def publish(
-        self, new: NewSnapshot, files: Sequence[PublishedFile], draw: Callable[[int], None] = lambda _: None
+        self,
+        new: NewSnapshot,
+        files: Sequence[PublishedFile],
+        draw: Callable[[int], None] = lambda _: None,
+        asked: Asked | None = None,
     ) -> Snapshot:
         """Make the Snapshot of these files visible, or find that it is already there (then its times restart).
 
         Raises GoneError with the roots that were removed meanwhile (fetch them again), ForbiddenError for names that
         can't live in one directory, CacheError and NoSpaceError for what the disk says. Nothing is visible then.
+
+        ``asked``: what public files came in answer to. If the origin has said since that not everybody may have them,
+        the Snapshot is withdrawn as it appears: the caller's to lease, and nobody's to be given.
         """
         ordered = sorted(files, key=lambda file: file[0].path)
         for entry, root, _ in ordered:
@@ -61,16 +71,20 @@ class Publisher:
         check_tree([entry.path for entry, _, _ in ordered])
         while True:
             try:
-                return self._publish(new, ordered, draw)
-            except _TakenOutError:
+                return self._publish(new, ordered, draw, asked)
+            except _OutdatedError:
                 continue
 
-    def _publish(self, new: NewSnapshot, ordered: Sequence[PublishedFile], draw: Callable[[int], None]) -> Snapshot:
-        """One try. Raises _TakenOutError if meanwhile something was found damaged that we have just linked."""
+    def _publish(
+        self, new: NewSnapshot, ordered: Sequence[PublishedFile], draw: Callable[[int], None], asked: Asked | None
+    ) -> Snapshot:
+        """One try. Raises _OutdatedError if meanwhile something was found damaged that we have just linked, or was
+        closed."""
         with self._index.read() as rows:
             taken_out = blobs_taken_out(rows)
             wanted, edition = self._free_id(rows, new)
-        present = self._refresh(wanted, new, ordered)
+            closed = self._closed(rows, asked)
+        present = self._refresh(wanted, new, ordered, asked)
         if present is not None:
             return present
         import msgspec  # as who has asked an origin has done already; its JSON takes a tenth of the time
@@ -86,10 +100,11 @@ class Publisher:
                 step_taken("snapshot:filled")
                 durable.barrier(filling.to_sync, self._layout.snapshots)
                 step_taken("snapshot:durable")
-                text = msgspec.json.encode(sidecar_of(wanted, new, ordered, edition))
+                text = msgspec.json.encode(sidecar_of(wanted, new, ordered, edition, withdrawn=closed))
                 durable.write_file(sidecar, [text], 0o600, sync=True)
                 step_taken("snapshot:sidecar-durable")
-                trash = self._make_visible(wanted, new, ordered, staged, sidecar, taken_out, filling)
+                look = _Look(taken_out, asked, closed)
+                trash = self._make_visible(wanted, new, ordered, staged, sidecar, look, filling)
         finally:
             for path in (staged, sidecar, *trash):
                 remove_any(path)
@@ -98,20 +113,23 @@ class Publisher:
             raise GoneError("the snapshot was removed as soon as it was published", ids=(wanted,))
         return found
 
-    def _refresh(self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile]) -> Snapshot | None:
-        """An equal Snapshot that is complete: the origin just confirmed it."""
+    def _refresh(
+        self, wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], asked: Asked | None
+    ) -> Snapshot | None:
+        """An equal Snapshot that is complete: the origin just confirmed it, unless it has taken that back since."""
         if self._get(wanted) is None:
             return None
         with self._index.write(durable=True) as rows:
             self._refuse_hidden(rows, wanted)
             if is_there(self._layout.snapshot(wanted)):
-                refresh(rows, wanted, self._clock(), new.fresh_for_s, new.keep_for_s)
+                if not self._closed(rows, asked):
+                    refresh(rows, wanted, self._clock(), new.fresh_for_s, new.keep_for_s)
                 self._let_go(rows, files)
         return self._get(wanted)
 
     def _refuse_hidden(self, rows: Rows, wanted: str) -> None:
         if rows.execute(f"SELECT 1 FROM snapshots WHERE id = ? AND {IS_HIDDEN}", (wanted,)).fetchone():
-            raise _TakenOutError
+            raise _OutdatedError
 
     def _make_visible(
         self,
@@ -120,18 +138,22 @@ class Publisher:
         files: Sequence[PublishedFile],
         staged: Path,
         sidecar: Path,
-        taken_out: str,
+        before: _Look,
         filled: StagedDirectory,
     ) -> list[Path]:
         """The last step; returns what has to be deleted after it."""
         now = self._clock()
         with self._index.write(durable=True) as rows:
             self._refuse_hidden(rows, wanted)
-            if blobs_taken_out(rows) != taken_out and not filled.is_of_these_blobs():
-                raise _TakenOutError
+            closed = self._closed(rows, before.asked)
+            if closed != before.closed:
+                raise _OutdatedError  # its sidecar says otherwise
+            if blobs_taken_out(rows) != before.taken_out and not filled.is_of_these_blobs():
+                raise _OutdatedError
             known = rows.execute("SELECT 1 FROM snapshots WHERE id = ?", (wanted,)).fetchone()
             if known and is_there(self._layout.snapshot(wanted)):
-                refresh(rows, wanted, now, new.fresh_for_s, new.keep_for_s)
+                if not closed:
+                    refresh(rows, wanted, now, new.fresh_for_s, new.keep_for_s)
                 self._let_go(rows, files)
                 return []
             # Without a row a directory is a crash's leftover, and a row without a directory is no Snapshot.
@@ -143,7 +165,9 @@ class Publisher:
             step_taken("snapshot:named")
             durable.sync_directory(self._layout.snapshots)
             step_taken("snapshot:names-durable")
-            insert_snapshot(rows, wanted, new, files, now=now)
+            insert_snapshot(rows, wanted, withdrawn(new) if closed else new, files, now=now)
+            if closed:
+                close_shown(rows, self._layout, wanted, self._owner_id(), NOBODY)
             self._let_go(rows, files)
         step_taken("snapshot:rows")
         return trash
@@ -152,6 +176,10 @@ class Publisher:
         """The Snapshot refers to the Blobs now; our holds on them are no longer needed."""
         roots = [root for _, root, _ in files if root is not None]
         select_many(rows, "DELETE FROM blob_holds WHERE owner_id = ? AND root IN", roots, self._owner_id())
+
+    def _closed(self, rows: Rows, asked: Asked | None) -> bool:
+        """Whether an origin has said since then that not everybody may have what it gave."""
+        return asked is not None and closed_since(rows, self._clock, asked)
 
     def _get(self, wanted: str) -> Snapshot | None:
         with self._index.read() as rows:
@@ -190,8 +218,17 @@ class Publisher:
         return free
 
 
-class _TakenOutError(Exception):
-    """What we have linked was found damaged since; never leaves this room."""
+class _OutdatedError(Exception):
+    """What we have linked was found damaged since, or closed; never leaves this room."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one try has found before it began."""
+
+    taken_out: str
+    asked: Asked | None
+    closed: bool
 
 
 def blobs_taken_out(rows: Rows) -> str:
@@ -200,7 +237,9 @@ def blobs_taken_out(rows: Rows) -> str:
     return "" if row is None else str(row[0])
 
 
-def sidecar_of(wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], edition: int) -> dict[str, object]:
+def sidecar_of(
+    wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], edition: int, *, withdrawn: bool = False
+) -> dict[str, object]:
     """The JSON beside a Snapshot: enough to make its rows anew."""
     return {
         "format": FORMAT,
@@ -228,7 +267,13 @@ def sidecar_of(wanted: str, new: NewSnapshot, files: Sequence[PublishedFile], ed
             }
             for entry, root, verified_by in files
         ],
+        **({"withdrawn": True} if withdrawn else {}),
     }
+
+
+def withdrawn(new: NewSnapshot) -> NewSnapshot:
+    """What a row says of it once nobody is to be given it any more; its id stays."""
+    return replace(new, private=True, principal=NOBODY, fresh_for_s=0.0)
 
 
 def insert_snapshot(

@@ -16,6 +16,7 @@ from fetcher.model.digest import Digest
 
 if TYPE_CHECKING:
     from fetcher.cache.fetch_records import (
+        Asked,
         Blob,
         Candidate,
         FlightClaim,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Asked",
     "Blob",
     "Candidate",
     "FlightClaim",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fetcher.cache.markets import Markets
     from fetcher.cache.partials import Partial
     from fetcher.cache.prune import PrunePlan
-    from fetcher.cache.records import Blob, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
+    from fetcher.cache.records import Asked, Blob, GcReport, NewSnapshot, PartialHead, SmallFile, Space, Usage
     from fetcher.cache.reservation import Reservation
     from fetcher.cache.small_files import SmallStaging
     from fetcher.cache.staged import PublishedFile
@@ -209,11 +209,19 @@ class Cache(Opened):
         private: bool,
         principal: str | None,
         root: str | None = None,
+        asked: Asked | None = None,
     ) -> Blob:
-        """Publish a complete Partial as a Blob. No call on it may be in flight."""
+        """Publish a complete Partial as a Blob. No call on it may be in flight. ``asked``: what a public one came in
+        answer to. If the origin has said since that not everybody may have it, the Blob is given to nobody else."""
         self._settle()
         return self._rooms.committer.commit(
-            partial, digests=digests, verified_by=verified_by, private=private, principal=principal, root=root
+            partial,
+            digests=digests,
+            verified_by=verified_by,
+            private=private,
+            principal=principal,
+            root=root,
+            asked=asked,
         )
 
     def commit_small(
@@ -229,12 +237,17 @@ class Cache(Opened):
         return self._rooms.committer.small_staging()
 
     def publish(
-        self, record: NewSnapshot, files: Sequence[PublishedFile], *, draw: Callable[[int], None] = lambda _: None
+        self,
+        record: NewSnapshot,
+        files: Sequence[PublishedFile],
+        *,
+        draw: Callable[[int], None] = lambda _: None,
+        asked: Asked | None = None,
     ) -> Snapshot:
-        """Make a Snapshot visible. ``draw`` is told of bytes about to be written, where bodies can't be linked. Raises
-        GoneError with roots to fetch again."""
+        """Make a Snapshot visible. ``draw`` is told of bytes about to be written, where bodies can't be linked.
+        ``asked``: as for ``commit``; the Snapshot is withdrawn then. Raises GoneError with roots to fetch again."""
         self._settle()
-        return self._rooms.publisher.publish(record, files, draw)
+        return self._rooms.publisher.publish(record, files, draw, asked)
 
     def revalidate(self, snapshot_id: str, fresh_for_s: float, keep_for_s: float) -> Snapshot:
         """Unchanged at its origin: fresh again; ``downloaded_at`` stays."""
@@ -255,12 +268,6 @@ class Cache(Opened):
         from fetcher.cache.withdrawal import close_digests
 
         close_digests(self.index, self.layout, self.owner.id, sha256, principal)
-
-    def closed_since(self, asked_at_s: float, key: str, *, endpoint: str = "", stem: str = "") -> bool:
-        """Whether its origin has said since then (of the boot's clock) what ``withdraw`` is told."""
-        from fetcher.cache.withdrawal import closed_since
-
-        return closed_since(self.index, self._clock, asked_at_s, key, endpoint, stem)
 
     # --- retention
 

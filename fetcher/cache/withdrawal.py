@@ -5,7 +5,8 @@ if something else that is public has them: who merely names their digest has not
 its Blobs say it too, so that an index made anew does not make it public.
 
 Whoever began to fetch it before that, as somebody whom it was public to, ends his download after it. When it was said
-is remembered for him, so that what he makes visible then is everybody's no more either.
+is remembered for him: in each transaction that would make something everybody's he looks for it. So either he finds it,
+or whoever was told so finds what he has made.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fetcher.cache.layout import (
     fields_digest,
     read_plain,
 )
-from fetcher.cache.records import NOBODY
+from fetcher.cache.records import NOBODY, Asked
 from fetcher.cache.small_files import BODY_MODE
 from fetcher.cache.snapshots import SidecarError, read_sidecar
 from fetcher.cache.tree_file import TreeFile
@@ -37,6 +38,8 @@ REMEMBERED_S = 7 * 86_400.0
 """How long it is remembered when something was said to be closed: longer than any download takes."""
 _CLOSED = "closed:"
 """What the names of those rows in ``meta`` start with; then boot and place."""
+_NAMES = (_CLOSED, f"{_CLOSED[:-1]};")
+"""In the order of ``meta``: not before the first, and before the second."""
 
 _PUBLIC = (
     "SELECT id FROM snapshots WHERE NOT private"
@@ -107,13 +110,16 @@ def close_digests(index: Index, layout: Layout, owner_id: str, sha256: Iterable[
                 rows.execute("DELETE FROM blob_access WHERE root = ? AND principal = ''", (root,))
 
 
-def closed_since(index: Index, clock: Clock, asked_at_s: float, key: str, endpoint: str = "", stem: str = "") -> bool:
-    """Whether an origin has said since ``asked_at_s`` (of the boot's clock) that not everybody may have it."""
-    with index.read() as rows:
-        row = rows.execute(
-            "SELECT CAST(value AS REAL) FROM meta WHERE name = ?", (_name(clock, _place(key, endpoint, stem)),)
-        ).fetchone()
-    return row is not None and row[0] >= asked_at_s
+def closed_since(rows: Rows, clock: Clock, asked: Asked) -> bool:
+    """Whether an origin has said, since it was asked this, that not everybody may have it."""
+    name = _name(clock, _place(asked.key, asked.endpoint, asked.stem))
+    row = rows.execute("SELECT CAST(value AS REAL) FROM meta WHERE name = ?", (name,)).fetchone()
+    return row is not None and row[0] >= asked.at_s
+
+
+def any_closed(rows: Rows) -> bool:
+    """Whether it is remembered of anything at all."""
+    return bool(rows.execute("SELECT 1 FROM meta WHERE name >= ? AND name < ? LIMIT 1", _NAMES).fetchone())
 
 
 def close_shown(rows: Rows, layout: Layout, wanted: str, owner_id: str, scope: str) -> None:
@@ -170,12 +176,13 @@ def _close_trees(index: Index, layout: Layout, owner_id: str, roots: Iterable[st
 
 
 def _remember(index: Index, clock: Clock, place: str) -> None:
-    """Before anything is withdrawn: what is published after that look finds this."""
-    boot_s, boots = clock.boot_s(), _name(clock, "")
+    """Before anything is withdrawn: what is made everybody's after that look finds this."""
+    boots = _name(clock, "")
     with index.write(durable=False) as rows:
+        boot_s = clock.boot_s()  # under the lock: never replaced by an earlier time
         rows.execute(
             "DELETE FROM meta WHERE name >= ? AND name < ? AND (substr(name, 1, ?) != ? OR CAST(value AS REAL) < ?)",
-            (_CLOSED, f"{_CLOSED[:-1]};", len(boots), boots, boot_s - REMEMBERED_S),
+            (*_NAMES, len(boots), boots, boot_s - REMEMBERED_S),
         )
         rows.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_name(clock, place), repr(boot_s)))
 

@@ -77,6 +77,7 @@ class Attendant:
             private=job.manifest.private,
             principal=job.principal,
             root=computed.get("blake3"),
+            asked=job.asked,
         )
         job.transfer.on(Event.COMMITTED)
 

@@ -19,7 +19,7 @@ from fetcher.plan.watch import Pulse
 
 if TYPE_CHECKING:
     from fetcher.cache.partials import Partial
-    from fetcher.cache.records import Blob, PartialHead
+    from fetcher.cache.records import Asked, Blob, PartialHead
     from fetcher.cache.store import Cache
     from fetcher.engine.admission import Place
     from fetcher.engine.source import Source
@@ -106,6 +106,8 @@ class FileJob:
     asker: Asker
     manifest_digest: str
     principal: str | None
+    asked: Asked | None
+    """What is looked up before its bytes are made everybody's; None: they are private anyway."""
     resource: str
     source: Source
     transfer: Transfer

@@ -17,7 +17,7 @@ from fetcher.engine.tools import Tools
 from fetcher.engine.workers import finish
 from fetcher.errors import FetcherError
 from fetcher.model.manifest import Manifest
-from fetcher.model.resource import describe, stem_of
+from fetcher.model.resource import describe
 from fetcher.plan import allocation
 
 
@@ -77,21 +77,12 @@ class Publishing:
             fresh_for_s=settings.fresh_for_s,
             keep_for_s=settings.keep_for_s,
         )
-        snapshot = self._cache.publish(record, rows, draw=draw)
+        snapshot = self._cache.publish(record, rows, draw=draw, asked=item.asked())
         if record.principal is not None:
             self._cache.proofs.grant(
                 snapshot.id, record.principal, asked_at_s=item.asked_at_s, for_s=settings.proof_for_s
             )
-        elif not record.private:
-            self._withdraw_if_closed(item, record)
         return snapshot
-
-    def _withdraw_if_closed(self, item: Prepared, record: NewSnapshot) -> None:
-        """It was public when it was asked for. If its origin has told somebody otherwise since, it is this asker's to
-        use, and nobody's to be given."""
-        place = {"endpoint": record.endpoint, "stem": stem_of(item.ask.resource)}
-        if self._cache.closed_since(item.asked_at_s, item.key, **place):
-            self._cache.withdraw(item.key, **place)
 
     async def with_copies(
         self, asks: Sequence[Ask], outcomes: Sequence[Outcome], draw: Callable[[int], None]

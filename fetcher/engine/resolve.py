@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fetcher.cache.records import GoneError, Snapshot
+from fetcher.cache.records import Asked, GoneError, Snapshot
 from fetcher.config import Settings, resource_key
 from fetcher.engine.asks import Ask
 from fetcher.engine.entitled import known
@@ -46,6 +46,12 @@ class Prepared:
     """Who resolved the Manifest; None for a Snapshot."""
     snapshot: Snapshot | None
     manifest: Manifest | None
+
+    def asked(self) -> Asked | None:
+        """What the cache asks before it makes anything of the Manifest everybody's; None: it is private anyway."""
+        if self.manifest is None or self.manifest.private:
+            return None
+        return Asked(self.asked_at_s, self.key, self.manifest.endpoint, stem_of(self.ask.resource))
 
 
 class Resolver:

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 
 from fetcher import hashing
-from fetcher.cache.records import GoneError
+from fetcher.cache.records import Asked, GoneError
 from fetcher.config import Settings
 from fetcher.engine.asks import Ask
 from fetcher.engine.follow import crc_of, trailing
@@ -51,10 +51,10 @@ class Round:
         for item, planned in zip(self.prepared, self.plan.resources, strict=True):
             if item.manifest is None:
                 continue
-            digest, uri = item.manifest.digest(), item.ask.resource.uri()
+            digest, uri, asked = item.manifest.digest(), item.ask.resource.uri(), item.asked()
             for content, file in planned.transfers().items():
                 if content not in jobs:
-                    jobs[content] = _job(item, item.manifest, digest, uri, content, file, settings, pacer)
+                    jobs[content] = _job(item, item.manifest, asked, digest, uri, content, file, settings, pacer)
         self.jobs = dict(sorted(jobs.items(), key=lambda pair: -pair[1].size))
 
     def needed_by(self) -> dict[str, set[int]]:
@@ -133,6 +133,7 @@ class Round:
 def _job(
     item: Prepared,
     manifest: Manifest,
+    asked: Asked | None,
     manifest_digest: str,
     uri: str,
     content: str,
@@ -150,6 +151,7 @@ def _job(
         asker=item.ask.asker,
         manifest_digest=manifest_digest,
         principal=item.principal,
+        asked=asked,
         resource=uri,
         at=item.ask.at,
         source=Source(item.origin, pacer, manifest, entry, item.ask.asker),

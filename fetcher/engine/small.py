@@ -53,6 +53,7 @@ def examine(job: FileJob, data: memoryview | bytes, kept: bytes = b"") -> SmallF
         root=None if kept else hashing.root_of(data).hex(),  # with its bytes whoever commits hashes many at once
         digests=job.verified,
         verified_by=job.verified_by,
+        asked=job.asked,
     )
 
 

@@ -20,7 +20,7 @@ from fetcher import hashing
 from fetcher._native import many_files, pure_files
 from fetcher.cache.clock import machine_boot_id
 from fetcher.cache.layout import content_id
-from fetcher.cache.records import Blob, GcReport, NewSnapshot, PartialHead, SmallFile, Snapshot
+from fetcher.cache.records import Asked, Blob, GcReport, NewSnapshot, PartialHead, SmallFile, Snapshot
 from fetcher.cache.store import Cache
 from fetcher.config import Settings
 from fetcher.model.digest import Digest
@@ -92,7 +92,9 @@ def believed(blocks: list[int]) -> list[int]:
     return blocks if hashing.HAS_TREE else []
 
 
-def put_large(cache: Cache, data: bytes, *, private: bool = False, principal: str | None = None) -> Blob:
+def put_large(
+    cache: Cache, data: bytes, *, private: bool = False, principal: str | None = None, asked: Asked | None = None
+) -> Blob:
     """All the way of one content of more than a block."""
     partial = cache.partial_open(head_of(data, private=private, principal=principal))
     for block in range(partial.block_count):
@@ -105,19 +107,25 @@ def put_large(cache: Cache, data: bytes, *, private: bool = False, principal: st
         private=private,
         principal=principal,
         root=blake3.blake3(data).hexdigest(),  # only plain mode looks at it
+        asked=asked,
     )
 
 
-def put_small(cache: Cache, data: bytes, *, private: bool = False, principal: str | None = None) -> Blob:
-    item = SmallFile(head_of(data, private=private, principal=principal).content_id, data, (sha256(data),), "sha256")
+def put_small(
+    cache: Cache, data: bytes, *, private: bool = False, principal: str | None = None, asked: Asked | None = None
+) -> Blob:
+    content = head_of(data, private=private, principal=principal).content_id
+    item = SmallFile(content, data, (sha256(data),), "sha256", asked=asked)
     return cache.commit_small([item], private=private, principal=principal)[0]
 
 
-def put(cache: Cache, data: bytes, *, private: bool = False, principal: str | None = None) -> Blob | None:
+def put(
+    cache: Cache, data: bytes, *, private: bool = False, principal: str | None = None, asked: Asked | None = None
+) -> Blob | None:
     if not data:
         return None
     way = put_large if len(data) > MIB else put_small
-    return way(cache, data, private=private, principal=principal)
+    return way(cache, data, private=private, principal=principal, asked=asked)
 
 
 def new_snapshot(

@@ -354,6 +354,7 @@ def a_job(size: int, *, partial: FakePartial | None = None, part_bytes: int = 4 
         asker=Asker("job"),
         manifest_digest="d" * 64,
         principal=None,
+        asked=None,
         resource="hf://acme/tiny@main",
         source=cast(Any, None),
         transfer=transfer,

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from fetcher import FetcherError
+from fetcher import CacheError, FetcherError
+from fetcher.engine.publish import Publishing
 from fetcher.testing.faults import CutHead, OnRequest
 from fetcher.testing.messages import Reply
 from tests.e2e.support import RESUMES, Child, Gate, until, wait_until
@@ -323,6 +324,47 @@ def test_what_becomes_private_while_it_is_downloaded_is_not_everybodys(cache_dir
         for _ in range(2):
             assert world.ask(cache_dir, ANONYMOUS).error is None
         assert world.ask(cache_dir, ANONYMOUS, offline=True).hit, "said before it was asked for, it counts no more"
+
+
+@pytest.mark.parametrize("ends", ["succeeds", "fails"])
+def test_bytes_of_what_became_private_meanwhile_are_not_had_by_naming_them(
+    cache_dir: Path, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever downloaded them had been let in before, and the owner has them by now. Somebody else states their digests
+    in a repository of his own, whether or not the download ended in something visible: he has to send them."""
+    with tenants_of("hf") as world:
+        world.add("one", "public")
+
+        def lost(*_: Any) -> Any:
+            raise CacheError("the disk is gone")
+
+        async def main() -> None:
+            held = world.hold_end("one")
+            async with world.fetcher(cache_dir, ANONYMOUS, **EndHeld.HALVES) as fetcher:
+                fetching = asyncio.create_task(fetcher.fetch(world.item("one", ANONYMOUS)))
+                try:
+                    await held.reached(world, cache_dir)
+                    world.show("one", "private")
+                    assert (await world.asking(cache_dir, OWNER)).private
+                    if ends == "fails":
+                        patch.setattr(Publishing, "_publish_rows", lost)
+                    held.open()
+                    await asyncio.wait([fetching])
+                    error = fetching.exception()
+                    assert (error is None) if ends == "succeeds" else isinstance(error, CacheError), error
+                finally:
+                    held.open()
+                    fetching.cancel()
+                    await asyncio.wait([fetching])
+
+        with monkeypatch.context() as patch:
+            asyncio.run(main())
+        assert world.ask(cache_dir, OWNER, offline=True).hit
+        world.add("two", "public")
+        claimed = world.ask(cache_dir, STRANGER, "two")
+        assert claimed.error is None and claimed.tree == world.held("two")
+        assert claimed.downloaded >= BIG_BYTES
+        assert claimed.inodes[BIG] == world.ask(cache_dir, OWNER, offline=True).inodes[BIG], "once on the disk"
 
 
 # --- markets ----------------------------------------------------------------------------------------------------------
