@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fetcher import hashing
-from fetcher.cache import durable
+from fetcher.cache import durable, rescan
 from fetcher.cache.blobs import Blobs, insert_blobs, scope_of, taken_out
 from fetcher.cache.clearing import remove_any
 from fetcher.cache.clock import Clock
@@ -58,11 +58,14 @@ class Committer:
         principal: str | None,
         root: str | None = None,
         asked: Asked | None = None,
+        step: Callable[[], None] = lambda: None,
     ) -> Blob:
         """Publish a complete Partial; it is gone afterwards. ``digests`` were computed by us over all of it.
 
-        ``root`` is needed where blocks have no chaining values (plain mode). Raises CacheError if the disk does not
-        keep its word; the Partial is discarded then. ``asked``: see ``SmallFile``.
+        ``root`` is needed where blocks have no chaining values (plain mode). Where a body of this name is here already,
+        that one is hashed, which may take minutes: ``step`` is called now and then, and may raise to give it up; the
+        Partial stays then. Raises CacheError if the disk does not keep its word; the Partial is discarded then.
+        ``asked``: see ``SmallFile``.
         """
         cvs = self._chaining_values(partial)
         reader = partial.give_up_writing()
@@ -100,7 +103,7 @@ class Committer:
                     while not self._link(staged, self._layout.tree(root)) and not self._tree_serves(tree, root):
                         self._out_of_the_way(self._layout.tree(root))
                     step_taken("blob:tree-named")
-                self._name(made, b"".join(cvs))
+                self._name(made, b"".join(cvs), step)
                 step_taken("blob:named")
                 durable.sync_directory(os.path.dirname(place))
                 durable.sync_directory(self._layout.blobs)
@@ -139,9 +142,9 @@ class Committer:
             )
         return hashing.root_of(data).hex()
 
-    def _name(self, made: _Made, cvs: bytes) -> None:
-        """Give a body its Blob's name."""
-        while not self._link(made.body, made.place) and not self._sound(made, cvs):
+    def _name(self, made: _Made, cvs: bytes, step: Callable[[], None] = lambda: None) -> None:
+        """Give a body its Blob's name. ``step``: see ``commit``."""
+        while not self._link(made.body, made.place) and not self._sound(made, cvs, step):
             # What is there has the wrong bytes: a leftover, or the disk lost them. Snapshots that link it keep what
             # they have; the name is for ours.
             self._out_of_the_way(made.place)
@@ -179,7 +182,7 @@ class Committer:
             os.rename(source, target)
         return True
 
-    def _sound(self, made: _Made, cvs: bytes) -> bool:
+    def _sound(self, made: _Made, cvs: bytes, step: Callable[[], None]) -> bool:
         """Whether a body that was there before us is right, by hashing it: ours was verified a moment ago, and is never
         dropped for one that was long ago."""
         root, size = made.root, made.size
@@ -193,8 +196,8 @@ class Committer:
             if size <= hashing.BLOCK_BYTES:
                 return hashing.root_of(os.pread(descriptor, size, 0)).hex() == root
             if not cvs:  # plain mode: all of it, in order
-                return _root_in_order(descriptor, size) == root
-            return not hashing.scan_file(descriptor, 0, size, cvs, block=hashing.BLOCK_BYTES)
+                return _root_in_order(descriptor, size, step) == root
+            return _is_right(descriptor, size, cvs, step)
         except OSError as error:
             if error.errno in MEDIA_ERRNOS:
                 return False  # the disk has lost it
@@ -377,10 +380,24 @@ def _is_everybodys(rows: Rows, root: str) -> bool:
     return bool(rows.execute("SELECT 1 FROM blob_access WHERE root = ? AND principal = ''", (root,)).fetchone())
 
 
-def _root_in_order(descriptor: int, size: int) -> str:
-    """The BLAKE3 root of a file's first ``size`` bytes, or of what there is of them."""
+def _is_right(descriptor: int, size: int, cvs: bytes, step: Callable[[], None]) -> bool:
+    """Whether a file's blocks have these chaining values. ``step`` is called before each of some."""
+    span = rescan.SCAN_STEP_BLOCKS * hashing.BLOCK_BYTES
+    for start in range(0, size, span):
+        step()
+        first = start // hashing.BLOCK_BYTES
+        expected = cvs[first * 32 : (first + rescan.SCAN_STEP_BLOCKS) * 32]
+        if hashing.scan_file(descriptor, start, min(span, size - start), expected, block=hashing.BLOCK_BYTES):
+            return False
+    return True
+
+
+def _root_in_order(descriptor: int, size: int, step: Callable[[], None]) -> str:
+    """The BLAKE3 root of a file's first ``size`` bytes, or of what there is of them. ``step`` is called before each
+    block."""
     digest = hashing.InOrderDigest.new("blake3", size)
     view = memoryview(bytearray(hashing.BLOCK_BYTES))
     while count := os.preadv(descriptor, [view[: size - digest.offset]], digest.offset):
+        step()
         digest.update(view[:count])
     return digest.hexdigest()

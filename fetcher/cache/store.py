@@ -210,9 +210,12 @@ class Cache(Opened):
         principal: str | None,
         root: str | None = None,
         asked: Asked | None = None,
+        step: Callable[[], None] = lambda: None,
     ) -> Blob:
         """Publish a complete Partial as a Blob. No call on it may be in flight. ``asked``: what a public one came in
-        answer to. If the origin has said since that not everybody may have it, the Blob is given to nobody else."""
+        answer to. If the origin has said since that not everybody may have it, the Blob is given to nobody else.
+        Hashing a body that is here already may take minutes: ``step`` is called now and then, and may raise to give it
+        up."""
         self._settle()
         return self._rooms.committer.commit(
             partial,
@@ -222,6 +225,7 @@ class Cache(Opened):
             principal=principal,
             root=root,
             asked=asked,
+            step=step,
         )
 
     def commit_small(

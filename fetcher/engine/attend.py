@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from fetcher import hashing
@@ -9,7 +10,7 @@ from fetcher.engine.follow import Follower
 from fetcher.engine.jobs import FileJob
 from fetcher.engine.observe import Observer
 from fetcher.engine.tools import Tools
-from fetcher.errors import IntegrityError, TransportError
+from fetcher.errors import IntegrityError, InterruptedByUser, TransportError
 from fetcher.plan.transfer import Event, Outcome, State
 
 STREAMS_MAX = 5
@@ -69,7 +70,16 @@ class Attendant:
     async def _commit(self, computed: dict[str, str]) -> None:
         job, tools = self._job, self._tools
         assert job.partial is not None
-        job.blob = await tools.workers.slow(
+        stop = threading.Event()
+
+        def step() -> None:
+            """While a body that is here already is hashed: it is progress, and may be given up."""
+            self._progressed()
+            if stop.is_set():
+                raise InterruptedByUser("stopped")
+
+        job.blob = await tools.workers.slow_until(
+            stop,
             tools.cache.commit,
             job.partial,
             digests=job.verified,
@@ -78,6 +88,7 @@ class Attendant:
             principal=job.principal,
             root=computed.get("blake3"),
             asked=job.asked,
+            step=step,
         )
         job.transfer.on(Event.COMMITTED)
 

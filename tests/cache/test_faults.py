@@ -7,13 +7,14 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import blake3
 import pytest
 
 from fetcher import hashing
-from fetcher.cache import durable
-from fetcher.cache.records import GoneError
+from fetcher.cache import durable, rescan
+from fetcher.cache.records import Blob, GoneError
 from fetcher.cache.store import Cache
 from fetcher.cache.tree_file import TreeFile, tree_of
 from fetcher.errors import CacheError, NoSpaceError
@@ -32,6 +33,7 @@ from tests.cache.world import (
     put,
     put_large,
     settings,
+    sha256,
     told,
     tree_on_disk,
 )
@@ -177,6 +179,50 @@ def test_a_right_leftover_is_adopted(cache: Cache) -> None:
         inode = place.stat().st_ino
         blob = put(cache, data)
         assert blob is not None and blob.path.stat().st_ino == inode
+
+
+def test_a_body_that_is_here_already_is_hashed_in_steps_and_that_may_be_given_up(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a second principal, who downloads as if nothing were there."""
+    data = paint(5 * MIB + 9)
+    head = head_of(data, private=True, principal="bob")
+    monkeypatch.setattr(rescan, "SCAN_STEP_BLOCKS", 2)
+    blob = put_large(cache, data, private=True, principal="alice")
+    steps: list[int] = []
+
+    def give_up() -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+
+    def commit(step: Callable[[], None]) -> Blob:
+        partial = cache.partial_open(head)
+        for block in range(partial.block_count):
+            if block not in partial.proven:
+                partial.write_block(block, block_of(data, block))
+        root = blake3.blake3(data).hexdigest()
+        options: dict[str, Any] = {"verified_by": "sha256", "private": True, "principal": "bob", "root": root}
+        return cache.commit(partial, digests=[sha256(data)], step=step, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        commit(give_up)
+    assert len(steps) == 2
+    [left] = cache.layout.partials.iterdir()
+    assert left.name.startswith(head.content_id), "nothing was lost"
+    steps.clear()
+    assert commit(lambda: steps.append(1)) == blob
+    assert len(steps) == (3 if hashing.HAS_TREE else 6)
+    assert list(cache.layout.partials.iterdir()) == []
+
+
+def test_a_leftover_whose_last_block_is_wrong_is_replaced(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = paint(2 * MIB + 1)
+    monkeypatch.setattr(rescan, "SCAN_STEP_BLOCKS", 1)
+    place = cache.layout.blob(blake3.blake3(data).hexdigest())
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(data[:-1] + b"\xff")
+    assert put_large(cache, data).path.read_bytes() == data
 
 
 def test_a_name_swept_before_its_row_is_linked_again(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fetcher import DeniedError, Fetcher, NotFoundError, OfflineError, TransportError, UsageError
+from fetcher import DeniedError, Fetcher, NotFoundError, OfflineError, TransportError, UsageError, hashing
+from fetcher.cache import rescan
 from fetcher.config import load
 from fetcher.engine.asks import Outcome
 from fetcher.testing import Hub, Synthetic, hub_in_thread, s3_in_thread
 from fetcher.testing.faults import Status
 from fetcher.testing.hub import Token, access
-from tests.e2e.support import HURRIED, MIB, tree_of
+from tests.e2e.support import HURRIED, MIB, tree_of, until
 from tests.support.cli import CommandLine
 
 REPO = "acme/closed"
@@ -105,6 +107,42 @@ def test_a_second_principal_downloads_as_if_nothing_were_there(node: Node, hub: 
     assert (two.hit, two.downloaded) == (False, one.downloaded) and two.snapshot.id != one.snapshot.id
     assert tree_of(one.snapshot.path) == tree_of(two.snapshot.path)
     assert (one.snapshot.path / "model.bin").samefile(two.snapshot.path / "model.bin"), "one copy on the disk"
+
+
+@pytest.mark.needs("native")
+def test_what_a_second_principal_downloads_may_take_long_to_compare(
+    node: Node, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body that is here takes longer to read than a run may go without a new block. That is progress, and who is
+    stopped meanwhile does not read all of it."""
+    size = 6 * MIB
+    hub.add_repo("acme/large", files={"model.bin": Synthetic(size, 2)}, private=True)
+    alice, bob, other = (
+        {"type": "HF", "repo": "acme/large", "accessToken": f"hf_{who}"} for who in ("alice", "bob", "node")
+    )
+    scan, scanned = hashing.scan_file, list[int]()
+
+    def slow_scan(fd: int, offset: int, length: int, *arguments: Any, **more: Any) -> list[int]:
+        scanned.append(length)
+        time.sleep(0.6 * length / MIB)
+        return scan(fd, offset, length, *arguments, **more)
+
+    async def stopped() -> None:
+        async with node.fetcher() as fetcher:
+            task = asyncio.create_task(fetcher.fetch(other, "job"))
+            await until(lambda: bool(scanned))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    node.fetch(alice)
+    monkeypatch.setattr(rescan, "SCAN_STEP_BLOCKS", 1)
+    monkeypatch.setattr(hashing, "scan_file", slow_scan)
+    assert node.fetch(bob, no_progress_timeout_s=2.5).downloaded == size
+    assert sum(scanned) == size
+    scanned.clear()
+    asyncio.run(stopped())
+    assert 0 < sum(scanned) < size
 
 
 @pytest.mark.parametrize("item", [EVE, URI, {**EVE, "accessToken": "hf_unknown"}], ids=["other", "nobody", "bad"])
