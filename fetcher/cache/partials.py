@@ -16,7 +16,7 @@ from fetcher import hashing
 from fetcher.cache import durable, journal
 from fetcher.cache.clearing import remove_tree
 from fetcher.cache.direct import Direct
-from fetcher.cache.layout import disk_error, disk_errors
+from fetcher.cache.layout import MEDIA_ERRNOS, disk_error, disk_errors
 from fetcher.cache.records import PartialHead
 from fetcher.cache.rescan import confirmed, leave_blob
 from fetcher.errors import CacheError, FetcherError, InternalError
@@ -305,7 +305,7 @@ class Partial:
                 if block >= self.block_count or block in self.proven:
                     continue
                 offset = block * hashing.BLOCK_BYTES
-                data = os.pread(reader, self._length(block), offset)
+                data = _read_if_given(reader, self._length(block), offset)
                 if (
                     len(data) == self._length(block)
                     and hashing.hash_blocks(data, offset, block=hashing.BLOCK_BYTES) == value
@@ -370,3 +370,13 @@ class Partial:
     def _renamed(self, action: str) -> Iterator[None]:
         with disk_errors(action, self.path):
             yield
+
+
+def _read_if_given(descriptor: int, length: int, offset: int) -> bytes:
+    """Nothing where the disk gives an error: of another's Partial we take what can be had."""
+    try:
+        return os.pread(descriptor, length, offset)
+    except OSError as error:
+        if error.errno not in MEDIA_ERRNOS:
+            raise
+        return b""

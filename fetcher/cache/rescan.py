@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fetcher import hashing
 from fetcher.cache import durable
+from fetcher.cache.layout import MEDIA_ERRNOS
 
 SCAN_STEP_BLOCKS = 256
 """Blocks per rescan call: the core holds no lock of Python's meanwhile, and can't be interrupted either."""
@@ -44,19 +45,37 @@ def leave_blob(folder: Path, name: str) -> None:
 
 
 def confirmed(fd: int, size: int, claimed: dict[int, bytes], step: Callable[[], None] | None) -> dict[int, bytes]:
-    """The journalled blocks whose bytes are what the journal says."""
+    """The journalled blocks whose bytes are what the journal says. What the disk does not give is not."""
     if not hashing.HAS_TREE:
         return {}
     count = hashing.block_count(size)
     found = {block: value for block, value in claimed.items() if block < count}
     for start, stop in _runs(sorted(found)):
-        offset = start * hashing.BLOCK_BYTES
-        length = min(stop * hashing.BLOCK_BYTES, size) - offset
-        expected = b"".join(found[block] for block in range(start, stop))
-        for block in hashing.scan_file(fd, offset, length, expected, block=hashing.BLOCK_BYTES):
+        for block in _not_right(fd, start, stop, size, found, step):
             del found[block]
         if step is not None:
             step()
+    return found
+
+
+def _not_right(
+    fd: int, start: int, stop: int, size: int, claimed: dict[int, bytes], step: Callable[[], None] | None
+) -> list[int]:
+    offset = start * hashing.BLOCK_BYTES
+    length = min(stop * hashing.BLOCK_BYTES, size) - offset
+    expected = b"".join(claimed[block] for block in range(start, stop))
+    try:
+        return hashing.scan_file(fd, offset, length, expected, block=hashing.BLOCK_BYTES)
+    except OSError as error:
+        if error.errno not in MEDIA_ERRNOS:
+            raise
+    if stop - start == 1:
+        return [start]
+    found: list[int] = []
+    for block in range(start, stop):  # one that can't be read says nothing of its neighbours
+        if step is not None:
+            step()  # a disk may try for seconds
+        found += _not_right(fd, block, block + 1, size, claimed, step)
     return found
 
 

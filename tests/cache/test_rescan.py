@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -72,6 +73,32 @@ def test_only_blocks_of_the_file_with_the_bytes_they_are_said_to_have_are_believ
     assert found == {block: values[block] for block in (0, 2, 3, 5, 6)}
     assert scanned == [(0, 3 * BLOCK_BYTES), (3, BLOCK_BYTES), (5, BLOCK_BYTES + 5)]
     assert steps == [1, 2, 3]
+
+
+@pytest.mark.needs("native")
+def test_a_block_that_can_not_be_read_is_not_believed_and_its_neighbours_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 6 * BLOCK_BYTES + 5
+    data = paint(size)
+    values = {block: hashing.hash_blocks(data[start : start + BLOCK_BYTES], start) for block, start in starts(size)}
+    place = tmp_path / "data"
+    place.write_bytes(data)
+    scan, number, steps = hashing.scan_file, errno.EIO, list[int]()
+
+    def scan_file(fd: int, offset: int, length: int, *arguments: Any, **options: Any) -> list[int]:
+        if offset <= 2 * BLOCK_BYTES < offset + length:
+            raise OSError(number, os.strerror(number))
+        return scan(fd, offset, length, *arguments, **options)
+
+    monkeypatch.setattr(hashing, "scan_file", scan_file)
+    with open(place, "rb") as file:
+        found = confirmed(file.fileno(), size, values, lambda: steps.append(1))
+        assert found == {block: value for block, value in values.items() if block != 2}
+        assert len(steps) == len(values) + 1, "a disk may try for seconds at each"
+        number = errno.ENOMEM  # this says nothing of the disk
+        with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+            confirmed(file.fileno(), size, values, None)
 
 
 def starts(size: int) -> list[tuple[int, int]]:

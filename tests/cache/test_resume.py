@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -380,6 +381,31 @@ def test_of_a_changing_copy_only_what_is_right_is_taken(open_cache: Callable[...
     os.pwrite(partial.fd, b"changed", MIB)
     first.layout.owner(first.owner.id).unlink()
     heir = second.partial_open(head_of(data))
+    assert sorted(heir.proven) == [0, 2]
+    heir.close()
+    partial.close()
+
+
+@journals
+def test_of_a_copy_what_the_disk_gives_is_taken(
+    open_cache: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = paint(SIZE)
+    first, second = open_cache(), open_cache()
+    partial = first.partial_open(head_of(data))
+    for block in range(3):
+        partial.write_block(block, block_of(data, block))
+    first.layout.owner(first.owner.id).unlink()
+    pread = os.pread
+
+    def failing(descriptor: int, length: int, offset: int) -> bytes:
+        if offset == MIB:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, length, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", failing)
+        heir = second.partial_open(head_of(data))
     assert sorted(heir.proven) == [0, 2]
     heir.close()
     partial.close()

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fetcher import hashing
 from fetcher.cache.partials import Partial
 from fetcher.engine.disk import Disk
 from fetcher.testing import Hub, Synthetic
-from fetcher.testing.faults import StallAfter, Trickle
+from fetcher.testing.faults import OnRequest, StallAfter, Trickle
 from tests.e2e.support import (
     MIB,
     REPO,
     RESUMES,
     Child,
+    Gate,
     assert_whole,
     fetch,
     fetcher_of,
@@ -28,6 +32,7 @@ from tests.e2e.support import (
     nothing_visible,
     options,
     partial_files,
+    proven_blocks,
     tree_of,
     until,
     wait_until,
@@ -130,6 +135,33 @@ def test_killed_while_small_files_are_published(hub: Hub, cache_dir: Path, rng: 
             child.send(signal.SIGKILL)
         assert list((cache_dir / "snapshots-v1").glob("*.json")) == [] or mark > count
     assert_whole(fetch(hub, cache_dir).snapshot, hub)
+
+
+@pytest.mark.needs("native")
+def test_a_block_that_can_not_be_read_is_asked_for_again(
+    hub: Hub, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector in what an earlier run left costs its block, and not the resource."""
+    hub.add_repo(REPO, files={WEIGHTS: Synthetic(16 * MIB, 1)})
+    gate = Gate()
+    hub.faults.add(OnRequest(gate).on("cdn", skip=12))
+    with Child(options(hub, cache_dir, connections_max=1)) as first:
+        wait_until(lambda: proven_blocks(cache_dir) >= 6)
+        first.process.kill()
+    kept = proven_blocks(cache_dir)
+    hub.faults.clear()
+    gate.open()
+    scan = hashing.scan_file
+
+    def scan_file(fd: int, offset: int, length: int, *arguments: Any, **more: Any) -> list[int]:
+        if offset <= 2 * MIB < offset + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scan(fd, offset, length, *arguments, **more)
+
+    monkeypatch.setattr(hashing, "scan_file", scan_file)
+    outcome = fetch(hub, cache_dir)
+    assert_whole(outcome.snapshot, hub)
+    assert outcome.downloaded == (16 - kept + 1) * MIB
 
 
 # --- stopped politely ------------------------------------------------------------------------------------------------
