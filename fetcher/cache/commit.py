@@ -197,7 +197,7 @@ class Committer:
                 return hashing.root_of(os.pread(descriptor, size, 0)).hex() == root
             if not cvs:  # plain mode: all of it, in order
                 return _root_in_order(descriptor, size, step) == root
-            return _is_right(descriptor, size, cvs, step)
+            return _is_ours(descriptor, made) or _is_right(descriptor, size, cvs, step)
         except OSError as error:
             if error.errno in MEDIA_ERRNOS:
                 return False  # the disk has lost it
@@ -378,6 +378,14 @@ class _Made:
 
 def _is_everybodys(rows: Rows, root: str) -> bool:
     return bool(rows.execute("SELECT 1 FROM blob_access WHERE root = ? AND principal = ''", (root,)).fetchone())
+
+
+def _is_ours(descriptor: int, made: _Made) -> bool:
+    """Whether it is the very body that we publish: somebody had named it, and was gone before there was a row."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(made.body))
+    except FileNotFoundError:
+        return False
 
 
 def _is_right(descriptor: int, size: int, cvs: bytes, step: Callable[[], None]) -> bool:

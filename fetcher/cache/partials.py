@@ -31,7 +31,14 @@ class Partial:
     """One file content under way. Calls for distinct blocks may run at the same time; the others need quiet (no call in
     flight), which is the caller's duty and checked here."""
 
-    def __init__(self, path: Path, head: PartialHead, on_end: Callable[[], None], step: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        head: PartialHead,
+        on_end: Callable[[], None],
+        step: Callable[[], None],
+        draw: Callable[[int], None],
+    ) -> None:
         """Opens, or makes, the files in ``path``, which is ours. Use ``Cache.partial_open``."""
         self.head = head
         self.path = path
@@ -42,7 +49,7 @@ class Partial:
         self.midstate: bytes | None = None
         """After ``open``: how far the SHA-256 of the whole came in earlier work, over blocks that are proven."""
         self.fd = -1
-        """Of ``data``, for reading and writing; -1 once closed."""
+        """Of ``data``, for reading and writing (for reading only, if it is whole and a Blob's body); -1 once closed."""
         self._direct = Direct(path / DATA, head.size)
         self._journal = -1
         self._next_slot = 0
@@ -52,7 +59,7 @@ class Partial:
         self._calls = 0
         self._poison: FetcherError | None = None
         with self._renamed("open"):
-            self._open_files(keep=True, step=step)
+            self._open_files(keep=True, step=step, draw=draw)
 
     # --- writing
 
@@ -260,23 +267,28 @@ class Partial:
     def _record(self, slot: int, record: bytes) -> None:
         durable.write_all_at(self._journal, record, slot)
 
-    def _open_files(self, *, keep: bool, step: Callable[[], None] | None = None) -> None:
+    def _open_files(
+        self, *, keep: bool, step: Callable[[], None] | None = None, draw: Callable[[int], None] | None = None
+    ) -> None:
         """Open data and journal. With ``keep``, believe what the journal says and a rescan confirms; ``step`` is called
-        between its pieces."""
+        between its pieces, and ``draw`` before a body is copied."""
         found = journal.read(self.path / JOURNAL) if keep else None
         if found is not None and not (hashing.HAS_TREE and found.head.takes(self.head)):
             found = None
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        if found is None:
-            durable.remove_file(self.path / DATA)
-        else:
-            leave_blob(self.path, DATA)
-        self.fd = os.open(self.path / DATA, flags, 0o600)
+        self.proven, self.midstate = {}, None
         try:
-            os.fchmod(self.fd, 0o600)
-            os.ftruncate(self.fd, self.size)
+            if found is None or not self._open_blob(found, step):
+                if found is None:
+                    durable.remove_file(self.path / DATA)
+                else:
+                    leave_blob(self.path, DATA, step, draw)
+                self.fd = os.open(self.path / DATA, flags, 0o600)
+                os.fchmod(self.fd, 0o600)
+                os.ftruncate(self.fd, self.size)
+                if found is not None:
+                    self.proven = confirmed(self.fd, self.size, found.blocks, step)
             self._journal = os.open(self.path / JOURNAL, flags | (0 if found else os.O_TRUNC), 0o600)
-            self.proven, self.midstate = {}, None
             if found is None:
                 os.fchmod(self._journal, 0o600)
                 head = journal.head_bytes(self.head)
@@ -284,11 +296,27 @@ class Partial:
                 self._next_slot = len(head)
             else:
                 self._next_slot = found.whole_bytes  # what is less than a record at the end is written over
-                self.proven = confirmed(self.fd, self.size, found.blocks, step)
                 self.midstate = found.midstate(self.proven)
         except BaseException:
             self._close_files()
             raise
+
+    def _open_blob(self, found: journal.Found, step: Callable[[], None] | None) -> bool:
+        """A body that has its Blob's name, and perhaps no row: a crash came between. Nobody may ever write to it, and
+        if all of it is right nobody has to: it is opened for reading, and can be published as it is. False if it is not
+        such a one."""
+        try:
+            if os.lstat(self.path / DATA).st_nlink == 1:
+                return False
+        except FileNotFoundError:
+            return False
+        self.fd = os.open(self.path / DATA, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        proven = confirmed(self.fd, self.size, found.blocks, step)
+        if len(proven) == self.block_count and os.fstat(self.fd).st_size == self.size:
+            self.proven = proven
+            return True
+        self._close_files()
+        return False
 
     def copy_from(self, source: Path, step: Callable[[], None], draw: Callable[[int], None]) -> None:
         """Take the proven blocks of another's Partial, which may change under our eyes: each block is checked in memory

@@ -14,14 +14,18 @@ SCAN_STEP_BLOCKS = 256
 """Blocks per rescan call: the core holds no lock of Python's meanwhile, and can't be interrupted either."""
 
 
-def leave_blob(folder: Path, name: str) -> None:
+def leave_blob(
+    folder: Path, name: str, step: Callable[[], None] | None = None, draw: Callable[[int], None] | None = None
+) -> None:
     """A crash between naming a Blob and removing its Partial leaves a body with two names, read-only. We must never
-    write to that one: go on with a copy."""
-    data = folder / name
+    write to that one: go on with a copy. ``draw`` is told of its bytes before; ``step`` is called between its pieces,
+    and may raise to give it up."""
+    data, copy = folder / name, folder / "copy"
     try:
         status = os.lstat(data)
     except FileNotFoundError:
         return
+    durable.remove_file(copy)  # of somebody who was killed at it
     if status.st_nlink == 1:
         if status.st_mode & 0o777 != 0o600:  # a commit that ended before the Blob had its name
             reader = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -30,18 +34,29 @@ def leave_blob(folder: Path, name: str) -> None:
             finally:
                 os.close(reader)
         return
-    copy = folder / "copy"
-    durable.remove_file(copy)
+    if draw is not None:
+        draw(status.st_size)
+    try:
+        _copy(data, copy, status.st_size, step)
+    except BaseException as error:
+        durable.remove_file(copy)
+        if isinstance(error, OSError) and error.errno in MEDIA_ERRNOS:
+            durable.remove_file(data)  # a disk that does not give all of it: what we want of it is fetched again
+            return
+        raise
+    os.rename(copy, data)
+
+
+def _copy(data: Path, copy: Path, size: int, step: Callable[[], None] | None) -> None:
     source = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         target = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            durable.clone_into(source, target, status.st_size)
+            durable.clone_into(source, target, size, look=step)
         finally:
             os.close(target)
     finally:
         os.close(source)
-    os.rename(copy, data)
 
 
 def confirmed(fd: int, size: int, claimed: dict[int, bytes], step: Callable[[], None] | None) -> dict[int, bytes]:

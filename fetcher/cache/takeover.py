@@ -113,7 +113,7 @@ class Partials:
         with disk_errors("create", mine):
             if not mine.is_dir() and not self._take_any(mine, others):
                 os.mkdir(mine, 0o700)
-        partial = Partial(mine, head, lambda: self._ended(head.content_id), step)
+        partial = Partial(mine, head, lambda: self._ended(head.content_id), step, draw)
         try:
             if not partial.proven:
                 for other in others:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fetcher import hashing
-from fetcher.cache import rescan
+from fetcher.cache import durable, rescan
 from fetcher.cache.rescan import confirmed, leave_blob
 from fetcher.hashing import BLOCK_BYTES
 from tests.cache.world import paint
@@ -39,6 +40,52 @@ def test_a_body_that_is_a_blob_by_now_is_left_to_it(tmp_path: Path, copied_befor
     assert data.read_bytes() == blob.read_bytes() == b"whole"
     assert (stat.S_IMODE(data.stat().st_mode), stat.S_IMODE(blob.stat().st_mode)) == (0o600, 0o400)
     assert sorted(os.listdir(tmp_path)) == ["blob", "data"]
+
+
+def named_twice(folder: Path) -> tuple[Path, Path]:
+    """A Partial's body that is a Blob's, too; both names."""
+    data, blob = folder / "data", folder / "blob"
+    blob.write_bytes(b"whole")
+    os.link(blob, data)
+    return data, blob
+
+
+def test_a_copy_is_drawn_before_it_is_made_and_may_be_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, blob = named_twice(tmp_path)
+    monkeypatch.setattr(durable, "reflink", lambda *_: False)
+    monkeypatch.setattr(durable, "copy_into", partial(durable.copy_into, step_bytes=2))
+    told: list[int | str] = []
+
+    def give_up() -> None:
+        told.append("step")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave_blob(tmp_path, "data", give_up, told.append)
+    assert told == [5, "step"]
+    assert sorted(os.listdir(tmp_path)) == ["blob", "data"], "no half of a copy stays"
+    told.clear()
+    leave_blob(tmp_path, "data", lambda: told.append("step"), told.append)
+    assert told == [5, "step", "step"]
+    assert data.read_bytes() == b"whole" and not data.samefile(blob)
+
+
+def test_a_body_that_the_disk_does_not_give_can_not_be_copied_and_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, blob = named_twice(tmp_path)
+    number = errno.ENOSPC
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(durable, "clone_into", failing)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        leave_blob(tmp_path, "data")
+    assert data.samefile(blob) and len(os.listdir(tmp_path)) == 2
+    number = errno.EIO
+    leave_blob(tmp_path, "data")
+    assert os.listdir(tmp_path) == ["blob"]
 
 
 def test_where_nothing_is_left_there_is_nothing_to_do(tmp_path: Path) -> None:

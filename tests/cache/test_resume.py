@@ -13,14 +13,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import blake3
 import pytest
 
-from fetcher.cache import journal, takeover
+from fetcher import hashing
+from fetcher.cache import durable, journal, takeover
 from fetcher.cache.records import PartialHead
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError, InternalError
+from tests.cache.actor import STEP_CONTENTS
 from tests.cache.asking import claimed
 from tests.cache.world import MIB, Clock, believed, block_of, child, head_of, paint, put_large, settings, tell, told
 
@@ -427,10 +430,59 @@ def test_a_partial_that_shares_its_body_with_a_blob_is_not_written_to(
     first.close()
     heir = open_cache().partial_open(head_of(data))
     assert sorted(heir.proven) == believed([0, 1, 2, 3, 4, 5])
-    assert not os.path.samefile(heir.path / "data", blob.path)
-    heir.write_block(0, paint(MIB, 99))
+    whole: contextlib.AbstractContextManager[object] = pytest.raises(CacheError)
+    with whole if hashing.HAS_TREE else contextlib.nullcontext():  # in plain mode it begins with a new one
+        heir.write_block(0, paint(MIB, 99))
     assert blake3.blake3(blob.path.read_bytes()).hexdigest() == blob.root
+    assert blob.path.stat().st_mode & 0o777 == 0o444
     heir.close()
+
+
+@journals
+def test_a_body_that_has_its_name_and_no_row_is_published_as_it_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone between the two. Nothing is copied, and what was just hashed is not hashed once more."""
+    data = STEP_CONTENTS["big"]
+    with child("crash-at", place, "blob:named") as process:
+        assert process.wait() == 9
+    scan, scanned = hashing.scan_file, list[int]()
+
+    def scan_file(fd: int, offset: int, length: int, *arguments: Any, **options: Any) -> list[int]:
+        scanned.append(length)
+        return scan(fd, offset, length, *arguments, **options)
+
+    with Cache.open(settings(place)) as cache:
+        named = cache.layout.blob(blake3.blake3(data).hexdigest())
+        inode = named.stat().st_ino
+        monkeypatch.setattr(hashing, "scan_file", scan_file)
+        monkeypatch.setattr(durable, "clone_into", lambda *_, **__: pytest.fail("copied"))
+        blob = put_large(cache, data)
+        assert (blob.path, blob.path.stat().st_ino) == (named, inode)
+        assert blob.path.read_bytes() == data
+        assert scanned == [len(data)]
+        assert list(cache.layout.partials.iterdir()) == []
+
+
+@journals
+def test_a_named_body_with_a_bad_block_is_left_for_a_copy_that_is_drawn(place: Path) -> None:
+    data = STEP_CONTENTS["big"]
+    with child("crash-at", place, "blob:named") as process:
+        assert process.wait() == 9
+    with Cache.open(settings(place)) as cache:
+        named = cache.layout.blob(blake3.blake3(data).hexdigest())
+        named.chmod(0o600)
+        with named.open("r+b") as file:
+            file.seek(MIB)
+            file.write(b"\xff" * 9)
+        damaged = named.read_bytes()
+        drawn: list[int] = []
+        heir = cache.partial_open(head_of(data), draw=drawn.append)
+        assert (sorted(heir.proven), drawn) == ([0, 2], [len(data)])
+        heir.write_block(1, block_of(data, 1))
+        assert named.read_bytes() == damaged
+        heir.close()
+        assert put_large(cache, data).path.read_bytes() == data
 
 
 # --- news while re-hashing, and closing too early --------------------------------------------------------------------

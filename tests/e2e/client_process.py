@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fetcher.cache import steps
 from fetcher.cache.flights import Flights
 from fetcher.cache.records import FlightClaim
 from fetcher.cache.removal import Removal, Removed
@@ -83,6 +84,13 @@ def plant(fault: str) -> None:
             await execute(self)
 
         Run.execute = greedy  # type: ignore[method-assign]
+    if fault.startswith("gone-at "):  # no fault either: as if it were killed there
+
+        def leave(step: str) -> None:
+            if step == fault.removeprefix("gone-at "):
+                os._exit(9)
+
+        steps.listen(leave)
     if fault == "draws-nothing":  # its reservation counts to the end, and what is written counts as well
         Reservation.draw = lambda self, byte_count: None  # type: ignore[method-assign]
     if fault == "evicts-later":  # others' bytes are promised while those that make room are still there

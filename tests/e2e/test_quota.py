@@ -217,6 +217,19 @@ def test_resuming_after_kill_9_under_a_tight_quota(hub: Hub, cache_dir: Path) ->
 
 
 @pytest.mark.needs("native")
+def test_killed_between_a_name_and_its_row_under_a_tight_quota(hub: Hub, cache_dir: Path) -> None:
+    """The body is there, and there is no room for a second one: it is neither fetched again nor copied."""
+    add_repos(hub, {"large": 60})
+    settings = limited(hub, cache_dir)
+    with sampled(cache_dir) as seen:
+        with Child(settings, ["hf://acme/large"], plant="gone-at blob:named") as first:
+            assert first.process.wait(50) == 9
+        assert_got(hub, get(settings, "large"), "large")
+    seen.assert_within(QUOTA)
+    assert hub.body_bytes_sent(WEIGHTS) == 60 * MIB
+
+
+@pytest.mark.needs("native")
 def test_going_on_from_a_stopped_process_reserves_the_copy(hub: Hub, cache_dir: Path) -> None:
     """Whoever may come back keeps what is his. So its 150 MiB are needed twice, and there is no room for that."""
     add_repos(hub, {"large": 200})
