@@ -149,6 +149,10 @@ class Owners:
             return False  # being written at this moment
         return another_boot(str(boot_id), self._clock.boot_id)
 
+    def has_lock(self, owner_id: str) -> bool:
+        """Whether there is a lock that says something of this owner, and that ``holding`` can have once it is dead."""
+        return self._locks_trusted() and os.path.lexists(self._layout.owner(_checked(owner_id)))
+
     @contextmanager
     def holding(self, owner_id: str) -> Iterator[bool]:
         """With the lock of a dead owner in hand: True inside the block means that nobody else can be, or become, it.

@@ -198,7 +198,7 @@ class Cache(Opened):
         """Content id → bytes that Partials of it occupy already, and whoever goes on with it need not find again."""
         from fetcher.cache.takeover import bytes_present
 
-        return bytes_present(self.layout, self._owners, contents)
+        return bytes_present(self.layout, self._owners, contents, self._owner.id if self._owner else None)
 
     def commit(
         self,

@@ -125,11 +125,15 @@ class Partials:
         return partial
 
     def _others(self, content: str, previous_owner: str | None) -> list[str]:
-        """Other owners that left a Partial of this content, the most likely one first."""
+        """Other owners that left a Partial of this content: the previous one, then who has most of it."""
         with disk_errors("read", self._layout.partials):
             names = os.listdir(self._layout.partials)
-        found = [name[65:] for name in names if name.startswith(f"{content}.") and name[65:] != self._owner_id]
-        return sorted(found, key=lambda owner: (owner != previous_owner, owner))
+        found = []
+        for name in names:
+            left, _, owner = name.partition(".")
+            if left == content and HEX_32.fullmatch(owner) and owner != self._owner_id:
+                found.append((owner != previous_owner, -_allocated(self._layout.partials / name), owner))
+        return [owner for *_, owner in sorted(found)]
 
     def _take_any(self, mine: Path, others: list[str]) -> bool:
         """Take the first that can be had; False if none can.
@@ -183,9 +187,17 @@ def _no_draw(byte_count: int) -> None:
     """Nobody has reserved anything."""
 
 
-def bytes_present(layout: Layout, owners: Owners, contents: Collection[str]) -> dict[str, int]:
-    """Content id → bytes that a Partial of it occupies which need not be found on the disk again. Not a lost owner's:
-    that is copied."""
+def _allocated(folder: Path) -> int:
+    """What a Partial's data takes; nothing if it is gone, or not a Partial."""
+    try:
+        return os.lstat(folder / DATA).st_blocks * 512
+    except OSError:
+        return 0
+
+
+def bytes_present(layout: Layout, owners: Owners, contents: Collection[str], own_id: str | None) -> dict[str, int]:
+    """Content id → bytes that a Partial of it occupies which need not be found on the disk again: ours, and what can be
+    taken by rename. What is copied has to be: that of a lost owner, and of one whose lock nobody can ever have."""
     present: dict[str, int] = {}
     with disk_errors("read", layout.partials):
         try:
@@ -194,10 +206,8 @@ def bytes_present(layout: Layout, owners: Owners, contents: Collection[str]) -> 
             return present
     for name in names:
         content, _, owner = name.partition(".")
-        if content in contents and HEX_32.fullmatch(owner) and owners.state(owner) != "lost":
-            try:
-                allocated = os.lstat(layout.partials / name / DATA).st_blocks * 512
-            except OSError:  # gone, or not a Partial
-                continue
-            present[content] = max(present.get(content, 0), allocated)
-    return present
+        if content not in contents or not HEX_32.fullmatch(owner):
+            continue
+        if owner == own_id or (owners.state(owner) != "lost" and owners.has_lock(owner)):
+            present[content] = max(present.get(content, 0), _allocated(layout.partials / name))
+    return {content: count for content, count in present.items() if count}

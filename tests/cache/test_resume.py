@@ -374,6 +374,44 @@ def test_a_writer_whose_file_is_gone_is_copied(open_cache: Callable[..., Cache])
     partial.close()
 
 
+def test_bytes_that_have_to_be_copied_are_not_present(open_cache: Callable[..., Cache]) -> None:
+    data = paint(SIZE)
+    content = head_of(data).content_id
+    first, second = open_cache(), open_cache()
+    begun(first, data, 0, 1)
+    assert first.partial_bytes({content})[content] >= 2 * MIB, "ours"
+    first.close()
+    assert second.partial_bytes({content})[content] >= 2 * MIB, "to be taken by rename"
+    first.layout.owner(first.owner.id).unlink()
+    assert second.partial_bytes({content}) == {}, "whoever has no lock is copied"
+
+
+@journals
+def test_of_two_dead_owners_the_one_who_has_more_is_taken(open_cache: Callable[..., Cache]) -> None:
+    """No flight says who was the last. Their names are random, and so was the choice."""
+    data = paint(SIZE)
+    less, more = sorted((open_cache(), open_cache()), key=lambda cache: cache.owner.id)
+    begun(less, data, 0)
+    begun(more, data, 1, 2, 3)
+    less.close()
+    more.close()
+    heir = open_cache().partial_open(head_of(data))
+    assert sorted(heir.proven) == [1, 2, 3]
+    heir.close()
+
+
+def test_what_has_no_owner_in_its_name_is_no_partial(cache: Cache) -> None:
+    data = paint(SIZE)
+    content = head_of(data).content_id
+    stranger = cache.layout.partials / f"{content}.of-a-stranger"
+    stranger.mkdir()
+    (stranger / "data").write_bytes(data)
+    assert cache.partial_bytes({content}) == {}
+    partial = cache.partial_open(head_of(data))
+    assert partial.proven == {}
+    partial.close()
+
+
 @journals
 def test_of_a_changing_copy_only_what_is_right_is_taken(open_cache: Callable[..., Cache]) -> None:
     data = paint(SIZE)

@@ -194,6 +194,7 @@ def test_who_goes_in_order_is_gone_at_once(open_void: Open, place: Path) -> None
     second = open_void()
     assert not second.layout.owner(owner).exists()
     assert second._owners.state(owner) == "dead"
+    assert second.partial_bytes({head_of(DATA).content_id}) == {}, "what is copied is to be found on the disk again"
     again = second.partial_open(head_of(DATA))
     assert sorted(again.proven) == believed([0])
     assert path.is_dir()
