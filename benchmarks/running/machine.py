@@ -163,7 +163,8 @@ def _sync(path: Path) -> None:
 @cache
 def priority() -> int:
     """What whoever is started here runs at: tried on a child that does nothing. Root in a container may be refused."""
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", ""], stdin=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-I", "-S", "-c", ""]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as process:
         put_first(process.pid)
         return os.getpriority(os.PRIO_PROCESS, process.pid)  # it is not waited for yet, so it is still there
 

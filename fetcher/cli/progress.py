@@ -75,8 +75,9 @@ class Reporter:
         self._say_notes()
 
     def _show(self, display: Display, progress: Progress) -> None:
-        # JSON writes a character of the name as two escapes of six bytes at most.
-        length_bytes = NUMBERS_BYTES_MAX + 12 * len(progress.resource)
+        import json  # only who shows numbers has to know
+
+        length_bytes = NUMBERS_BYTES_MAX + len(json.dumps(progress.resource))
         if not takes(sys.stdout if self._output.json_lines else sys.stderr, length_bytes):
             return
         try:
@@ -117,10 +118,9 @@ def takes(stream: TextIO | None, length_bytes: int) -> bool:
         return False
     if found[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
         return True  # the writing fails at once, and says that the reader has gone
-    kind = os.fstat(descriptor).st_mode
-    if stat.S_ISFIFO(kind):
-        return _held_bytes(descriptor) + length_bytes <= fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) // 2
-    return stat.S_ISREG(kind) or length_bytes <= select.PIPE_BUF
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return True  # a file takes everything; of a socket or a terminal "writable" means far more than a line
+    return _held_bytes(descriptor) + length_bytes <= fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) // 2
 
 
 def _held_bytes(pipe: int) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import socket
 import termios
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from itertools import pairwise
@@ -235,6 +236,28 @@ def test_what_nobody_reads_takes_everything(tmp_path: Path) -> None:
         assert takes(StringIO(), 1 << 20)
         assert takes(None, 1 << 20)
     assert takes(file, 300), "closed: the writing says so"
+
+
+def test_a_socket_takes_lines_of_any_length_until_nobody_reads() -> None:
+    """Node gives its children sockets for pipes."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("w") as stream:
+        assert takes(stream, 8_000)
+        theirs.setblocking(False)
+        written = 0
+        while takes(stream, 8_000):
+            written += theirs.send(bytes(8_000))
+        assert written >= 8_000
+        ours.recv(written)
+        assert takes(stream, 8_000), "he reads again"
+
+
+def test_the_longest_name_leaves_room_for_numbers_in_a_pipe() -> None:
+    uri = "https://host.example/" + "%E3%81%82" * 1_000
+    with a_pipe() as (reader, stream), redirect_stdout(stream), Reporter(Output(json_lines=True)) as reporter:
+        os.set_blocking(reader, False)
+        reporter(replace(NUMBERS, resource=uri))
+        assert uri in os.read(reader, 65_536).decode()
 
 
 def test_a_terminal_that_was_told_to_stop_takes_nothing() -> None:
