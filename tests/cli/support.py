@@ -1,9 +1,12 @@
-"""What the rooms' tests of the command line share: the program called in-process, a stocked cache, closed schemas."""
+"""What the rooms' tests of the command line share: the program called in-process, or with a stdout that nobody reads, a
+stocked cache, closed schemas.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from fetcher.model.digest import Digest
 from fetcher.model.manifest import FileEntry, Manifest
 from fetcher.model.resource import HF
 from fetcher.net.request import origin_of
+from tests.support.cli import CommandLine
 
 COMMIT = "0123456789" * 4
 FILES: Mapping[str, bytes] = {"config.json": b"{}", "empty": b"", "weights/model.bin": bytes(range(251)) * 400}
@@ -56,6 +60,19 @@ class Program:
             for line in done.json:
                 check(line)
         return done
+
+
+def told_to_nobody(run_cli: CommandLine, *arguments: str | Path) -> None:
+    """Run it with a stdout whose reader has gone, which is all that may be wrong."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        process = run_cli.start(*arguments, stdout=writer)
+    finally:
+        os.close(writer)
+    with process:
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (141, b"")
 
 
 def check(line: Mapping[str, Any]) -> None:

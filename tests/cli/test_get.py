@@ -21,7 +21,7 @@ from fetcher import Fetcher, hashing
 from fetcher.cache.records import Lease
 from fetcher.cache.store import Cache
 from fetcher.testing import Hub, Synthetic, Token
-from tests.cli.support import Program, check
+from tests.cli.support import Program, check, told_to_nobody
 from tests.support.cli import CommandLine, Completed, User
 
 MIB = 1 << 20
@@ -299,15 +299,7 @@ def leases(run_cli: CommandLine) -> list[str]:
 
 def test_a_lease_ends_that_could_not_be_told(stocked: Hub, run_cli: CommandLine) -> None:
     for _ in range(2):  # cold, then from the cache
-        reader, writer = os.pipe()
-        os.close(reader)
-        try:
-            process = run_cli.start("get", URI, "--lease", "1h", "--quiet", stdout=writer)
-        finally:
-            os.close(writer)
-        with process:
-            _, err = process.communicate(timeout=30)
-        assert (process.returncode, err) == (141, b"")
+        told_to_nobody(run_cli, "get", URI, "--lease", "1h", "--quiet")
         assert leases(run_cli) == []
 
 

@@ -18,7 +18,7 @@ import pytest
 from fetcher.cli import hold as hold_room
 from fetcher.testing import Hub, Synthetic, Token, s3_in_thread
 from fetcher.testing.faults import OnRequest
-from tests.cli.support import check
+from tests.cli.support import check, told_to_nobody
 from tests.e2e.support import MIB, Gate, wait_until
 from tests.support.cli import CommandLine, Completed, User
 
@@ -187,15 +187,7 @@ def test_a_hold_with_a_time(stocked: Hub, run_cli: CommandLine, job: Path) -> No
 
 def test_nobody_told_is_no_lease(stocked: Hub, run_cli: CommandLine, job: Path) -> None:
     for _ in range(2):  # cold, then from the cache
-        reader, writer = os.pipe()
-        os.close(reader)
-        try:
-            process = run_cli.start("job", job, "--format", "json", "--quiet", stdout=writer)
-        finally:
-            os.close(writer)
-        with process:
-            _, err = process.communicate(timeout=30)
-        assert (process.returncode, err) == (141, b"")
+        told_to_nobody(run_cli, "job", job, "--format", "json", "--quiet")
         assert leases(run_cli) == []
 
 
