@@ -39,7 +39,7 @@ class Asking:
     async def __aenter__(self) -> Response:
         run, job, active, place = self._run, self._job, self._active, self._place
         tools, clock = run.tools, run.tools.clock
-        active.place = place
+        active.job, active.place = job, place
         run.actives.add(active)
         job.active.add(active)
         active.begin()

@@ -84,7 +84,7 @@ class Crawling:
                 watched = Watched(now, leaves_by=now + BLOCK_WAIT_S if active.leaves_after_block else None)
             self._watched[active] = watched
             watched.look(now, active.pulse.bytes_received)
-            if watched.leaves_by is not None and now >= watched.leaves_by:
+            if watched.leaves_by is not None and now >= watched.leaves_by and not self._run.is_left_alone(active):
                 active.end_with(Outcome.CRAWLED)
         if self._run.tools.limit is None:
             self._give_up(now)

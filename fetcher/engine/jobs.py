@@ -52,6 +52,8 @@ class Active:
     pulse: Pulse
     place: Place | None = None
     """Where it is admitted."""
+    job: FileJob | None = None
+    """Whose bytes it brings, once it is begun."""
     booked_bytes: int = 0
     """Of what it received, what its host's window knows of."""
     answered_s: float = 0.0

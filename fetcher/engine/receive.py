@@ -42,6 +42,10 @@ class Meter(Protocol):
         """Call ``look`` once, when that may have changed."""
         ...
 
+    def is_left_alone(self, active: Active) -> bool:
+        """Whether it is not given up for being slow after all."""
+        ...
+
 
 class Desk(Protocol):
     """Where blocks go, and who asks the index (``tools.Tools``)."""
@@ -147,7 +151,7 @@ class PartReceiver:
         self._filled = 0
         if self.position < self._stop:
             self._length = block_length(job.size, self._block)
-            if self._active.leaves_after_block:
+            if self._active.leaves_after_block and not self._meter.is_left_alone(self._active):
                 self._active.end_with(Outcome.CRAWLED)
 
     def end(self) -> None:

@@ -275,6 +275,11 @@ class Run:
         """Requests that share the line: those that have been silent for a while do not."""
         return sum(active.place is None or not active.place.silent for active in self.actives)
 
+    def is_left_alone(self, active: Active) -> bool:
+        """Whether what a request brings might not be had by another one: slow is better than not at all."""
+        job = active.job
+        return job is not None and (job.refused or job.source.pause_s() > self.settings.retry_after_max_s)
+
     @property
     def only_waits(self) -> bool:
         """All that is missing is fetched by others."""

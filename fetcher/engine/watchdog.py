@@ -73,7 +73,8 @@ class Watchdog:
     def _judge(self, now: float) -> None:
         by_pulse = {active.pulse: active for active in self._run.actives}
         for pulse, outcome in judge(by_pulse, now, self._limits, self._run.finished_rates):
-            by_pulse[pulse].end_with(outcome)
+            if outcome is not Outcome.SLOW or not self._run.is_left_alone(by_pulse[pulse]):
+                by_pulse[pulse].end_with(outcome)
 
     def _stand_still(self, now: float) -> None:
         """While an origin has told us to wait, the clock of progress stands still; at most as long as we may wait."""
@@ -110,7 +111,8 @@ class Watchdog:
         going.sort(key=lambda active: (active.part is not None and active.part.stream, active.pulse.bytes_received))
         going.reverse()
         for active in going[keep:]:
-            active.end_with(Outcome.SHED)
+            if not self._run.is_left_alone(active):
+                active.end_with(Outcome.SHED)
 
     def _no_progress(self) -> TransportError:
         kept = "what is here is kept" if hashing.HAS_TREE else "files that are whole are kept"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 
 from fetcher import FetcherError, NoSpaceError
 from fetcher.cache.reservation import Reservation
-from fetcher.engine import crawling
+from fetcher.engine import crawling, watchdog
 from fetcher.engine.jobs import FileJob
-from fetcher.plan.transfer import State
+from fetcher.engine.lanes import Lanes
+from fetcher.plan.transfer import Outcome, State
+from fetcher.plan.watch import Pulse
 from fetcher.testing import Hub, Rule, Synthetic, hub_in_thread
 from fetcher.testing.faultplan import Exchange
 from fetcher.testing.faults import OnRequest, Trickle, UrlUses
@@ -197,12 +200,24 @@ class RefuseSecond:
         return self._reply
 
 
+@pytest.mark.parametrize("found_slow", [False, True])
 @pytest.mark.parametrize(("kind", "status"), [("hub", 429), ("hub", 451), ("s3", 403), ("s3", 404)])
 def test_a_second_request_that_is_refused_is_no_end_of_the_first(
-    kind: WorldKind, status: int, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+    kind: WorldKind, status: int, found_slow: bool, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A credential may end, or a host have enough, while what was allowed before still comes."""
+    """A credential may end, or a host have enough, while what was allowed before still comes; however slow that is."""
     monkeypatch.setattr(crawling, "crawler", lambda *_: None)  # it is slow, and is to be asked for twice
+    over, do_hedge = [], Lanes._do_hedge
+
+    async def hedge(self: Lanes, *arguments: Any) -> None:
+        await do_hedge(self, *arguments)
+        over.append(True)
+
+    def judge(pulses: Iterable[Pulse], *_: Any) -> list[tuple[Pulse, Outcome]]:
+        return [(pulse, Outcome.SLOW) for pulse in pulses] if over and found_slow else []
+
+    monkeypatch.setattr(Lanes, "_do_hedge", hedge)
+    monkeypatch.setattr(watchdog, "judge", judge)
     content, second = Synthetic(32 * MIB, 1), RefuseSecond(status)
     with world_of(kind) as world:
         if isinstance(world, HubWorld):

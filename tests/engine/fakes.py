@@ -317,6 +317,8 @@ class FakeMeter:
     """Too much is not on the disk for good."""
     looks: list[Callable[[], None]] = field(default_factory=list)
     """To be called when that has changed."""
+    left_alone: bool = False
+    """Nothing is given up for being slow."""
 
     def received(self, active: Active, count: int) -> None:
         active.pulse.received(count, 0.0)
@@ -334,6 +336,9 @@ class FakeMeter:
 
     def when_room(self, look: Callable[[], None]) -> None:
         self.looks.append(look)
+
+    def is_left_alone(self, active: Active) -> bool:
+        return self.left_alone
 
     def ease(self) -> None:
         """There may be room again."""

@@ -23,6 +23,7 @@ from fetcher.engine import crawling
 from fetcher.engine.admission import Admission
 from fetcher.engine.crawling import Crawling
 from fetcher.engine.jobs import Active, FileJob
+from fetcher.engine.run import Run
 from fetcher.model.manifest import Validator
 from fetcher.plan import crawl
 from fetcher.plan.crawl import CLOSING_EVERY_S, CLOSINGS_AT_ONCE
@@ -117,6 +118,7 @@ class World:
             begun=[self.job],
             actives=set(),
         )
+        run.is_left_alone = partial(Run.is_left_alone, run)
         self.run_ = run
         self.crawling = Crawling(run)
 
@@ -153,8 +155,7 @@ class World:
             self.opened += 1
             crawls = self.rng.random() < self.crawl_share
             wire = Wire(self.crawl_bytes_per_s if crawls else self.stream_bytes_per_s)
-        active = VirtualActive(part, Pulse(self.now, moves=part.moves))
-        active.place = self.admission.take(HOST)
+        active = VirtualActive(part, Pulse(self.now, moves=part.moves), self.admission.take(HOST), self.job)
         active.answered_s = trips * self.round_trip_s + (trips > 1 and self.rng.random() < self.slow_answers)
         self.open.append(Request(wire, part, active, self.now + active.answered_s, float(part.span.start)))
         self.run_.actives.add(active)
@@ -365,6 +366,18 @@ def test_one_that_is_held_up_meanwhile_is_given_up_once_and_in_time() -> None:
     assert crawler.verdict is Outcome.CRAWLED
     brought_for(world, 3.0, 0.0)
     assert world.closed == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_was_to_be_given_up_goes_on_where_others_are_refused_meanwhile(refused: bool) -> None:
+    world = five()
+    crawler = world.open[0].active
+    while not crawler.leaves_after_block:
+        brought_for(world, 0.1)
+        assert world.now < 3.0
+    world.job.refused = refused
+    brought_for(world, crawling.BLOCK_WAIT_S + 0.2, 1000.0)
+    assert (crawler.verdict is None) is refused
 
 
 @pytest.mark.parametrize(

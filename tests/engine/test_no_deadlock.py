@@ -104,6 +104,7 @@ class SimulatedRun:
     block_written = Run.block_written
     came = Run.came
     told_to_wait = Run.told_to_wait
+    is_left_alone = Run.is_left_alone
 
     def __init__(self, settings: Settings, jobs: list[FileJob], clock: Callable[[], float], rng: random.Random) -> None:
         self.settings = settings
@@ -269,8 +270,7 @@ class World:
         brings = len(part.blocks) if ending is Outcome.COMPLETE else self.rng.randrange(len(part.blocks))
         if ending in (Outcome.BUSY, Outcome.UNRANGED):
             brings = 0
-        active = SimulatedActive(part, Pulse(self.now, moves=part.moves))
-        active.place = place
+        active = SimulatedActive(part, Pulse(self.now, moves=part.moves), place, job)
         block_s = SLOW_BLOCK_S if crawls else self.rng.choice([0.05, 0.3, 2.0])
         connection = Connection(job, part, place, active, block_s, ending, brings)
         self.open.append(connection)
@@ -577,3 +577,30 @@ def test_of_all_that_share_a_thin_line_those_go_on_that_have_most() -> None:
     assert ended_after(limit_s * 0.13) == {"small, just begun"}
     assert ended_after(limit_s * 0.26) == {"small, just begun", "small", "small, nearly here"}
     assert ended_after(limit_s * 0.9) == set(actives) - {"stream", "silent"}
+
+
+@pytest.mark.parametrize("why", ["", "refused", "out of quota"])
+def test_what_might_not_be_had_by_another_request_is_taken_from_no_slow_connection(why: str) -> None:
+    run, _ = thin_line(8)
+    job = out_of_quota(16 * BLOCK_BYTES, 0) if why == "out of quota" else a_job(16 * BLOCK_BYTES)
+    if why != "out of quota":
+        job.source = SimulatedSource(HOSTS[0])  # type: ignore[assignment]
+    job.refused = why == "refused"
+    others = a_job(16 * BLOCK_BYTES)
+    others.source = SimulatedSource(HOSTS[0])  # type: ignore[assignment]
+    slow, stalled, usual = (
+        SimulatedActive(part, Pulse(0.0), job=job) for part in (job.transfer.next_part(BLOCK_BYTES), None, None)
+    )
+    usual.job = others
+    run.actives = {slow, stalled, usual}
+    watchdog = Watchdog(run)  # type: ignore[arg-type]
+    for now in range(20):
+        usual.pulse.received(BLOCK_BYTES, now)
+        slow.pulse.received(1000, now)
+        watchdog._judge(float(now))
+    assert slow.verdict is (None if why else Outcome.SLOW)
+    assert usual.verdict is None
+    assert stalled.verdict is (Outcome.STALLED if why else Outcome.SLOW), "what brings nothing is not waited for"
+    slow.verdict = None
+    watchdog._shed(run.settings.no_progress_timeout_s * 0.9)
+    assert slow.verdict is (None if why else Outcome.SHED)

@@ -23,6 +23,7 @@ from fetcher.engine.workers import Workers
 from fetcher.errors import CacheError, InternalError, NoSpaceError, TransportError
 from fetcher.plan.transfer import Outcome, Part
 from fetcher.plan.tree import BLOCK_BYTES
+from fetcher.plan.watch import Pulse
 from tests.engine.fakes import (
     RESPONSES,
     Drawn,
@@ -563,6 +564,26 @@ def test_it_does_not_read_while_too_much_is_not_on_the_disk(desk: Desk) -> None:
 
     desk.run(main())
     assert job.transfer.whole
+
+
+@pytest.mark.parametrize("left_alone", [False, True])
+def test_what_is_given_up_for_being_slow_ends_with_a_block_unless_it_is_left_alone_by_then(
+    desk: Desk, left_alone: bool
+) -> None:
+    job = a_job(SIZE, partial=FakePartial(SIZE))
+    part, verdicts = a_part(job), []
+
+    class Told(Active):
+        def end_with(self, verdict: Outcome) -> None:
+            verdicts.append((verdict, desk.meter.received_bytes))
+
+    desk.meter.left_alone = left_alone
+    active = Told(part, Pulse(0.0))
+    active.leaves_after_block = True
+    desk.run(desk.receive(job, part, cut(paint(SIZE), [MIB // 2] * 10), active=active))
+    assert verdicts == (
+        [] if left_alone else [(Outcome.CRAWLED, MIB), (Outcome.CRAWLED, 2 * MIB), (Outcome.CRAWLED, 3 * MIB)]
+    )
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["drawn", "drawn late"])
