@@ -105,7 +105,7 @@ class Lanes:
             return None
         # Files begun are finished first, but none that gets nowhere stands in the way of the others.
         step = self._pick_part([job for job in self._run.begun if not job.failures])
-        if step is not None or self._run.sharing >= self._run.lanes_max:
+        if step is not None or self._run.line_is_full:
             return step
         following = self._run.queues.next_to_begin(self._run.begun)
         if following is not None:
@@ -125,7 +125,7 @@ class Lanes:
         )
 
     def _pick_hedge(self) -> Step | None:
-        if not self._run.begun or self._is_kept() or self._run.sharing >= self._run.lanes_max:
+        if not self._run.begun or self._is_kept() or self._run.line_is_full:
             return None
         found = self._run.hedging.pick()
         if found is None:
@@ -136,7 +136,7 @@ class Lanes:
     def _pick_part(self, jobs: Sequence[FileJob]) -> Step | None:
         run, admission = self._run, self._tools.admission
         now = self._tools.clock()
-        if not jobs or run.sharing >= run.lanes_max:
+        if not jobs or run.line_is_full:
             return None
         for job in jobs:
             # Given up, it is begun until its attendant has had a turn: it must not be refused again until then.
@@ -161,7 +161,7 @@ class Lanes:
         batch = queues.next_small_to_claim()  # before the last one is taken: the lanes do not wait for the index
         if batch:
             return run.claim(batch)
-        if run.sharing >= run.lanes_max or ((queues.small or queues.small_failed) and self._is_kept()):
+        if run.line_is_full or ((queues.small or queues.small_failed) and self._is_kept()):
             return None
         if (step := self._pick_small_of(queues.small)) is not None:
             return step

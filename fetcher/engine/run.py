@@ -275,6 +275,12 @@ class Run:
         """Requests that share the line: those that have been silent for a while do not."""
         return sum(active.place is None or not active.place.silent for active in self.actives)
 
+    @property
+    def line_is_full(self) -> bool:
+        """As many share it as it bears. Before some had to give way that is never so: there are as many lanes as there
+        may be requests, and a lane that looks has none."""
+        return self.lanes_max < self.settings.connections_max and self.sharing >= self.lanes_max
+
     def is_left_alone(self, active: Active) -> bool:
         """Whether what a request brings might not be had by another one: slow is better than not at all."""
         job = active.job

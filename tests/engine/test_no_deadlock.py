@@ -105,6 +105,7 @@ class SimulatedRun:
     came = Run.came
     told_to_wait = Run.told_to_wait
     is_left_alone = Run.is_left_alone
+    line_is_full = Run.line_is_full
 
     def __init__(self, settings: Settings, jobs: list[FileJob], clock: Callable[[], float], rng: random.Random) -> None:
         self.settings = settings
@@ -128,9 +129,12 @@ class SimulatedRun:
         self.hedging = Hedging(self, sum(job.size for job in jobs))  # type: ignore[arg-type]
         self.crawling = Crawling(self)  # type: ignore[arg-type]
         self.changed = SimpleNamespace(set=lambda: None)
+        self.looks = 0
+        """How often who shares the line was counted."""
 
     @property
     def sharing(self) -> int:
+        self.looks += 1
         return len(self.actives)
 
     def progressed(self) -> None:
@@ -545,6 +549,20 @@ def test_small_files_are_held_back_as_well_on_a_line_that_is_too_thin_for_many()
     for _ in range(5):
         Run.came(run, 4096)  # type: ignore[arg-type]
     assert run.lanes_max == 4, "never more than the user allows"
+
+
+def test_who_shares_the_line_is_counted_only_where_some_had_to_give_way() -> None:
+    """There are as many lanes as requests at most, and one that looks has none: it is no question before."""
+    run, lanes = thin_line(4)
+    small, large = a_job(4096), a_job(4 * BLOCK_BYTES)
+    for job in (small, large):
+        job.source = SimulatedSource(HOSTS[0])  # type: ignore[assignment]
+    run.queues.small.append(small)
+    run.begun.append(large)
+    for lanes_max in (4, 3):
+        run.lanes_max, run.looks = lanes_max, 0
+        assert lanes.pick(prefers_small=lanes_max == 4) is not None
+        assert bool(run.looks) is (lanes_max < 4)
 
 
 def test_of_all_that_share_a_thin_line_those_go_on_that_have_most() -> None:
