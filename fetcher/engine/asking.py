@@ -1,4 +1,4 @@
-"""One request from admission to its end, under the watchdog's eyes.
+"""One request from admission to its end, under the watchdog's eyes; and what may have to be asked of the origin before.
 
 A block of a class of its own: what the standard library offers for this (a generator that manages a context, a timeout
 of asyncio) costs a small file as much as hashing it.
@@ -6,6 +6,7 @@ of asyncio) costs a small file as much as hashing it.
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from fetcher.engine.admission import Place
 from fetcher.engine.jobs import Active, FileJob, PartEnded
 from fetcher.model.ranges import ByteRange
 from fetcher.net.transport import Response
+from fetcher.plan.watch import Pulse
 
 if TYPE_CHECKING:
     from fetcher.engine.run import Run
@@ -44,8 +46,6 @@ class Asking:
         job.active.add(active)
         active.begin()
         try:
-            if job.source.is_outdated:
-                await self._renew()
             asked_at = clock()
             # The watchdog times the silence of a part; the transport's own limit only backs it up.
             self._response = await job.source.open(
@@ -83,16 +83,6 @@ class Asking:
                 run.finished_rates.append(self._span.length / elapsed_s)
         run.tools.admission.served(self._place.host)
 
-    async def _renew(self) -> None:
-        """Before the request: that no byte comes meanwhile is not the fault of the host that it will go to."""
-        pulse = self._active.pulse
-        pulse.holding = True
-        try:
-            await self._job.source.renew()
-        finally:
-            pulse.holding = False
-        pulse.started_at = pulse.last_byte_at = self._run.tools.clock()
-
     def _over(self, error: BaseException | None) -> None:
         """Raises PartEnded where the watchdog ended it."""
         run, active = self._run, self._active
@@ -104,3 +94,23 @@ class Asking:
         if active.leave(error):
             assert active.verdict is not None
             raise PartEnded(active.verdict, f"{self._place.host}: {active.verdict.value}") from None
+
+
+async def renew(run: Run, job: FileJob) -> None:
+    """Get something fresh in place of what has expired, once for all parts of the file. That may take as long as we may
+    wait for an origin's API: it is no connection to the host of the bytes, holds no place and no slabs, and ends early
+    only where nobody needs it any more."""
+    renewal = Active(None, Pulse(run.tools.clock()), job=job)
+    run.renewals.add(renewal)
+    job.active.add(renewal)
+    renewal.begin()
+    try:
+        await job.source.renew()
+    except asyncio.CancelledError as error:
+        if not renewal.leave(error):
+            raise
+    finally:
+        renewal.leave(None)
+        job.active.discard(renewal)
+        run.renewals.discard(renewal)
+        run.changed.set()

@@ -76,7 +76,7 @@ class Hedging:
     def _may_be_hedged(self, job: FileJob) -> bool:
         if job.abandoned or job.one_stream or job.drop is not None or job.transfer.state is not State.FETCHING:
             return False
-        if job.no_room_for_hedges or job.refused:
+        if job.no_room_for_hedges or job.refused or job.source.is_outdated:
             return False
         window = self._run.tools.admission.host(job.source.host)
         now = self._run.tools.clock()

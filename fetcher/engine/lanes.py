@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from fetcher.engine.admission import Place
-from fetcher.engine.asking import Asking
+from fetcher.engine.asking import Asking, renew
 from fetcher.engine.early_ends import ended_early, wrong_small
 from fetcher.engine.jobs import Active, FileJob, OriginChangedError, PartEnded
 from fetcher.engine.queues import SMALL_READY_MAX
@@ -121,7 +121,9 @@ class Lanes:
             return False
         host = self._tools.admission.host
         return any(
-            job.transfer.is_stopped and max(job.not_before, host(job.source.host).not_before) > now for job in run.begun
+            job.transfer.is_stopped
+            and (job.source.is_outdated or max(job.not_before, host(job.source.host).not_before) > now)
+            for job in run.begun
         )
 
     def _pick_hedge(self) -> Step | None:
@@ -147,8 +149,14 @@ class Lanes:
             if (refused := self._refused(job)) is not None:
                 return self._named(job, self._refuse, refused)
             host = job.source.host
+            if job.source.pause_s() > 0:
+                continue
+            if job.source.is_outdated:
+                if (step := self._pick_renewal(job)) is not None:
+                    return step
+                continue
             # A place is only asked for by who would take it: others wait for those that were refused.
-            if job.source.pause_s() > 0 or not admission.may_start(host):
+            if not admission.may_start(host):
                 continue
             part = job.transfer.next_part(run.part_bytes(job))
             if part is not None:
@@ -184,12 +192,23 @@ class Lanes:
                 queue.popleft()
                 return self._named(job, self._refuse, refused)
             if job.not_before <= now and pause_s <= 0 and host != full:
-                if admission.may_start(host):
+                if job.source.is_outdated:
+                    if (step := self._pick_renewal(job)) is not None:
+                        return step  # and the file stays where it is: it is not asked for yet
+                elif admission.may_start(host):
                     queue.popleft()
                     return self._named(job, self._do_small, admission.take(host, self._run.changed.set))
-                full = host  # mostly that of all the others, too
+                else:
+                    full = host  # mostly that of all the others, too
             queue.rotate(-1)
         return None
+
+    def _pick_renewal(self, job: FileJob) -> Step | None:
+        """Ask for something fresh for a file; None: somebody does, or half of the lanes are at that already. What other
+        origins give goes on."""
+        if job.source.renewing or len(self._run.renewals) >= max(1, self._settings.connections_max // 2):
+            return None
+        return self._named(job, self._renew)
 
     def _refused(self, job: FileJob) -> RateLimitedError | None:
         """The origin's announced rate leaves no request for longer than we may wait."""
@@ -216,6 +235,12 @@ class Lanes:
             await self._run.fail(job, error)
 
     # -- doing -------------------------------------------------------------------------------------------------------
+
+    async def _renew(self, job: FileJob) -> None:
+        """What the origin gave for it has expired, and nobody has asked for something fresh yet."""
+        await renew(self._run, job)
+        if job.abandoned:
+            await self._run.drop([job])  # nothing of it is under way any longer
 
     async def _do_part(self, job: FileJob, part: Part, place: Place) -> None:
         """One request for one part, from admission to the end of its last worker call."""

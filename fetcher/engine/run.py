@@ -88,6 +88,8 @@ class Run:
         self.elsewhere: list[FileJob] = []
         """Fetched by somebody else."""
         self.actives: set[Active] = set()
+        self.renewals: set[Active] = set()
+        """Of those who ask an origin for something fresh before they may ask for bytes."""
         self.lanes_max = tools.settings.connections_max
         """Parts at once; lowered on a line that is too thin for so many."""
         self.finished_rates: deque[float] = deque(maxlen=FINISHED_RATES)

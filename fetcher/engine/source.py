@@ -105,11 +105,16 @@ class Source:
     @property
     def is_outdated(self) -> bool:
         """Whether ``renew`` comes before the next ``open``: what the origin gave us has expired."""
-        return self._renew or self._renewing.locked()
+        return self._renew or self.renewing
+
+    @property
+    def renewing(self) -> bool:
+        """Whether somebody is about that. The others wait for what it gives, holding nothing."""
+        return self._renewing.locked()
 
     async def renew(self) -> None:
         """Ask the origin for something fresh, once for all who need it. Its API has times and tries of its own, and may
-        ask to wait."""
+        ask to wait: who asks holds nothing that others need."""
         async with self._renewing:
             if self._renew:
                 await self._origin.renew(self._manifest, self._entry, self._asker)

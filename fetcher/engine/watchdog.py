@@ -77,12 +77,15 @@ class Watchdog:
                 by_pulse[pulse].end_with(outcome)
 
     def _stand_still(self, now: float) -> None:
-        """While an origin has told us to wait, the clock of progress stands still; at most as long as we may wait."""
+        """While an origin has told us to wait, or is asked for something fresh (which has times and tries of its own),
+        the clock of progress stands still; at most as long as we may wait."""
         run = self._run
         elapsed_s, self._looked_at = now - self._looked_at, now
         if run.progressed_at > self._ordered_from:
             self._ordered_from, self._ordered_s = run.progressed_at, 0.0
-        if run.actives or not run.told_to_wait(now) or self._ordered_s >= self._settings.retry_after_max_s:
+        if run.actives or not (run.renewals or run.told_to_wait(now)):
+            return
+        if self._ordered_s >= self._settings.retry_after_max_s:
             return
         self._ordered_s += elapsed_s
         run.progressed_at += elapsed_s

@@ -5,6 +5,7 @@ What every origin may do wrong is in ``fault_cases``.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ from fetcher import (
     TransportError,
 )
 from fetcher.engine.asks import Outcome
-from fetcher.testing import Synthetic
+from fetcher.testing import Hub, Synthetic
 from fetcher.testing.faults import CutAfter, OnRequest, Status, Trickle
+from fetcher.testing.messages import Reply
 from fetcher.testing.registry import (
     HOSTILE_MANIFESTS,
     HostileManifest,
@@ -38,7 +40,19 @@ from fetcher.testing.registry import (
     model_layers,
     registry_in_thread,
 )
-from tests.e2e.support import HURRIED, MIB, assert_blobs_sound, nothing_visible, run_fetch, tree_of
+from tests.e2e.support import (
+    HURRIED,
+    MIB,
+    REPO,
+    Gate,
+    assert_blobs_sound,
+    assert_whole,
+    nothing_visible,
+    run_fetch,
+    tree_of,
+    until,
+)
+from tests.e2e.support import options as options_of
 
 MODEL_BYTES = 12 * MIB + 9
 BRIEF: dict[str, Any] = {"no_progress_timeout_s": 2.0, "api_time_max_s": 2.0, "api_timeout_s": 0.7}
@@ -102,6 +116,82 @@ def test_a_token_that_is_revoked_in_mid_file(cache_dir: Path) -> None:
         assert tree_of(fetch(registry, cache_dir, connections_max=2).snapshot.path) == held(registry)
         assert registry.count("blob", status=401) >= 1
         assert registry.count("token", status=200) == 2, "one new one for all parts"
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_who_waits_for_a_new_token_takes_nobodys_connection_and_is_not_given_up(
+    hub: Hub, cache_dir: Path, connections: int
+) -> None:
+    """The token service is slower than a run may go without a block. Another run of the process needs those
+    connections meanwhile, and ends long before."""
+    gate, silent_max_s = Gate(), 5.0
+    hub.add_repo(REPO, files={"model.safetensors": Synthetic(4 * MIB, 1)})
+    with registry_in_thread(dialect="distribution", auth="bearer") as registry:
+        registry.add_model("library/tiny", layers=model_layers(MODEL_BYTES))
+
+        def revoke(exchange: Any) -> None:
+            registry.revoke_tokens()
+
+        registry.faults.add(OnRequest(revoke).on("blob", nth=5), OnRequest(gate).on("token", skip=1))
+        options = options_of(hub, cache_dir, ollama_url=registry.endpoint, connections_max=connections)
+
+        async def main() -> tuple[Outcome, Outcome]:
+            async with Fetcher(environ={}, **{**options, "no_progress_timeout_s": silent_max_s}) as client:
+                first = asyncio.create_task(client.fetch("ollama://tiny"))
+                try:
+                    await until(lambda: registry.count("blob", status=401) > 0)
+                    await asyncio.sleep(1.0)  # all who may ask for something have done so
+                    second = await client.fetch(f"hf://{REPO}")
+                    await asyncio.sleep(silent_max_s + 1.0)
+                    assert not first.done()
+                finally:
+                    gate.open()
+                    await asyncio.wait([first])
+                return first.result(), second
+
+        first, second = asyncio.run(main())
+        assert tree_of(first.snapshot.path) == held(registry)
+        assert_whole(second.snapshot, hub)
+        assert registry.count("token", status=200) == 2, "one new one for all parts"
+
+
+@pytest.mark.parametrize("size", [4096, 3 * MIB])
+def test_who_asks_for_a_token_ends_where_nobody_needs_it_any_more(hub: Hub, cache_dir: Path, size: int) -> None:
+    """While the token service says nothing, another file of the model turns out to be gone."""
+    asking, gate = asyncio.Event(), Gate()
+    expired, gone = Synthetic(size, 1), Synthetic(2 * MIB, 2)
+    hub.add_repo(REPO, files={"model.safetensors": Synthetic(2 * MIB, 3)})
+    with registry_in_thread(dialect="distribution", auth="bearer") as registry:
+        registry.add_model("library/tiny", layers={"model": gone, "adapter": expired})
+
+        def revoke(exchange: Any) -> None:
+            registry.revoke_tokens()
+
+        async def hold(exchange: Any) -> None:
+            asking.set()
+            await gate(exchange)
+
+        async def answer(exchange: Any) -> Reply:
+            await asking.wait()
+            return Reply(404)
+
+        registry.faults.add(
+            OnRequest(revoke).on("blob", path=f"*{expired.sha256}", method="GET", nth=1),
+            OnRequest(answer).on("blob", path=f"*{gone.sha256}", method="GET"),
+            OnRequest(hold).on("token", skip=1),
+        )
+        options = options_of(hub, cache_dir, ollama_url=registry.endpoint, api_timeout_s=100.0, connections_max=4)
+
+        async def main() -> list[Any]:
+            async with Fetcher(environ={}, **options) as client, asyncio.timeout(25.0):
+                return await client.fetch_each([("ollama://tiny", "job"), (f"hf://{REPO}", "job")])
+
+        try:
+            lost, whole = asyncio.run(main())
+        finally:
+            gate.open()
+        assert isinstance(lost, NotFoundError)
+        assert_whole(whole.snapshot, hub)
 
 
 def test_a_registry_that_takes_no_token_any_more(cache_dir: Path) -> None:

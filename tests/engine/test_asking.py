@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fetcher.engine import asking
 from fetcher.engine.asking import Asking
 from fetcher.engine.jobs import Active, PartEnded
 from fetcher.errors import DeniedError
@@ -68,10 +70,12 @@ class Scene:
             settings=SimpleNamespace(part_idle_timeout_s=15.0),
             crawling=SimpleNamespace(is_through=is_through),
             actives=set(),
+            renewals=set(),
+            changed=asyncio.Event(),
             finished_rates=[],
             book=self.booked.append,
         )
-        self.job = SimpleNamespace(active=set(), source=SimpleNamespace(open=answer, is_outdated=False))
+        self.job = SimpleNamespace(active=set(), source=SimpleNamespace(open=answer))
 
     def asking(self, *, fresh: bool = False) -> Asking:
         run: Any = self.run
@@ -97,43 +101,76 @@ def test_a_connection_that_crawled_through_its_part_is_closed_and_another_is_kep
     assert scene.run.finished_rates == [SPAN.length / 2.0]
 
 
-def expired(scene: Scene, takes_s: float, error: Exception | None = None) -> list[bool]:
-    """What the scene asks for has expired; returns whether its silence was held to be ours while it was renewed."""
-    held: list[bool] = []
+async def renewed(scene: Scene, renew: Callable[[], Awaitable[None]]) -> None:
+    """As a lane does it where what the scene's file is asked for with has expired."""
+    run: Any = scene.run
+    job: Any = scene.job
+    job.source.renew = renew
+    try:
+        await asking.renew(run, job)
+    finally:
+        assert not run.renewals and not job.active
+        assert run.changed.is_set(), "others wait for what it has brought"
+
+
+def test_who_asks_for_something_fresh_can_be_seen_and_holds_no_connection() -> None:
+    scene = Scene()
 
     async def renew() -> None:
-        held.append(scene.active.pulse.holding)
+        assert len(scene.run.renewals) == 1 and scene.job.active == scene.run.renewals
+        assert not scene.run.actives
+
+    asyncio.run(renewed(scene, renew))
+
+
+def test_that_something_can_not_be_renewed_is_heard() -> None:
+    async def renew() -> None:
         await asyncio.sleep(0)
-        scene.now += takes_s
-        if error is not None:
-            raise error
+        raise DeniedError("not any more")
 
-    scene.job.source.is_outdated, scene.job.source.renew = True, renew
-    return held
+    with pytest.raises(DeniedError):
+        asyncio.run(renewed(Scene(), renew))
 
 
-def test_renewing_what_has_expired_is_no_silence_of_the_host() -> None:
+@pytest.mark.parametrize("dropped", [True, False])
+def test_asking_for_something_fresh_ends_where_nobody_needs_it(dropped: bool) -> None:
+    """And who cancels the lane meanwhile is heard."""
     scene = Scene()
-    held = expired(scene, 60.0)
+
+    async def renew() -> None:
+        scene.asked.set()
+        await asyncio.sleep(30.0)
 
     async def main() -> None:
-        async with scene.asking():
-            pulse = scene.active.pulse
-            assert (pulse.holding, pulse.started_at, pulse.last_byte_at) == (False, 60.0, 60.0)
-            assert scene.told == [("https://cdn.example:443", 2.0)]
+        task = asyncio.create_task(renewed(scene, renew))
+        await scene.asked.wait()
+        if dropped:
+            for each in scene.job.active:
+                each.end_with(Outcome.SHED)
+            await task
+            assert not task.cancelling()
+        else:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
     asyncio.run(main())
-    assert held == [True]
-    assert scene.run.finished_rates == [SPAN.length / 2.0], "nor is it slow for that"
 
 
-def test_what_cant_be_renewed_is_not_asked_for() -> None:
+def test_a_verdict_in_the_turn_in_which_something_fresh_comes_hits_no_later_await() -> None:
     scene = Scene()
-    held = expired(scene, 1.0, DeniedError("not any more"))
-    with pytest.raises(DeniedError):
-        asyncio.run(scene.ask())
-    assert held == [True]
-    assert scene.is_over and not scene.wishes and not scene.active.pulse.holding
+
+    async def renew() -> None:
+        for each in scene.job.active:
+            each.end_with(Outcome.SHED)
+
+    async def main() -> None:
+        await renewed(scene, renew)
+        await asyncio.sleep(0.01)
+        task = asyncio.current_task()
+        assert task is not None and not task.cancelling()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("fresh", [False, True])

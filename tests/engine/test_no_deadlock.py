@@ -42,7 +42,9 @@ STEPS_MAX = 60_000
 SCHEDULES = 500
 SLOW_BLOCK_S = 12.0
 """Of the first part: slow enough to be moved where others are faster, not so silent that it counts as stalled."""
-EARLY_ENDS = [Outcome.CUT, Outcome.STALLED, Outcome.BUSY, Outcome.MISFRAMED, Outcome.UNRANGED]
+EARLY_ENDS = [Outcome.CUT, Outcome.STALLED, Outcome.BUSY, Outcome.MISFRAMED, Outcome.UNRANGED, Outcome.EXPIRED]
+RENEWALS_S = [0.05, 1.0, 20.0]
+"""How long an origin takes to give something fresh in place of what has expired."""
 HOSTS = ("https://hub.example:443", "https://cdn.example:443")
 
 
@@ -59,6 +61,8 @@ class SimulatedSource:
     host: str
     known: bool = True
     scouting: bool = False
+    is_outdated: bool = False
+    renewing: bool = False
 
     def pause_s(self) -> float:
         return 0.0
@@ -122,6 +126,7 @@ class SimulatedRun:
         self.begun = list(jobs)
         self.queues = Queues(self.tools, ())
         self.actives: set[Active] = set()
+        self.renewals: set[Active] = set()
         self.lanes_max = settings.connections_max
         self.finished_rates: deque[float] = deque(maxlen=64)
         self.progressed_at = clock()
@@ -157,6 +162,7 @@ class World:
     hedges: int = 0
     crawlers: int = 0
     starts: int = 0
+    renewals: int = 0
     longest_silence_s: float = 0.0
     open: list[Connection] = field(default_factory=list)
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -223,7 +229,7 @@ class World:
     # -- lanes -------------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        while len(self.open) < self.connections:
+        while len(self.open) + len(self.run_.renewals) < self.connections:
             held_up = [job for job in self.run_.begun if self._could_be_served(job)]
             resting = [job for job in self.run_.begun if job.transfer.is_stopped and self._rests(job)]
             step = self.lanes.pick(prefers_small=False)
@@ -231,7 +237,11 @@ class World:
                 if held_up:
                     raise NotKept(f"a place is free, and nobody fetches for {held_up[0].transfer!r}")
                 return
-            job, _, (part, place) = step  # type: ignore[misc]
+            job, what, arguments = step  # type: ignore[misc]
+            if what == self.lanes._renew:
+                self._renew(job)
+                continue
+            part, place = arguments
             if held_up and not any(job is other for other in held_up):
                 raise NotKept(f"{part} was started while {held_up[0].transfer!r} waited")
             was_last = len(self.run_.actives) + 1 >= self.run_.lanes_max >= 2
@@ -241,17 +251,36 @@ class World:
 
     def _rests(self, job: FileJob) -> bool:
         host = self.run_.tools.admission.host(job.source.host)
-        return max(job.not_before, host.not_before) > self.now
+        return job.source.is_outdated or max(job.not_before, host.not_before) > self.now
 
     def _could_be_served(self, job: FileJob) -> bool:
         admission = self.run_.tools.admission
         return (
             job.transfer.is_stopped
             and job.not_before <= self.now
+            and not job.source.is_outdated
             and len(self.run_.actives) < self.run_.lanes_max
             and job.transfer.has_part
             and bool(admission.may_start(job.source.host))
         )
+
+    def _renew(self, job: FileJob) -> None:
+        """It takes a lane, and no connection."""
+        source: Any = job.source
+        assert source.is_outdated and not source.renewing, "once for all"
+        self.renewals += 1
+        source.renewing = True
+        renewal = SimulatedActive(None, Pulse(self.now), job=job)
+        self.run_.renewals.add(renewal)
+        job.active.add(renewal)
+
+        def came() -> None:
+            source.renewing = source.is_outdated = False
+            self.run_.renewals.discard(renewal)
+            job.active.discard(renewal)
+            self._wake()
+
+        self._later(came, self.rng.choice(RENEWALS_S))
 
     def _start(self, job: FileJob, part: Part, place: Place) -> None:
         self.starts += 1
@@ -263,6 +292,7 @@ class World:
         for other in self.open:
             if other.job is job and other.part is not part.hedges and part is not other.part.hedges:
                 assert not set(other.part.blocks) & set(part.blocks), "two parts over one block"
+        assert not job.source.is_outdated, "it would be refused"
         assert len(self.open) < self.connections, "each connection has two slabs, and there are no more"
         # A stream that crawls through what is here already proves nothing for minutes; that ends a run, and has to.
         crawls = part.blocks.start == 0 and id(job) in self.slow and not (hedge or part.moves or part.stream)
@@ -272,7 +302,7 @@ class World:
             self.failures += 1
             ending = self.rng.choice(EARLY_ENDS)
         brings = len(part.blocks) if ending is Outcome.COMPLETE else self.rng.randrange(len(part.blocks))
-        if ending in (Outcome.BUSY, Outcome.UNRANGED):
+        if ending in (Outcome.BUSY, Outcome.UNRANGED, Outcome.EXPIRED):
             brings = 0
         active = SimulatedActive(part, Pulse(self.now, moves=part.moves), place, job)
         block_s = SLOW_BLOCK_S if crawls else self.rng.choice([0.05, 0.3, 2.0])
@@ -285,7 +315,9 @@ class World:
     # -- a connection ------------------------------------------------------------------------------------------------
 
     def _answer(self, connection: Connection) -> None:
-        if connection.ending is not Outcome.BUSY:
+        if connection.ending is Outcome.EXPIRED:
+            connection.job.source.is_outdated = True  # type: ignore[misc]
+        elif connection.ending is not Outcome.BUSY:
             self.run_.tools.admission.answered(connection.place.host, 0.01)
         self._next_block(connection)
 
@@ -392,7 +424,7 @@ class World:
             for block in range(block_count(job.size)):
                 assert self.writes[number, block] == 1, "each block exactly once"
         assert self.run_.tools.admission.active == 0
-        assert not self.open
+        assert not self.open and not self.run_.renewals
         self.crawlers = self.run_.crawling.closed_count
 
 
@@ -416,9 +448,11 @@ def test_any_schedule_ends(monkeypatch: pytest.MonkeyPatch, group: int) -> None:
     monkeypatch.setattr(crawl, "USUAL_MIN_BYTES_PER_S", 0.0)  # hosts are slow here, and closings are to happen
     worlds = simulate(range(group * SCHEDULES, (group + 1) * SCHEDULES))
     for world in worlds:
-        # One connection that stalls takes 15 s to be given up, any other failure at most 10 s to be tried again.
-        assert world.longest_silence_s < 40.0 + 16.0 * world.failures
+        # One connection that stalls takes 15 s to be given up, what has expired up to 20 s to be renewed, any other
+        # failure at most 10 s to be tried again.
+        assert world.longest_silence_s < 40.0 + 16.0 * world.failures + 20.0 * world.renewals
     assert sum(world.hedges for world in worlds) > SCHEDULES / 100, "there were second requests"
+    assert sum(world.renewals for world in worlds) > SCHEDULES / 10, "what was refused as it had expired, was renewed"
     assert sum(world.crawlers for world in worlds) > SCHEDULES / 100, "and connections that were closed for crawling"
     assert sum(world.connections == 1 for world in worlds) > SCHEDULES / 4, "and the smallest pool"
 
@@ -445,7 +479,7 @@ class Impatient(PickingLanes):
 @pytest.mark.parametrize("lanes_type", [Forgetful, Impatient])
 def test_a_connection_that_is_not_kept_for_the_first_missing_part_is_found(lanes_type: type[Lanes]) -> None:
     with pytest.raises(NotKept):
-        simulate(range(SCHEDULES), lanes_type=lanes_type)
+        simulate(range(2 * SCHEDULES), lanes_type=lanes_type)
 
 
 def test_a_part_that_is_put_back_while_its_twin_brings_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -622,3 +656,87 @@ def test_what_might_not_be_had_by_another_request_is_taken_from_no_slow_connecti
     slow.verdict = None
     watchdog._shed(run.settings.no_progress_timeout_s * 0.9)
     assert slow.verdict is (None if why else Outcome.SHED)
+
+
+@pytest.mark.parametrize("size", [4096, 4 * BLOCK_BYTES])
+def test_something_fresh_is_asked_for_once_and_whoever_waits_for_it_holds_nothing(size: int) -> None:
+    run, lanes = thin_line(4)
+    job, other = a_job(size), a_job(size)
+    for each in (job, other):
+        each.source = SimulatedSource(HOSTS[0])  # type: ignore[assignment]
+        (run.queues.small if each.small else run.begun).append(each)
+    source: Any = job.source
+    source.is_outdated = True
+    admission = run.tools.admission
+    while admission.may_start(HOSTS[0]):
+        admission.take(HOSTS[0])
+    asked, step, arguments = lanes.pick(prefers_small=True)  # type: ignore[misc]
+    assert (asked, step, arguments) == (job, lanes._renew, ()), "it needs no place"
+    source.renewing = True
+    assert lanes.pick(prefers_small=True) is None
+    admission.host(HOSTS[0]).active = admission.active = 0
+    following, step, _ = lanes.pick(prefers_small=True)  # type: ignore[misc]
+    assert following is other and step in (lanes._do_small, lanes._do_part), "the others go on"
+    source.renewing = source.is_outdated = False
+    following, step, _ = lanes.pick(prefers_small=True)  # type: ignore[misc]
+    assert following is job and step in (lanes._do_small, lanes._do_part), "and it has its turn once that is there"
+
+
+def test_the_clock_of_progress_waits_for_something_fresh_as_long_as_we_may_wait_and_no_longer() -> None:
+    """Its times are those of the origin's API, which may ask to wait; but there is an end to it."""
+    run, _ = thin_line(4)
+    watchdog = Watchdog(run)  # type: ignore[arg-type]
+    run.renewals = {SimulatedActive(None, Pulse(0.0))}
+    silences = []
+    for now in range(1, 500):
+        watchdog._stand_still(float(now))
+        silences.append(now - run.progressed_at)
+        if silences[-1] >= run.settings.no_progress_timeout_s:
+            break
+    assert silences[60] == 0.0
+    assert len(silences) == run.settings.retry_after_max_s + run.settings.no_progress_timeout_s
+
+    run.progressed_at = 1000.0
+    watchdog._stand_still(1000.0)
+    progressed_at = run.progressed_at
+    run.actives = {SimulatedActive(None, Pulse(1000.0))}
+    watchdog._stand_still(1010.0)
+    assert run.progressed_at == progressed_at, "others are asked for bytes, and bring none"
+
+
+def test_the_last_place_is_kept_while_something_fresh_is_asked_for() -> None:
+    """Of the file that waits for it nothing else can go on; whoever came meanwhile would hold that up for longer."""
+    run, lanes = thin_line(2)
+    job, other = a_job(8 * BLOCK_BYTES), a_job(8 * BLOCK_BYTES)
+    for each in (job, other):
+        each.source = SimulatedSource(HOSTS[0])  # type: ignore[assignment]
+        run.begun.append(each)
+    first, second = job.transfer.next_part(), job.transfer.next_part()
+    assert first is not None and second is not None
+    run.actives.add(SimulatedActive(second, Pulse(0.0), run.tools.admission.take(HOSTS[0]), job))
+    job.transfer.end(first, Outcome.EXPIRED)
+    source: Any = job.source
+    source.is_outdated = True
+    assert lanes.pick(prefers_small=False) == (job, lanes._renew, ())
+    source.renewing = True
+    assert lanes.pick(prefers_small=False) is None
+    source.is_outdated = source.renewing = False
+    following, step, _ = lanes.pick(prefers_small=False)  # type: ignore[misc]
+    assert (following, step) == (job, lanes._do_part)
+
+
+@pytest.mark.parametrize("size", [4096, 4 * BLOCK_BYTES])
+def test_half_of_the_lanes_go_on_with_what_others_give(size: int) -> None:
+    """However many files wait for an origin that gives nothing fresh."""
+    run, lanes = thin_line(5)
+    jobs = [a_job(size) for _ in range(6)]
+    for number, job in enumerate(jobs):
+        job.source = SimulatedSource(HOSTS[number == 5], is_outdated=number < 5)  # type: ignore[assignment]
+        (run.queues.small if job.small else run.begun).append(job)
+    for _ in range(2):
+        asked, step, _ = lanes.pick(prefers_small=True)  # type: ignore[misc]
+        assert step == lanes._renew
+        asked.source.renewing = True  # type: ignore[misc]
+        run.renewals.add(SimulatedActive(None, Pulse(0.0), job=asked))
+    following, step, _ = lanes.pick(prefers_small=True)  # type: ignore[misc]
+    assert following is jobs[5] and step in (lanes._do_small, lanes._do_part)
