@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fetcher.cache.layout import NO_SPACE_ERRNOS, disk_error, disk_errors, newer_format
+from fetcher.cache.records import ReplacedError
 from fetcher.cache.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from fetcher.errors import CacheError, FetcherError, NoSpaceError
 
@@ -153,12 +154,21 @@ class Index:
             raise self._renamed(error) from error
 
     def _refuse_replaced(self) -> None:
-        """Raise CacheError if what we have open is the index no longer: nobody would know of our leases."""
+        """Raise ReplacedError if what we have open is the index no longer: nobody would know of our leases."""
         if self._path is not None and _file_at(self._path) != self._file:
-            raise CacheError(
+            raise ReplacedError(
                 f"the index {self._path} was made anew by another process, or removed",
                 hint="end this program and start it again; jobs and resources are in the new index",
             )
+
+    def heir(self) -> Index | None:
+        """After ReplacedError: what has the name now, to be closed; None if it is nothing that we may write to."""
+        assert self._path is not None
+        try:
+            version = version_of(self._path)
+        except (CacheError, sqlite3.Error):
+            return None
+        return Index(self._path, read_only=self.read_only) if version == SCHEMA_VERSION else None
 
     def close(self) -> None:
         """Close all idle connections; one still in use closes when it is given back. May be called again."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from fetcher.cache.clock import Clock, another_boot, machine_boot_id
 from fetcher.cache.index import Index
 from fetcher.cache.layout import disk_errors, random_id
 from fetcher.cache.owners import Owners
-from fetcher.cache.records import NOBODY, GoneError, Lease, Pin
+from fetcher.cache.records import NOBODY, GoneError, Lease, Pin, ReplacedError
 from fetcher.cache.snapshots import IS_HIDDEN, SUPERSEDED, TRUE_KEY
 from fetcher.errors import LeaseError
 
@@ -99,10 +100,16 @@ class Leases:
                 raise GoneError("a snapshot was found damaged before it could be leased", ids=lease.snapshot_ids)
 
     def release(self, lease_id: str) -> None:
-        """End a lease. Raises LeaseError for one that is unknown or has ended."""
-        with self._index.write(durable=False) as rows:
-            if not rows.execute("DELETE FROM leases WHERE id = ?", (lease_id,)).rowcount:
-                raise _unknown(lease_id)
+        """End a lease, also where it was taken over into an index that was made anew. Raises LeaseError for one that is
+        unknown or has ended, ReplacedError where that index is none that we may write to."""
+        try:
+            _end(self._index, lease_id)
+        except ReplacedError:
+            heir = self._index.heir()
+            if heir is None:
+                raise
+            with closing(heir):
+                _end(heir, lease_id)
 
     def renew(self, lease_id: str, duration_s: float) -> Lease:
         """Let a timed lease end ``duration_s`` from now. Raises LeaseError for an unknown, ended or process lease."""
@@ -257,6 +264,12 @@ class _Row(NamedTuple):
     """Of the process that it ends with; empty if there is none."""
     ends_boot_s: float | None
     boot_id: str
+
+
+def _end(index: Index, lease_id: str) -> None:
+    with index.write(durable=False) as rows:
+        if not rows.execute("DELETE FROM leases WHERE id = ?", (lease_id,)).rowcount:
+            raise _unknown(lease_id)
 
 
 def insert_lease(

@@ -68,6 +68,10 @@ class GoneError(CacheError):
         """Roots of Blobs, or ids of Snapshots, that are no longer there."""
 
 
+class ReplacedError(CacheError):
+    """The index that we have open is the cache's no longer: another process made it anew, or it was removed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One complete directory of one Manifest."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fetcher.cache import due
 from fetcher.cache.opened import Opened
 from fetcher.cache.proofs import Proofs
-from fetcher.cache.records import Lease, Pin, Snapshot, SnapshotFile
+from fetcher.cache.records import Lease, Pin, ReplacedError, Snapshot, SnapshotFile
 
 if TYPE_CHECKING:
     from fetcher.cache.blobs import Blobs
@@ -86,8 +86,14 @@ class Cache(Opened):
         return self._leases.take_for_process(snapshot_ids, self.owner.id)
 
     def lease_release(self, lease_id: str) -> None:
-        """End it, and remove its private copies, which may take a moment. Raises LeaseError for one that is unknown."""
-        self._leases.release(lease_id)
+        """End it, and remove its private copies, which may take a moment. Raises LeaseError for one that is unknown;
+        ReplacedError, when that is done, where the index was made anew beside us and is none that we may write to: the
+        lease lasts until its time then, or as long as this process."""
+        try:
+            self._leases.release(lease_id)
+        except ReplacedError:
+            self._rooms.copies.discard_of(lease_id)
+            raise
         self._rooms.copies.discard_of(lease_id)
 
     def lease_renew(self, lease_id: str, duration_s: float) -> Lease:

@@ -12,10 +12,11 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from fetcher.cache.records import ReplacedError
 from fetcher.cli.context import Context, lease_s, value_of
 from fetcher.cli.inspect import when
 from fetcher.cli.output import table
-from fetcher.errors import LeaseError, UsageError
+from fetcher.errors import FetcherError, LeaseError, UsageError
 from fetcher.model.job import parse_job
 from fetcher.model.json_text import TEXT_BYTES_MAX
 from fetcher.model.quantities import format_size
@@ -137,7 +138,8 @@ def _answer_from_cache(context: Context, job: JobResources) -> bool:
         try:
             _tell(context, mounts)
         except BaseException:
-            _release(fetcher, mounts)
+            with suppress(FetcherError):  # what kept us from telling counts for more
+                _release(fetcher, mounts)
             raise
         context.tidy(fetcher)
         return True
@@ -154,7 +156,8 @@ async def _mount(context: Context, fetcher: Fetcher, job: JobResources, parent_p
 
             await hold(parent_pid=parent_pid, owner_pid=context.options.owner_pid)
     except BaseException:
-        _release(fetcher, mounts)  # nobody was told, or nobody listens any more
+        with suppress(FetcherError):  # nobody was told, or nobody listens any more; why counts for more
+            _release(fetcher, mounts)
         raise
     if context.options.hold:
         _release(fetcher, mounts)
@@ -163,7 +166,8 @@ async def _mount(context: Context, fetcher: Fetcher, job: JobResources, parent_p
 
 def _release(fetcher: Fetcher, mounts: MountSet) -> None:
     if mounts.lease is not None:
-        with suppress(LeaseError):  # its time was over, or somebody ended it by hand
+        # Its time was over, or somebody ended it by hand; or the index is of a later version, and ends it by itself.
+        with suppress(LeaseError, ReplacedError):
             fetcher.cache.lease_release(mounts.lease.id)
 
 

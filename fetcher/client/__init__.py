@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fetcher import config
-from fetcher.cache.records import GcReport, GoneError, Snapshot
+from fetcher.cache.records import GcReport, GoneError, ReplacedError, Snapshot
 from fetcher.cache.records import Lease as LeaseRecord
 from fetcher.cache.store import Cache
 from fetcher.client.blocking import get, run
@@ -232,11 +232,15 @@ class Fetcher:
 
         asks = await self._asks([(resource, asker, None)])
         record, outcomes = await self._fetch_and_lease(asks, self.cache.lease_process)
+        ended: tuple[type[FetcherError], ...] = (LeaseError, ReplacedError)  # by hand; or now it is its process's
         try:
             yield Lease(record.id, outcomes[0].snapshot, record.expires_at)
+        except BaseException:
+            ended = (FetcherError,)  # what comes out of the block counts for more
+            raise
         finally:
             if self._cache is not None:  # closed inside the block: process leases have ended with it
-                with suppress(LeaseError):  # somebody ended it by hand
+                with suppress(*ended):
                     self._cache.lease_release(record.id)
 
     async def _fetch_and_lease(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fetcher.cache.records import Lease as LeaseRecord
 from fetcher.cache.records import Snapshot
 from fetcher.cache.store import Cache
 from fetcher.engine.asks import Ask, Outcome
+from fetcher.errors import FetcherError
 from fetcher.model.mount import Deferred, JobResources
 
 
@@ -77,7 +79,8 @@ def places_of(
             places.append(path)
     except BaseException:
         discard(cache, (path for paths in staged.values() for path in paths))
-        cache.lease_release(lease.id)
+        with suppress(FetcherError):  # what brought us here counts for more
+            cache.lease_release(lease.id)
         raise
     return places
 

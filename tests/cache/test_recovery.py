@@ -14,7 +14,8 @@ import pytest
 
 from fetcher.cache import index, recovery, steps
 from fetcher.cache.layout import Layout
-from fetcher.cache.records import Recovery, Snapshot
+from fetcher.cache.records import Recovery, ReplacedError, Snapshot
+from fetcher.cache.schema import SCHEMA_VERSION
 from fetcher.cache.store import Cache
 from fetcher.cache.tree_file import TreeFile
 from fetcher.engine.verify import verify
@@ -264,6 +265,44 @@ def test_whoever_has_the_old_index_open_is_told(
     assert known == ({lease_id, mine.id} if change is outdate else {mine.id}), "he takes nothing with him as he goes"
     assert again.index_is_sound()
     assert_sound(again)
+
+
+@pytest.mark.parametrize("kind", ["timed", "process"])
+def test_what_was_leased_before_can_be_given_back_after(cache: Cache, open_cache: Open, kind: str) -> None:
+    """In the new index, where the lease is now."""
+    snapshot = publish(cache, "m", CONTENTS)
+    taken = cache.lease_timed([snapshot.id], 100.0) if kind == "timed" else cache.lease_process([snapshot.id])
+    copy = cache.copy_adopt(cache.copy_stage(snapshot.id), taken.id, 0)
+    outdate(cache)
+    again = open_cache()
+    assert [lease.id for lease in again.leases()] == [taken.id] and copy.exists()
+    cache.lease_release(taken.id)
+    assert again.leases() == [] and not copy.exists()
+    with pytest.raises(LeaseError, match="no lease"):
+        cache.lease_release(taken.id)
+
+
+@pytest.mark.parametrize("now", ["of a later version", "removed", "no database"])
+def test_what_can_not_be_given_back_leaves_no_copy(cache: Cache, open_cache: Open, now: str) -> None:
+    """Nobody may write to the index that has the name now; the lease has its end there, or its process."""
+    snapshot = publish(cache, "m", CONTENTS)
+    taken = cache.lease_timed([snapshot.id], 100.0)
+    copy = cache.copy_adopt(cache.copy_stage(snapshot.id), taken.id, 0)
+    outdate(cache)
+    open_cache().close()
+    if now == "of a later version":
+        rows = sqlite3.connect(cache.layout.index)
+        rows.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        rows.close()
+    else:
+        remove_index(cache)
+    if now == "no database":
+        cache.layout.index.write_bytes(b"this is no database" * 1000)
+    before = cache.layout.index.read_bytes() if now != "removed" else None
+    with pytest.raises(ReplacedError, match="made anew by another process"):
+        cache.lease_release(taken.id)
+    assert not copy.exists()
+    assert (cache.layout.index.read_bytes() if now != "removed" else None) == before
 
 
 def test_nobody_writes_to_an_index_while_it_is_replaced(

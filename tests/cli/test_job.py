@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from fetcher.cache.schema import SCHEMA_VERSION
 from fetcher.cli import hold as hold_room
 from fetcher.testing import Hub, Synthetic, Token, s3_in_thread
 from fetcher.testing.faults import OnRequest
@@ -240,6 +242,33 @@ def test_a_hold_whose_lease_was_ended_by_hand_ends_in_order(stocked: Hub, run_cl
         _close_stdin(process)
         assert process.wait(timeout=30) == 0
         assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION, SCHEMA_VERSION + 1])
+@pytest.mark.parametrize("lease", [[], ["--lease", "1h"]], ids=["of its process", "timed"])
+def test_a_hold_beside_an_index_that_was_made_anew_ends_in_order(
+    stocked: Hub, run_cli: CommandLine, job: Path, version: int, lease: list[str]
+) -> None:
+    """The package is updated while it holds: its lease goes over to the new index, and it is told nothing it needs."""
+    with run_cli.start("job", job, "--hold", *lease, "--json", "--quiet", stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        mounts = json.loads(process.stdout.readline())
+        index = run_cli.home() / "cache/index-v1.sqlite"
+        set_version(index, 1)
+        assert run_cli("prune").exit_code == 0
+        assert [known["id"] for known in leases(run_cli)] == [mounts["lease"]["id"]]
+        set_version(index, version)
+        _close_stdin(process)
+        assert process.wait(timeout=30) == 0
+        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
+    set_version(index, SCHEMA_VERSION)
+    assert len(leases(run_cli)) == (version > SCHEMA_VERSION and bool(lease)), "a later version's is left alone"
+
+
+def set_version(index: Path, version: int) -> None:
+    rows = sqlite3.connect(index)
+    rows.execute(f"PRAGMA user_version = {version}")
+    rows.close()
 
 
 def test_every_resource_that_is_refused_is_told(stocked: Hub, run_cli: CommandLine) -> None:

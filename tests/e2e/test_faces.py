@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 import fetcher
 from fetcher import LeaseError, OfflineError, TransportError
+from fetcher.cache.schema import SCHEMA_VERSION
 from fetcher.cache.store import Cache
 from fetcher.testing import Hub, Synthetic, hub_in_thread, s3_in_thread
 from tests.e2e.support import (
@@ -60,6 +63,53 @@ def test_a_lease_holds_and_ends(hub: Hub, cache_dir: Path) -> None:
             assert not lease.path.exists()
 
     asyncio.run(main())
+
+
+def make_index_anew(f: fetcher.Fetcher) -> None:
+    """The package is updated, and somebody else is the first to use it."""
+    rows = sqlite3.connect(f.cache.layout.index)
+    rows.execute("PRAGMA user_version = 1")
+    rows.close()
+    Cache.open(f.settings).close()
+
+
+@pytest.mark.parametrize("ends", ["in order", "by an error", "as a later version"])
+def test_a_lease_beside_an_index_that_was_made_anew_ends_as_its_block_does(
+    hub: Hub, cache_dir: Path, ends: str
+) -> None:
+    hub.add_repo(REPO, files=mixed_files())
+
+    async def main() -> None:
+        async with fetcher_of(hub, cache_dir) as f, f.lease({"type": "HF", "repo": REPO}):
+            make_index_anew(f)
+            if ends == "as a later version":
+                rows = sqlite3.connect(f.cache.layout.index)
+                rows.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+                rows.close()
+            if ends == "by an error":
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) if ends == "by an error" else nullcontext():
+        asyncio.run(main())
+
+
+def test_what_ends_a_job_is_told_and_not_what_came_of_it(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease can't be given back either: Ctrl-C is Ctrl-C."""
+
+    def copy_adopt(cache: Cache, staged: Path, lease_id: str, number: int) -> Path:
+        cache.layout.index.rename(cache.layout.index.with_name("away"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cache, "copy_adopt", copy_adopt)
+
+    async def main(job: dict[str, Any]) -> None:
+        async with fetcher.Fetcher(environ={}, **HURRIED, cache_dir=str(cache_dir)) as f:
+            with pytest.raises(KeyboardInterrupt):
+                await f.mount_all(job, lease_s=60)
+
+    with s3_in_thread() as s3:
+        s3.add_bucket("data", {"f.bin": b"x"}, public=True)
+        asyncio.run(main(job_of({"type": "S3", "url": s3.url("data", "f.bin"), "target": "/data", "allowWrite": True})))
 
 
 def test_a_job_is_all_or_nothing_under_one_lease(hub: Hub, cache_dir: Path) -> None:
