@@ -206,12 +206,17 @@ class Committer:
             os.close(descriptor)
 
     def _tree_serves(self, ours: bytes, root: str) -> bool:
-        """Whether a tree that was there before us says the same of the bytes as ours, or more."""
+        """Whether a tree that was there before us says the same of the bytes as ours, or more, and gives them to nobody
+        who may not have them."""
         mine = TreeFile.decode(ours)
         try:
             theirs = TreeFile.decode(read_plain(self._layout.tree(root)))
         except (OSError, ValueError):
             return False
+        if theirs.scope == "" and mine.scope != "":
+            with self._index.read() as rows:
+                if not _is_everybodys(rows, root):
+                    return False  # of a public download that never had rows: by it an index made anew would open ours
         same = (theirs.root, theirs.size) == (mine.root, mine.size)
         return same and (not mine.block_bytes or theirs.chaining_values == mine.chaining_values)
 

@@ -71,7 +71,7 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
     """Create the index, one process at a time; adopt what the sidecars tell."""
     from fetcher.cache import due, lock_probe
     from fetcher.cache.recovery import adopt_all, forget_nameless
-    from fetcher.cache.salvage import carry_over
+    from fetcher.cache.salvage import carry_closed, carry_over
 
     locks_hold = lock_probe.probe_locks(layout.state_dir, layout.cache_dir)
     with _locks_of_making(layout), ExitStack() as stack:
@@ -95,6 +95,8 @@ def _make_index(layout: Layout, clock: Clock) -> Recovery:
             if old is None and _holds_nothing(layout):
                 with index.write(durable=False) as rows:
                     due.collected(rows, clock())
+            if old is not None:
+                carry_closed(old, index)
             recovery = adopt_all(index, layout, clock)
             if old is not None:
                 pins, leases, hidden = carry_over(old, index, layout, clock)

@@ -1,5 +1,5 @@
-"""Pins and leases out of an index that was set aside, as far as it can still be read: they are in no sidecar. Best
-effort, row by row; what can't be read is lost, and told.
+"""Pins, leases, and what was closed, out of an index that is about to be set aside, as far as it can still be read:
+they are in no sidecar. Best effort, row by row; what can't be read is lost, and of pins and leases it is told.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fetcher.cache.layout import HEX_32, HEX_64, Layout
 from fetcher.cache.leases import insert_lease
 from fetcher.cache.records import Lease
 from fetcher.cache.snapshots import COLUMNS, IS_HIDDEN, is_there
+from fetcher.cache.withdrawal import CLOSED_NAMES
 
 _LEASES_V2 = "id, kind, created_at, expires_at, owner_id, owner_pid, owner_pid_birth, ends_boot_s, boot_id"
 _ROOTS = "SELECT root FROM snapshot_blobs WHERE snapshot_id = ?"
@@ -63,6 +64,18 @@ def carry_over(old: Path, index: Index, layout: Layout, clock: Clock) -> tuple[i
                 _take(rows, *taken)
                 kept += 1
     return len(pins), kept, frozenset(kept_hidden)
+
+
+def carry_closed(old: Path, index: Index) -> None:
+    """Take over of what it was said that not everybody may have it. Before anything is adopted: of a body without a row
+    nothing else tells that it may be of that."""
+    try:
+        with closing(sqlite3.connect(old.as_uri() + "?mode=ro", uri=True)) as source:
+            found = list(_read(source, "SELECT name, value FROM meta WHERE name >= ? AND name < ?", *CLOSED_NAMES))
+    except sqlite3.Error:
+        return
+    with index.write(durable=True) as rows:
+        rows.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", found)
 
 
 def _insert(rows: Rows, row: tuple[Any, ...], roots: list[str]) -> bool:

@@ -38,8 +38,8 @@ REMEMBERED_S = 7 * 86_400.0
 """How long it is remembered when something was said to be closed: longer than any download takes."""
 _CLOSED = "closed:"
 """What the names of those rows in ``meta`` start with; then boot and place."""
-_NAMES = (_CLOSED, f"{_CLOSED[:-1]};")
-"""In the order of ``meta``: not before the first, and before the second."""
+CLOSED_NAMES = (_CLOSED, f"{_CLOSED[:-1]};")
+"""All of them, in the order of ``meta``: not before the first, and before the second."""
 
 _PUBLIC = (
     "SELECT id FROM snapshots WHERE NOT private"
@@ -119,7 +119,7 @@ def closed_since(rows: Rows, clock: Clock, asked: Asked) -> bool:
 
 def any_closed(rows: Rows) -> bool:
     """Whether it is remembered of anything at all."""
-    return bool(rows.execute("SELECT 1 FROM meta WHERE name >= ? AND name < ? LIMIT 1", _NAMES).fetchone())
+    return bool(rows.execute("SELECT 1 FROM meta WHERE name >= ? AND name < ? LIMIT 1", CLOSED_NAMES).fetchone())
 
 
 def close_shown(rows: Rows, layout: Layout, wanted: str, owner_id: str, scope: str) -> None:
@@ -182,7 +182,7 @@ def _remember(index: Index, clock: Clock, place: str) -> None:
         boot_s = clock.boot_s()  # under the lock: never replaced by an earlier time
         rows.execute(
             "DELETE FROM meta WHERE name >= ? AND name < ? AND (substr(name, 1, ?) != ? OR CAST(value AS REAL) < ?)",
-            (*_NAMES, len(boots), boots, boot_s - REMEMBERED_S),
+            (*CLOSED_NAMES, len(boots), boots, boot_s - REMEMBERED_S),
         )
         rows.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_name(clock, place), repr(boot_s)))
 

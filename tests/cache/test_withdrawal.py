@@ -4,7 +4,10 @@ to nobody, at no moment; and no index made anew opens what was closed."""
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +17,13 @@ from fetcher.cache.records import Asked, SmallFile
 from fetcher.cache.store import Cache
 from fetcher.cache.tree_file import TreeFile
 from fetcher.model.manifest import FileEntry
+from tests.cache.actor import STEP_CONTENTS
 from tests.cache.asking import blob_of, blob_of_content, blob_with
 from tests.cache.world import (
     ENDPOINT,
     MIB,
     Clock,
+    child,
     entry,
     head_of,
     key_of,
@@ -27,11 +32,14 @@ from tests.cache.world import (
     publish,
     put,
     put_large,
+    put_small,
+    settings,
     sha256,
     tree_on_disk,
 )
 
 ALICE, BOB = "a" * 32, "b" * 32
+LEFT = STEP_CONTENTS["big"]
 BIG, SMALL = paint(2 * MIB + 17), b"small"
 CONTENTS = {"big": BIG, "deep/small": SMALL}
 Open = Callable[..., Cache]
@@ -234,3 +242,72 @@ def test_a_body_without_a_row_is_not_opened_where_something_was_closed(
     clock.turn(cache.settings.gc_grace_s + 60)
     cache.gc()
     assert not closed or not blob.path.exists(), "swept, like all that nothing speaks of"
+
+
+@pytest.mark.needs("native")
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_index_made_anew_from_an_old_one_knows_what_was_closed(cache: Cache, open_cache: Open, closed: bool) -> None:
+    """Before it adopts a body without a row; and after, for whoever was let in before that."""
+    before = asked_of(cache, "m")
+    put_large(cache, BIG)
+    hers = put_large(cache, paint(MIB + 1), private=True, principal=ALICE)
+    if closed:
+        cache.withdraw(key_of("m"), ALICE)
+    with cache.index.write(durable=True) as rows:
+        rows.execute("DELETE FROM blobs")
+    cache.close()
+    old = sqlite3.connect(cache.layout.index)
+    old.execute("PRAGMA user_version = 1")
+    old.close()
+    again = open_cache()
+    assert again.recovery.outdated and again.recovery.blobs == 1 + (not closed)
+    assert is_given(again, BIG, principal=BOB) == (not closed)
+    assert blob_with(again, sha256(paint(MIB + 1)), MIB + 1, principal=ALICE) == hers
+    again.gc()
+    assert is_given(again, BIG, principal=BOB) == (not closed)
+    put_small(again, SMALL, asked=before)
+    assert is_given(again, SMALL, principal=BOB) == (not closed)
+
+
+# --- a tree that was there before ------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("native")
+@pytest.mark.parametrize("public_ends", ["blob:tree-named", "blob:named"])
+@pytest.mark.parametrize("hers_ends", ["blob:names-durable", None])
+def test_what_a_public_download_left_says_nothing_of_a_private_one(
+    place: Path,
+    listening: Callable[[Callable[[steps.Step], None]], None],
+    public_ends: str,
+    hers_ends: str | None,
+) -> None:
+    """It was killed before it had rows; she whom the origin lets have it now brings the same bytes."""
+    with child("crash-at", place, public_ends) as process:
+        assert process.wait() == 9
+
+    def look(step: steps.Step) -> None:
+        if step == hers_ends:
+            raise ZeroDivisionError
+
+    with Cache.open(settings(place)) as cache:
+        (tree,) = cache.layout.blobs.glob("??/*.tree")
+        assert TreeFile.decode(tree.read_bytes()).scope == ""
+        listening(look)
+        with pytest.raises(ZeroDivisionError) if hers_ends else nullcontext():
+            put_large(cache, LEFT, private=True, principal=ALICE)
+        said = TreeFile.decode(tree.read_bytes())
+        assert (said.scope, said.content_id) == (ALICE, head_of(LEFT, private=True, principal=ALICE).content_id)
+        assert said.digests == (sha256(LEFT),) and tree.stat().st_mode & 0o777 == 0o444
+        lose_index(cache)
+    with Cache.open(settings(place)) as again:
+        assert again.recovery.blobs == 1
+        assert not is_given(again, LEFT, principal=None) and not is_given(again, LEFT, principal=BOB)
+        assert blob_with(again, sha256(LEFT), len(LEFT), principal=ALICE) is not None
+
+
+@pytest.mark.needs("native")
+def test_a_tree_goes_on_saying_everybody_of_what_is_everybodys(cache: Cache, open_cache: Open) -> None:
+    put_large(cache, BIG)
+    put_large(cache, BIG, private=True, principal=ALICE)
+    lose_index(cache)
+    assert is_given(open_cache(), BIG, principal=BOB)
