@@ -38,6 +38,7 @@ from fetcher.cache.publish import insert_snapshot
 from fetcher.cache.records import NOBODY, Lease, NewSnapshot, Recovery, SnapshotFile
 from fetcher.cache.snapshots import ODD_JSON, SidecarError, files_of, read_sidecar, snapshot_id
 from fetcher.cache.writable import copies, lease_of
+from fetcher.errors import CacheError
 from fetcher.model.manifest import FileEntry
 from fetcher.model.paths import path_fault
 
@@ -53,6 +54,28 @@ BATCH = 500
 
 def adopt_all(index: Index, layout: Layout, clock: Clock) -> Recovery:
     """Fill an empty index. Nothing else on disk is changed."""
+    try:
+        return _adopt_all(index, layout, clock)
+    except CacheError as error:
+        denied = error.__cause__
+        if isinstance(denied, PermissionError) and isinstance(denied.filename, str):
+            folder = _closed_folder(Path(denied.filename))
+            if folder not in layout.buckets:  # those tell whose the cache is; below them all is ours
+                error.hint = (
+                    f"let this user into {folder} again (chown, chmod u+rwx), or remove it: what it held is fetched"
+                    " again when somebody asks for it"
+                )
+        raise
+
+
+def _closed_folder(place: Path) -> Path:
+    """The folder at this place, or on the way to it, that we may not look into."""
+    while not os.path.lexists(place):
+        place = place.parent
+    return place
+
+
+def _adopt_all(index: Index, layout: Layout, clock: Clock) -> Recovery:
     adopted: list[str] = []
     refused: list[str] = []
     now = clock()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from fetcher.cache import sweep
 from fetcher.cache.records import Lease, Snapshot
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError
-from tests.cache.world import MIB, Clock, key_of, paint, publish, tree_on_disk
+from tests.cache.world import MIB, ROOT_OF_CHECKOUT, Clock, key_of, paint, publish, tree_on_disk
+from tests.support.cli import as_ordinary_user
 
 CONTENTS = {"deep/large": paint(MIB + 3), "small": b"small"}
 DAY_S = 86_400.0
@@ -201,3 +204,53 @@ def test_no_index_is_made_where_nobody_can_look(cache: Cache, open_cache: Open, 
         with pytest.raises(CacheError, match=r"can't look into .*Permission denied"):
             open_cache()
     assert open_cache().recovery.adopted == (snapshot.id,)
+
+
+CLOSED_FOLDER = """
+import shutil, sys
+from pathlib import Path
+from fetcher.cache.store import Cache
+from fetcher.errors import CacheError
+from tests.cache.test_out_of_reach import CONTENTS
+from tests.cache.world import publish, settings, tree_on_disk
+place, what, cure = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+with Cache.open(settings(place)) as cache:
+    snapshot = publish(cache, "m", CONTENTS)
+folders = {"of a snapshot": snapshot.path / "deep", "a snapshot": snapshot.path}
+folder = folders.get(what) or next(cache.layout.blobs.glob("??"))
+for path in place.glob("index-v1.sqlite*"):
+    path.unlink()
+folder.chmod(0)
+for read_only in (True, False):
+    try:
+        Cache.open(settings(place), read_only=read_only)
+    except CacheError as error:
+        print(folder, error.hint, sep="|")
+folder.chmod(0o755)
+if cure == "removed":
+    shutil.rmtree(folder)
+with Cache.open(settings(place)) as cache:
+    print(len(cache.recovery.adopted))
+    print(tree_on_disk(publish(cache, "m", CONTENTS).path) == CONTENTS)
+"""
+
+
+@pytest.mark.needs("ordinary-user")
+@pytest.mark.parametrize("what", ["of a snapshot", "a snapshot", "of blobs"])
+@pytest.mark.parametrize("cure", ["opened", "removed"])
+def test_the_cure_of_a_folder_that_is_closed_to_us_is_told(ordinary_directory: Path, what: str, cure: str) -> None:
+    """Somebody has changed its mode or owner: the cache is ours as before."""
+    answer = subprocess.run(
+        as_ordinary_user([sys.executable, "-c", CLOSED_FOLDER, str(ordinary_directory / "cache"), what, cure]),
+        cwd=ROOT_OF_CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(ROOT_OF_CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *told, adopted, whole = answer.stdout.splitlines()
+    for line in told:
+        folder, _, hint = line.partition("|")
+        assert hint.startswith(f"let this user into {folder} again") and "or remove it" in hint
+    assert len(told) == 2 and whole == "True", answer
+    assert adopted == ("1" if cure == "opened" or what == "of blobs" else "0")
