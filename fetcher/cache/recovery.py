@@ -60,7 +60,7 @@ def adopt_all(index: Index, layout: Layout, clock: Clock) -> Recovery:
         denied = error.__cause__
         if isinstance(denied, PermissionError) and isinstance(denied.filename, str):
             folder = _closed_folder(Path(denied.filename))
-            if folder not in layout.buckets:  # those tell whose the cache is; below them all is ours
+            if any(bucket in folder.parents for bucket in layout.buckets):  # down there all is ours
                 error.hint = (
                     f"let this user into {folder} again (chown, chmod u+rwx), or remove it: what it held is fetched"
                     " again when somebody asks for it"

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fetcher.cache import sweep
+from fetcher.cache.index import Index
 from fetcher.cache.records import Lease, Snapshot
+from fetcher.cache.recovery import adopt_all
 from fetcher.cache.store import Cache
 from fetcher.errors import CacheError
 from tests.cache.world import MIB, ROOT_OF_CHECKOUT, Clock, key_of, paint, publish, tree_on_disk
@@ -201,9 +204,19 @@ def test_no_index_is_made_where_nobody_can_look(cache: Cache, open_cache: Open, 
     )
     with pytest.MonkeyPatch.context() as patch:
         closed(patch, errno.EACCES, place)
-        with pytest.raises(CacheError, match=r"can't look into .*Permission denied"):
+        with pytest.raises(CacheError, match=r"can't look into .*Permission denied") as caught:
             open_cache()
+        assert ("remove it" in (caught.value.hint or "")) == (what == "a folder of blobs"), "never all of the cache"
     assert open_cache().recovery.adopted == (snapshot.id,)
+
+
+def test_nobody_is_told_to_remove_a_cache_that_is_closed_to_him(cache: Cache) -> None:
+    publish(cache, "m", CONTENTS)
+    with pytest.MonkeyPatch.context() as patch:
+        out_of_reach(patch, errno.EACCES, cache.layout.snapshots)
+        with closing(Index(None)) as index, pytest.raises(CacheError, match="Permission denied") as caught:
+            adopt_all(index, cache.layout, cache._clock)
+    assert "belongs to another user" in (caught.value.hint or "") and "remove" not in (caught.value.hint or "")
 
 
 CLOSED_FOLDER = """
