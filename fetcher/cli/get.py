@@ -87,6 +87,8 @@ def _answer_from_cache(context: Context, resources: Sequence[Resource]) -> bool:
     leases: list[Lease | None] = []
     told = 0
     try:
+        if any(fetcher.may_wait(resource, "operator") for resource in resources):
+            return False  # the run asks for the keys, once and not for ever; what is a hit is one there, too
         snapshots = [fetcher.hit(resource, "operator") for resource in resources]
         found = [snapshot for snapshot in snapshots if snapshot is not None]
         if len(found) < len(resources):

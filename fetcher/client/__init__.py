@@ -175,10 +175,15 @@ class Fetcher:
     def hit(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> Snapshot | None:
         """A fresh Snapshot that this asker may have, or None. No network; well under a millisecond.
 
-        Except for an operator's S3 where a profile, or what else AWS's programs know, is asked for the keys: that takes
-        its time, and need not end.
+        Except where ``may_wait``: that takes its time, and need not end.
         """
         return self._hit(self._ask(resource, asker))
+
+    def may_wait(self, resource: str | Resource | Mapping[str, Any], asker: Role = "job") -> bool:
+        """Whether somebody has to be asked for the keys of this asker first: an operator's S3 where a profile, or what
+        else AWS's programs know, leads to them. ``fetch`` does that beside all else, once per call, and not for ever.
+        """
+        return may_wait(self.resource(resource), asker, self.settings, self._environ)
 
     def _hit(self, ask: Ask) -> Snapshot | None:
         if ask.copies:
@@ -299,7 +304,7 @@ class Fetcher:
         owner_pid: int | None = None,
         asker: Role = "job",
     ) -> MountSet | None:
-        """As ``mount_all``, if every resource is a hit, else None. No network, no event loop."""
+        """As ``mount_all``, if every resource is a hit, else None. No event loop, and network as for ``hit``."""
         from fetcher.client.mounts import MountSet, mount_set, with_copies
 
         if not job.mounts:

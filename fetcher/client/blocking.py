@@ -18,7 +18,7 @@ def get(uri: str, *, asker: Role = "job", **options: object) -> Path:
 
     fetcher = Fetcher(**options)  # type: ignore[arg-type]  # options are checked by config.load
     try:
-        known = fetcher.hit(uri, asker)
+        known = None if fetcher.may_wait(uri, asker) else fetcher.hit(uri, asker)
         if known is not None:
             return known.path
     finally:

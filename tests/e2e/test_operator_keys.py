@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+import fetcher as library
 from fetcher import Fetcher, UsageError
 from fetcher.client.keys import THREAD_NAME
 from fetcher.testing import S3, s3_in_thread
 from fetcher.testing.s3 import Key
 from tests.e2e.support import HURRIED
+from tests.support.cli import CommandLine
 
 KEY_ID, SECRET = "AKIDCHAIN", "CanarySecretOfTheChain"
 GIVEN = json.dumps({"Version": 1, "AccessKeyId": KEY_ID, "SecretAccessKey": SECRET})
@@ -43,12 +45,37 @@ def fifo(tmp_path: Path) -> Path:
     return made
 
 
-def client(s3: S3, cache_dir: Path, tmp_path: Path, program: str, **more: Any) -> Fetcher:
+def asking() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+def ended(fifo: Path) -> None:
+    """Let all programs end that read ``fifo``, and those that are about to."""
+    writer = os.open(fifo, os.O_RDWR)
+    os.unlink(fifo)
+    os.close(writer)
+
+
+def environ_of(tmp_path: Path, program: str) -> dict[str, str]:
+    """Where the keys are those that ``program`` gives."""
     config = tmp_path / "aws-config"
     config.write_text(f"[default]\ncredential_process = {program}\n")
-    environ = {"HOME": str(tmp_path), "AWS_CONFIG_FILE": str(config), "AWS_REGION": "us-east-1"}
-    options = {**HURRIED, "cache_dir": str(cache_dir), "s3_endpoint": s3.endpoint, **more}
-    return Fetcher(environ=environ, **options)
+    return {"HOME": str(tmp_path), "AWS_CONFIG_FILE": str(config), "AWS_REGION": "us-east-1"}
+
+
+def giving(tmp_path: Path) -> tuple[str, Path]:
+    """A program that gives keys, and the file that it adds a line to each time."""
+    script, times = tmp_path / "give.sh", tmp_path / "times"
+    script.write_text(f"echo asked >> {times}\necho '{GIVEN}'\n")
+    return f"/bin/sh {script}", times
+
+
+def options_of(s3: S3, cache_dir: Path, **more: Any) -> dict[str, Any]:
+    return {**HURRIED, "cache_dir": str(cache_dir), "s3_endpoint": s3.endpoint, **more}
+
+
+def client(s3: S3, cache_dir: Path, tmp_path: Path, program: str, **more: Any) -> Fetcher:
+    return Fetcher(environ=environ_of(tmp_path, program), **options_of(s3, cache_dir, **more))
 
 
 def test_all_else_goes_on_while_a_program_is_asked_for_keys(
@@ -83,11 +110,10 @@ def test_all_else_goes_on_while_a_program_is_asked_for_keys(
 
 
 def test_a_program_is_asked_for_keys_once_for_all_resources_of_a_call(s3: S3, cache_dir: Path, tmp_path: Path) -> None:
-    script, times = tmp_path / "give.sh", tmp_path / "times"
-    script.write_text(f"echo asked >> {times}\necho '{GIVEN}'\n")
+    program, times = giving(tmp_path)
 
     async def main() -> None:
-        async with client(s3, cache_dir, tmp_path, f"/bin/sh {script}") as fetcher:
+        async with client(s3, cache_dir, tmp_path, program) as fetcher:
             one, two = await fetcher.fetch_all([("s3://closed/one/", "operator"), ("s3://closed/two/", "operator")])
             assert (one.snapshot.path / "a").read_bytes() + (two.snapshot.path / "b").read_bytes() == b"ab"
 
@@ -108,8 +134,57 @@ def test_a_program_that_does_not_end_is_not_waited_for_for_ever(
             assert caught.value.hint
 
     asyncio.run(main())
-    waiting = [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+    waiting = asking()
     assert len(waiting) == 1
-    os.close(os.open(fifo, os.O_WRONLY))  # the program ends
+    ended(fifo)
     waiting[0].join(20)
     assert not waiting[0].is_alive()
+
+
+def at(s3: S3, tmp_path: Path, program: str) -> dict[str, str]:
+    """The environment of a command that asks ``program`` for its keys."""
+    of_command = {"AWS_ENDPOINT_URL_S3": s3.endpoint, "FETCHER_SPACE_FLOOR_BYTES": "0"}
+    return {**environ_of(tmp_path, program), **of_command}
+
+
+def test_a_command_asks_for_keys_once_for_all_its_resources(run_cli: CommandLine, s3: S3, tmp_path: Path) -> None:
+    """Whether they are to be fetched, or are hits."""
+    program, times = giving(tmp_path)
+    command = ("get", "s3://closed/one/", "s3://closed/two/", "--json")
+    done = run_cli(*command, env=at(s3, tmp_path, program))
+    assert (done.exit_code, [line["hit"] for line in done.events("snapshot")]) == (0, [False, False])
+    assert times.read_text() == "asked\n"
+
+    before = len(s3.requests)
+    done = run_cli(*command, env=at(s3, tmp_path, program))
+    assert (done.exit_code, [line["hit"] for line in done.events("snapshot")]) == (0, [True, True])
+    assert len(s3.requests) == before, "a hit asks nobody but who has the keys"
+    assert times.read_text() == "asked\nasked\n"
+
+
+def test_a_command_does_not_wait_for_ever_for_keys(run_cli: CommandLine, s3: S3, tmp_path: Path, fifo: Path) -> None:
+    in_time = {"FETCHER_API_TIMEOUT_S": "0.7", "FETCHER_API_TIME_MAX_S": "1"}
+    try:
+        done = run_cli("get", "s3://closed/one/", env={**at(s3, tmp_path, f"cat {fifo}"), **in_time}, timeout_s=30)
+    finally:
+        ended(fifo)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "no AWS keys came within 1 s" in done.stderr and "hint: " in done.stderr
+
+
+def test_get_in_one_line_asks_for_keys_once_and_not_for_ever(
+    s3: S3, cache_dir: Path, tmp_path: Path, fifo: Path
+) -> None:
+    program, times = giving(tmp_path)
+    options = options_of(s3, cache_dir, environ=environ_of(tmp_path, program))
+    for asked in (1, 2):
+        assert (library.get("s3://closed/one/", asker="operator", **options) / "a").read_bytes() == b"a"
+        assert times.read_text() == "asked\n" * asked
+
+    in_time = {"api_timeout_s": 0.7, "api_time_max_s": 1.0}
+    options = options_of(s3, cache_dir, environ=environ_of(tmp_path, f"cat {fifo}"), **in_time)
+    try:
+        with pytest.raises(UsageError, match="no AWS keys came within 1 s"):
+            library.get("s3://closed/one/", asker="operator", **options)
+    finally:
+        ended(fifo)
