@@ -16,6 +16,13 @@ from fetcher.model.secret import AWSKeys
 
 THREAD_NAME = "fetcher-aws-keys"
 
+ASKING_MAX = 4
+"""Threads of this process that ask at once."""
+PLACE_LOOKS_S = 0.05
+"""Between two looks whether one of them has come back."""
+
+_place = threading.Lock()
+
 
 async def operator_keys_in_time(environ: Mapping[str, str], time_max_s: float) -> KeysOf:
     """What ``operator_keys`` says of ``environ``, to be had without a wait from now on.
@@ -45,14 +52,26 @@ async def operator_keys_in_time(environ: Mapping[str, str], time_max_s: float) -
         except RuntimeError:  # the loop is closed by now
             pass
 
-    threading.Thread(target=ask, name=THREAD_NAME, daemon=True).start()
+    thread = threading.Thread(target=ask, name=THREAD_NAME, daemon=True)
     try:
         async with asyncio.timeout(time_max_s):
+            while not _begin(thread):
+                await asyncio.sleep(PLACE_LOOKS_S)
             keys = await told
     except TimeoutError:
+        others = "" if thread.ident is not None else f": {ASKING_MAX} earlier calls still ask for theirs"
         raise UsageError(
-            f"no AWS keys came within {time_max_s:g} s",
+            f"no AWS keys came within {time_max_s:g} s{others}",
             hint="check what AWS_PROFILE and ~/.aws/config ask for them, or set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY",
         ) from None
     return lambda environ: keys
+
+
+def _begin(thread: threading.Thread) -> bool:
+    """Start it, if there is a place."""
+    with _place:
+        if sum(other.name == THREAD_NAME for other in threading.enumerate()) >= ASKING_MAX:
+            return False
+        thread.start()
+        return True

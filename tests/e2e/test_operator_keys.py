@@ -14,7 +14,7 @@ import pytest
 
 import fetcher as library
 from fetcher import Fetcher, UsageError
-from fetcher.client.keys import THREAD_NAME
+from fetcher.client.keys import ASKING_MAX, THREAD_NAME
 from fetcher.testing import S3, s3_in_thread
 from fetcher.testing.s3 import Key
 from tests.e2e.support import HURRIED
@@ -145,6 +145,35 @@ def at(s3: S3, tmp_path: Path, program: str) -> dict[str, str]:
     """The environment of a command that asks ``program`` for its keys."""
     of_command = {"AWS_ENDPOINT_URL_S3": s3.endpoint, "FETCHER_SPACE_FLOOR_BYTES": "0"}
     return {**environ_of(tmp_path, program), **of_command}
+
+
+def test_calls_for_which_keys_never_come_leave_few_threads_and_programs(
+    s3: S3, cache_dir: Path, tmp_path: Path, fifo: Path
+) -> None:
+    """Later ones wait for a place as long as they would wait for keys, and get both as soon as the programs end."""
+    time_is_short = {"api_timeout_s": 0.7, "api_time_max_s": 1.0}
+
+    async def main() -> None:
+        program = f"cat {fifo}"
+        async with client(s3, cache_dir, tmp_path, program, **time_is_short) as fetcher:
+            asks = [fetcher.fetch("s3://closed/one/", "operator") for _ in range(ASKING_MAX + 3)]
+            errors = await asyncio.gather(*asks, return_exceptions=True)
+            told = [str(error) for error in errors if isinstance(error, UsageError)]
+            assert len(told) == len(asks)
+            assert sum("4 earlier calls still ask" in text for text in told) == 3
+            assert len(asking()) == ASKING_MAX
+        ended(fifo)
+        program, times = giving(tmp_path)
+        async with client(s3, cache_dir, tmp_path, program) as fetcher:
+            asks = [fetcher.fetch("s3://closed/one/", "operator") for _ in range(ASKING_MAX + 3)]
+            assert {(outcome.snapshot.path / "a").read_bytes() for outcome in await asyncio.gather(*asks)} == {b"a"}
+            assert times.read_text() == "asked\n" * len(asks)
+
+    assert not asking()
+    asyncio.run(main())
+    for thread in asking():
+        thread.join(20)
+    assert not asking()
 
 
 def test_a_command_asks_for_keys_once_for_all_its_resources(run_cli: CommandLine, s3: S3, tmp_path: Path) -> None:
