@@ -104,7 +104,7 @@ class Reporter:
 
 def takes(stream: TextIO | None, length_bytes: int) -> bool:
     """Whether so much can be written without waiting for who reads it. Half of a pipe stays free for what has to be
-    told: a run then ends even if nobody has read a line of it."""
+    told: a run then ends even if nobody has read a line of it, where that is enough."""
     try:
         descriptor = -1 if stream is None else stream.fileno()
     except (OSError, ValueError):

@@ -55,7 +55,7 @@ async def operator_keys_in_time(environ: Mapping[str, str], time_max_s: float) -
     thread = threading.Thread(target=ask, name=THREAD_NAME, daemon=True)
     try:
         async with asyncio.timeout(time_max_s):
-            while not _begin(thread):
+            while not _begin(thread):  # noqa: ASYNC110 — those who ask may be of other loops, or have none any more
                 await asyncio.sleep(PLACE_LOOKS_S)
             keys = await told
     except TimeoutError:

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 from fetcher import hashing
@@ -59,16 +60,24 @@ async def _guarded(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
+    came: list[int] = []
     stopped_by: list[int] = []
 
-    def stop(number: int) -> None:
-        if stopped_by:
+    def count(number: int, _: FrameType | None) -> None:
+        # Python calls this in the main thread, also within a write for which the loop waits: the second one gets
+        # through to a run that is held up by whoever does not read what it has to tell.
+        if came:
             os._exit(128 + number)
+        came.append(number)
+
+    def stop(number: int) -> None:
         stopped_by.append(number)
         task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        loop.add_signal_handler(number, stop, number)  # also sees to it that a signal wakes the loop
+        signal.signal(number, count)
     try:
         return await main()
     except asyncio.CancelledError:
@@ -77,5 +86,7 @@ async def _guarded(main: Callable[[], Coroutine[Any, Any, R]]) -> R:
         kept = "whole blocks are kept" if hashing.HAS_TREE else "whole files are kept"
         raise InterruptedByUser("stopped", hint=f"{kept}; run the same command again to go on from there") from None
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            if handler is not None:  # None: not made in Python, and not to be had back
+                signal.signal(number, handler)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +193,37 @@ def test_nobody_told_is_no_lease(stocked: Hub, run_cli: CommandLine, job: Path) 
     for _ in range(2):  # cold, then from the cache
         told_to_nobody(run_cli, "job", job, "--format", "json", "--quiet")
         assert leases(run_cli) == []
+
+
+def test_mounts_that_nobody_reads_are_left_by_a_second_signal(
+    stocked: Hub, run_cli: CommandLine, tmp_path: Path
+) -> None:
+    many = tmp_path / "many.json"
+    many.write_text(document(*({"type": "HF", "repo": "acme/tiny", "target": f"/d{n}"} for n in range(200))))
+    reader, writer = os.pipe()
+    try:
+        pipe_bytes = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        process = run_cli.start("job", many, "--hold", "--json", "--quiet", stdin=subprocess.PIPE, stdout=writer)
+        with process:
+            try:
+                wait_until(lambda: held_bytes(reader) >= pipe_bytes)
+                for _ in range(400):
+                    process.send_signal(signal.SIGTERM)  # two that come before the process runs again are one
+                    time.sleep(0.05)
+                    if process.poll() is not None:
+                        break
+                assert process.poll() == 128 + signal.SIGTERM
+            finally:
+                process.kill()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert _ends(run_cli)
+
+
+def held_bytes(pipe: int) -> int:
+    """What was written to it and is not read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_hold_ends_with_the_owner_or_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
