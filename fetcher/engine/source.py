@@ -27,6 +27,8 @@ REDIRECTS_MAX = 5
 REFRESHES_MAX = 5
 """Fresh URLs refused in a row without one byte between them: the origin means it."""
 
+TELLING_STATUSES = frozenset({400, 403})
+"""Those of which only the text says whether it is the keys, the request, or a moment's trouble."""
 REFUSAL_TEXT_BYTES_MAX = 64 << 10
 
 LOCATED_S = 1.0
@@ -152,7 +154,8 @@ class Source:
                 self._pacer.observe_of(key, response)
                 following = self._origin.follow(request, response)
                 if following is None:
-                    text = await _text_of(response, idle_timeout_s) if response.status == 400 else b""
+                    telling = response.status in TELLING_STATUSES
+                    text = await _text_of(response, idle_timeout_s) if telling else b""
                     self._judge(response, request, began, span, text, whole=whole, located=request is located)
                     return response
                 await response.release()

@@ -108,8 +108,9 @@ class S3Fault:
 
     @property
     def of_keys(self) -> bool:
-        """Whether it says that the keys themselves are not accepted, whatever is asked with them."""
-        return self.code in _WRONG_KEYS
+        """Whether it says that the keys themselves are not accepted, whatever is asked with them. A signature does not
+        match either where a header does not arrive as it was sent."""
+        return self.code in _WRONG_KEYS and self.code != "SignatureDoesNotMatch"
 
     @property
     def of_an_s3(self) -> bool:

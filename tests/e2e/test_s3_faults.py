@@ -159,6 +159,16 @@ def test_a_refusal_in_mid_file_is_final(s3: S3, cache_dir: Path, code: str, erro
     assert tree_of(fetch(s3, cache_dir).snapshot.path) == held(s3)
 
 
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS])
+@pytest.mark.parametrize("status", [400, 403])
+def test_keys_that_end_are_told_as_such_whatever_the_status(s3: S3, cache_dir: Path, status: int, name: str) -> None:
+    s3.faults.add(S3Error("ExpiredToken", status=status).on("object", method="GET", path=name))
+    with pytest.raises(DeniedError, match=r"keys are not accepted \(ExpiredToken\)") as caught:
+        fetch(s3, cache_dir)
+    assert "begins anew" in (caught.value.hint or "")
+    nothing_visible(cache_dir)
+
+
 def test_a_presigned_url_that_runs_out_in_mid_file(s3: S3, cache_dir: Path) -> None:
     s3.add_bucket("closed").put(WEIGHTS, Synthetic(12 * MIB, 1))
     expires_s = 5

@@ -757,6 +757,21 @@ def test_a_header_that_was_not_the_trouble_is_sent_again() -> None:
     run(test)
 
 
+def test_a_signature_that_does_not_match_may_be_a_header_that_did_not_arrive() -> None:
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        s3.add_bucket("b-1", {"p/a": b"a"})
+        manifest = await ask.origin.resolve(S3.at("s3://b-1/p"), INSIDER)
+        (entry,) = manifest.files
+        answered = Answered(403, entry.url or "")
+        for code, kinds in (("SignatureDoesNotMatch", ("expired", "final")), ("InvalidAccessKeyId", ("final",))):
+            text = f"<Error><Code>{code}</Code></Error>".encode()
+            for kind in kinds:
+                assert ask.origin.refusal(answered, entry, signed=False, text=text).kind == kind
+            assert "x-amz-checksum-mode" in dict(ask.origin.locate(manifest, entry, INSIDER).headers)
+
+    run(test)
+
+
 def test_keys_that_ended_meanwhile_are_told_from_a_header_that_is_not_borne() -> None:
     async def test(s3: EmbeddedS3, ask: Asking) -> None:
         s3.add_bucket("b-1", {"p/a": b"a"})

@@ -70,10 +70,12 @@ class Refused(Exception):
         *,
         elements: Elements | None = None,
         headers: Mapping[str, str] | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(code)
         self.code = code
-        self.status, usual = CODES[code]
+        usual_status, usual = CODES[code]
+        self.status = usual_status if status is None else status
         self.message = message or usual
         self.elements = dict(elements or {})
         self.headers = dict(headers or {})

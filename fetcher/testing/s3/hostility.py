@@ -43,6 +43,8 @@ class S3Error(Fault):
     code: str = "SlowDown"
     retry_after: int | None = None
     """Seconds for the Retry-After header."""
+    status: int | None = None
+    """Another than Amazon's."""
 
     def __post_init__(self) -> None:
         if self.code not in CODES:
@@ -50,7 +52,7 @@ class S3Error(Fault):
 
     async def before(self, exchange: Exchange, memory: dict[Any, Any]) -> Reply | None:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        raise Refused(self.code, headers=headers)
+        raise Refused(self.code, headers=headers, status=self.status)
 
 
 @dataclass(frozen=True)
