@@ -97,15 +97,25 @@ class ApiClient:
     def own_places(self) -> Iterator[None]:
         """Inside, questions (those of tasks begun there, too) wait for one another and for nobody else's: a host that
         answers slowly, page after page, takes as long as it likes, and others must not wait for that."""
-        token = _PLACES.set((self, asyncio.Semaphore(QUESTIONS_MAX)))
+        token = _CALL.set(_Call(self))
         try:
             yield
         finally:
-            _PLACES.reset(token)
+            _CALL.reset(token)
+
+    def _call(self) -> _Call | None:
+        call = _CALL.get()
+        return call if call is not None and call.api is self else None
 
     def _places(self) -> asyncio.Semaphore:
-        of_call = _PLACES.get()
-        return of_call[1] if of_call is not None and of_call[0] is self else self._shared
+        call = self._call()
+        return self._shared if call is None else call.places
+
+    def late(self, host: str) -> set[str]:
+        """Of ``host``: what this call need not wait for again, in words of whoever asks. To be changed in place;
+        outside of ``own_places`` nobody keeps it."""
+        call = self._call()
+        return set() if call is None else call.late.setdefault(host, set())
 
     async def get_json(
         self, request: Request, shape: type[Shape], *, refusal: Refusal, bytes_max: int = ANSWER_BYTES_MAX
@@ -297,7 +307,16 @@ class ApiClient:
         raise TransportError(f"{display_url(request.url)}: more than {REDIRECTS_MAX} redirects in a row")
 
 
-_PLACES: ContextVar[tuple[ApiClient, asyncio.Semaphore] | None] = ContextVar("places of this call", default=None)
+@dataclass(eq=False, slots=True)
+class _Call:
+    """What the questions of one call share."""
+
+    api: ApiClient
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(QUESTIONS_MAX))
+    late: dict[str, set[str]] = field(default_factory=dict)
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("this call", default=None)
 
 
 async def _read_refusal(response: Response) -> Refused:

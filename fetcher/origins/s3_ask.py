@@ -18,7 +18,7 @@ from fetcher.model.ranges import ByteRange
 from fetcher.model.s3_address import Bucket
 from fetcher.model.secret import AWSKeys
 from fetcher.net.api import ApiClient, Refused
-from fetcher.net.request import Request, display_url
+from fetcher.net.request import Request, display_url, origin_of
 from fetcher.net.transport import Response
 from fetcher.origins.s3_checks import Facts, facts_of_headers, grid_of
 from fetcher.origins.s3_errors import S3Fault, Told
@@ -41,6 +41,8 @@ COUNTED_BYTES_MAX = 64 << 20
 """Of a body whose length the host does not state: it is read once to count it. Larger ones are refused."""
 PARSED_INLINE_BYTES_MAX = 64 << 10
 """A page of 150 keys; parsing it takes less than handing it to a thread does."""
+LATE_PLACES_OF_HOST = 4
+"""Buckets whose listings did not come in time: those of their host's others are not waited for either."""
 TRIES_AGAIN_MAX = 2
 """After a refusal that ``is_passing``."""
 
@@ -190,6 +192,15 @@ class Questions:
             raise
         self._memory.site(bucket).lists = True
         return listing
+
+    def lists_late(self, bucket: Bucket) -> bool:
+        """Whether this call has waited for a listing of ``bucket``, or for several at its host, and none came."""
+        late = self._api.late(origin_of(bucket.host_url))
+        return bucket.identity in late or len(late) >= LATE_PLACES_OF_HOST
+
+    def listed_late(self, bucket: Bucket) -> None:
+        """A listing of ``bucket`` did not come. Other calls find out for themselves: it may be this one's prefix."""
+        self._api.late(origin_of(bucket.host_url)).add(bucket.identity)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

@@ -131,7 +131,8 @@ class Survey:
     async def _object_or_folder(
         self, meaning: Reading, location: S3Location, asker: Asker, room: Room | None
     ) -> tuple[Found, ...]:
-        """Ask for the object and for what lies below its name, at once: a key may be either, or both."""
+        """Ask for the object and for what lies below its name, at once: a key may be either, or both. One after the
+        other where listings do not come."""
         bucket, key, what = meaning.bucket, meaning.key, location.url
 
         async def head() -> Head | S3Fault:
@@ -149,7 +150,13 @@ class Survey:
         def is_object(answer: Head | S3Fault) -> TypeGuard[Head]:
             return isinstance(answer, Head) and not _is_page_of_folder(answer, key) and not _stands_for_folder(answer)
 
-        one, many = await both(head, listing, is_object, LISTING_AWAITED_S)
+        if self._ask.lists_late(bucket):
+            one = await head()
+            many = None if is_object(one) else await listing()
+        else:
+            one, many = await both(head, listing, is_object, LISTING_AWAITED_S)
+            if many is None:
+                self._ask.listed_late(bucket)
         if is_object(one):
             if isinstance(many, Listing):
                 many.drop()

@@ -22,8 +22,10 @@ from fetcher import (
     TransportError,
 )
 from fetcher.engine.asks import Outcome
+from fetcher.engine.resolve import ASKED_AT_ONCE_MAX
+from fetcher.origins import s3_survey
 from fetcher.testing import S3, Synthetic, s3_in_thread
-from fetcher.testing.faults import CutAt, OnRequest, RedirectTo, Status, Trickle
+from fetcher.testing.faults import CutAt, Delay, OnRequest, RedirectTo, Status, Trickle
 from fetcher.testing.s3 import (
     HOSTILE_KEYS,
     RCLONE,
@@ -134,6 +136,25 @@ def test_a_store_that_keeps_the_encoding_of_an_upload(s3: S3, cache_dir: Path, c
     """``aws-chunked`` was taken off when the object came in; ``gzip`` is what the object is, bytes as listed."""
     s3.bucket("models").quirks = Quirks(content_encoding=coding)
     assert tree_of(fetch(s3, cache_dir).snapshot.path) == held(s3)
+
+
+def test_many_objects_of_a_host_whose_listings_do_not_come(
+    s3: S3, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are asked for at once wait for the listing, and what comes after them knows."""
+    monkeypatch.setattr(s3_survey, "LISTING_AWAITED_S", 0.2)
+    s3.add_bucket("many", {f"{number}.bin": b"%d" % number for number in range(3 * ASKED_AT_ONCE_MAX)}, public=True)
+    site = s3.add_site("many", "plain")
+    s3.faults.add(Delay(30).on("list"))
+
+    async def main() -> list[bytes]:
+        async with Fetcher(environ={}, **{**HURRIED, "cache_dir": str(cache_dir)}) as fetcher:
+            asks: list[Any] = [(f"{site.endpoint}/{number}.bin", "operator") for number in range(3 * ASKED_AT_ONCE_MAX)]
+            outcomes = await fetcher.fetch_all(asks)
+            return [next(outcome.snapshot.path.iterdir()).read_bytes() for outcome in outcomes]
+
+    assert asyncio.run(main()) == [b"%d" % number for number in range(3 * ASKED_AT_ONCE_MAX)]
+    assert 1 <= s3.count("list") <= ASKED_AT_ONCE_MAX
 
 
 # --- refusals in mid-file --------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Asking:
 
     origin: S3Origin
     transport: Roads
+    api: ApiClient
 
     async def body(self, manifest: Manifest, entry: FileEntry, asker: Asker) -> tuple[FileEntry | None, bytes]:
         """What the answer states of ``entry`` (None: that it is another by now), and the body."""
@@ -73,7 +74,8 @@ async def asking(endpoint: str, *, clock: Callable[[], float] = time.time, **cha
     """An origin with a transport of its own."""
     settings = settings_for(endpoint, **changes)
     transport = Roads(settings)
+    api = ApiClient(transport, settings)
     try:
-        yield Asking(S3Origin(ApiClient(transport, settings), settings, clock), transport)
+        yield Asking(S3Origin(api, settings, clock), transport, api)
     finally:
         await transport.close()

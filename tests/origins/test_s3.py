@@ -21,6 +21,8 @@ from fetcher.model.s3 import S3, S3Location
 from fetcher.model.secret import AWSKeys, Secret
 from fetcher.net.request import Request
 from fetcher.origins import s3_survey
+from fetcher.origins.s3 import LOCATIONS_AT_ONCE
+from fetcher.origins.s3_ask import LATE_PLACES_OF_HOST
 from fetcher.testing.contents import Synthetic
 from fetcher.testing.faultplan import FaultPlan
 from fetcher.testing.faults import Delay, RedirectTo
@@ -285,6 +287,44 @@ def test_a_listing_is_not_waited_for_long_once_there_is_an_object(monkeypatch: p
         s3.faults.add(Delay(30).on("list"))
         assert paths(await ask.origin.resolve(S3.at(f"{site.endpoint}/a.bin"), ANONYMOUS)) == ["a.bin"]
         assert len(s3.requests.select("list")) == 1, "not until it has failed, and once more"
+
+    run(test)
+
+
+def test_a_listing_that_does_not_come_is_waited_for_once_by_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_survey, "LISTING_AWAITED_S", 0.2)
+
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        names = [f"{number}.bin" for number in range(5 * LOCATIONS_AT_ONCE)]
+        s3.add_bucket("b-1", {**dict.fromkeys(names, b"a"), "folder/b": b"b"}, public=True)
+        site = s3.add_site("b-1")
+        objects = S3(tuple(S3Location.parse(f"{site.endpoint}/{name}", ()) for name in names))
+        for call in (1, 2):
+            with ask.api.own_places():
+                before = len(s3.requests.select("list"))
+                s3.faults.add(Delay(30).on("list"))
+                assert paths(await ask.origin.resolve(objects, ANONYMOUS)) == sorted(names)
+                asked = len(s3.requests.select("list")) - before
+                assert 1 <= asked <= LOCATIONS_AT_ONCE, "those that did not know, of each call"
+                s3.faults.clear()
+                assert paths(await ask.origin.resolve(S3.at(f"{site.endpoint}/folder"), ANONYMOUS)) == ["b"], call
+
+    run(test)
+
+
+def test_buckets_whose_listings_do_not_come_speak_for_their_host_when_they_are_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3_survey, "LISTING_AWAITED_S", 0.2)
+
+    async def test(s3: EmbeddedS3, ask: Asking) -> None:
+        s3.faults.add(Delay(30).on("list"))
+        buckets = [f"b-{number}" for number in range(LATE_PLACES_OF_HOST + 2)]
+        with ask.api.own_places():
+            for name in buckets:
+                s3.add_bucket(name, {"a.bin": b"a"}, public=True)
+                assert paths(await ask.origin.resolve(S3.at(f"{s3.endpoint}/{name}/a.bin"), ANONYMOUS)) == ["a.bin"]
+        assert len(s3.requests.select("list")) == LATE_PLACES_OF_HOST
 
     run(test)
 
