@@ -130,11 +130,8 @@ def _configuration(environ: os._Environ[str]) -> Check:
     unknown = sorted(set(ambient) - ours)
     if unknown:
         near = nearest(unknown[0], ours)
-        hint = (
-            f"did you mean {near}?"
-            if near
-            else "docs/MACHINE.md lists the variables, docs/BUILDING.md those of the core"
-        )
+        lists = "docs/MACHINE.md lists the variables, docs/BUILDING.md those of the core"
+        hint = f"did you mean {near}?" if near else lists
         return Check("configuration", "warn", f"nothing reads the variable {', '.join(unknown)}", hint)
     path, _ = config.config_file(environ)
     return Check("configuration", "ok", str(path) if path.exists() else f"no file at {path}")

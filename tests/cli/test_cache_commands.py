@@ -396,7 +396,7 @@ def test_doctor_knows_every_variable_that_is_read(
     for name, value in (("SHA256", "hashlib"), ("SIMD", "portable"), ("DEBUG", "0")):
         isolated_environment.setenv(f"FETCHER_{name}", value)
     assert _checks(program)["configuration"][0] == "ok"
-    isolated_environment.setenv("FETCHER_OF_ANOTHER_PROGRAM_ALTOGETHER", "1")
+    isolated_environment.setenv("FETCHER_QQQQQQQQQQQQQQQQQQ", "1")
     assert "docs/MACHINE.md lists the variables, docs/BUILDING.md those of the core" in program("doctor").out
 
 
