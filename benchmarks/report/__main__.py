@@ -48,7 +48,7 @@ def render(text: str, results: Mapping[str, Sequence[Row]]) -> tuple[str, dict[s
         if what == "reached":
             return f"{opening}{targets.table(rows)}\n{closing}"
         some = by_scenario(rows).get(what)
-        if some is None and (scenario := _scenario_of(what)):
+        if some is None and (scenario := scenario_of(what)):
             return f"{opening}{NOT_MEASURED.format(scenario)}\n{closing}"
         if some is None:
             raise LookupError(f"{name}.jsonl has no {what}, and no scenario is called so")
@@ -71,7 +71,7 @@ def render(text: str, results: Mapping[str, Sequence[Row]]) -> tuple[str, dict[s
     return filled, drawn
 
 
-def _scenario_of(what: str) -> str | None:
+def scenario_of(what: str) -> str | None:
     """Which scenario has rows of this name: its own, or one with more behind it (``small-get`` of ``small``)."""
     return next((name for name in (what, what.rpartition("-")[0]) if name in SCENARIOS), None)
 

@@ -10,6 +10,9 @@ distribution would be too narrow. Instead, the rounds of both runs are dealt ane
 nothing has changed between the runs, what has been seen is one of those. That leaves the figures of a scenario as
 dependent as they are, and supposes nothing but that one scenario's rounds say nothing of another's.
 
+What was to be reached (benchmarks.report.targets) has verdicts; those that differ are listed. They decide nothing here:
+a figure at its goal is now on this side of it and now on that.
+
 Exit code 1 if ratios disagree: more of them are disjoint than chance makes in one comparison of twenty. Seconds are
 compared and said too, but only ratios are promised to hold for a machine: on another day it may be slower for everybody
 (benchmarks/README.md).
@@ -27,6 +30,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, NamedTuple
 
+from benchmarks.report import targets
 from benchmarks.report.cells import FRESH, Row, Turn, by_rival, head, line, spread, turn
 from benchmarks.report.moves import SIGNIFICANCE
 from benchmarks.report.tables import MAKERS, by_scenario
@@ -222,6 +226,32 @@ def compare(first: Sequence[Row], second: Sequence[Row], kind: Kind) -> Verdict:
     return Verdict(pairs, tuple(together(chances)))
 
 
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What both runs say of goals, where both measured the same: a pair for each."""
+
+    pairs: Mapping[targets.Name, tuple[str, str]]
+
+    @property
+    def differing(self) -> dict[targets.Name, tuple[str, str]]:
+        return {name: pair for name, pair in self.pairs.items() if pair[0] != pair[1]}
+
+    @property
+    def turned(self) -> int:
+        """How many are reached in the one and missed in the other."""
+        return sum(set(pair) == {targets.REACHED, targets.MISSED} for pair in self.differing.values())
+
+
+def verdicts_of(first: Sequence[Row], second: Sequence[Row]) -> Verdicts:
+    """Of all goals of which both have something, but for scenarios of which they measured other sizes."""
+    one, other = figures(first), figures(second)
+    same = {name.scenario for name in one.keys() & other.keys()}
+    differing = ({name.scenario for name in one} & {name.scenario for name in other}) - same
+    then = {each.name: each.verdict for each in targets.outcomes(first) if each.name.scenario not in differing}
+    now = {each.name: each.verdict for each in targets.outcomes(second)}
+    return Verdicts({name: (verdict, now[name]) for name, verdict in then.items() if name in now})
+
+
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +276,20 @@ def summary(verdict: Verdict, what: str) -> str:
         f"or more in {verdict.chance:.1%}: {what} {words}. Farthest: {farthest.name.scenario}, {farthest.name.who}, "
         f"{farthest.name.what}: {farthest.distance:.1f} widths of the range, {farthest.change:+.1%}."
     )
+
+
+def verdict_table(verdicts: Verdicts) -> str:
+    """Those that differ."""
+    rows = head("scenario", "ours", "against", "figure", "first", "second")
+    return "\n".join([*rows, *(line(*name, *pair) for name, pair in verdicts.differing.items())])
+
+
+def verdict_summary(verdicts: Verdicts) -> str:
+    """How many differ, and how many of those say the contrary."""
+    count, turned = len(verdicts.differing), verdicts.turned
+    said = f"{count} of {len(verdicts.pairs)} verdicts {'differs' if count == 1 else 'differ'}"
+    words = f"{turned} turn{'s' if turned == 1 else ''} round" if turned else "none turns round"
+    return f"{said}; {words} (reached in one run, missed in the other)."
 
 
 def left_out(first: Sequence[Row], second: Sequence[Row]) -> list[str]:
@@ -275,12 +319,17 @@ def main() -> None:
         raise SystemExit("the two have no figure in common that each has measured twice")
     for what, verdict in verdicts.items():
         print(f"### {what.capitalize()}\n\n{table(verdict)}\n")
+    goals = verdicts_of(first, second)
+    if goals.differing:
+        print(f"### Verdicts that differ\n\n{verdict_table(goals)}\n")
     for words in left_out(first, second):
         print(f"Not compared: {words}")
     print()
     for what, verdict in verdicts.items():
         if verdict.pairs:
             print(summary(verdict, what))
+    if goals.pairs:
+        print(verdict_summary(goals))
     sys.exit(0 if verdicts["ratios"].agrees else 1)
 
 

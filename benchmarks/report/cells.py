@@ -43,6 +43,26 @@ def pages(row: Row) -> str:
     return str(row.get("pages", FRESH))
 
 
+IN_MEMORY = ("tmpfs", "ramfs")
+"""File systems, as stat(1) names them."""
+NO_DISK = "**What was to go to a disk went to a tmpfs: name a place on one by `--disk`.**"
+NO_MEMORY = (
+    "**What was to go to memory went to a disk ({}). There fetcher waits until all is durable, and the others leave "
+    "that to the kernel: they do not do the same work, and nothing is judged by it. Name a tmpfs by `--memory`.**"
+)
+
+
+def misplaced(row: Row) -> bool:
+    """Whether what was written went to another kind of place than it should; rows that do not say it did not."""
+    return "onto" in row and (row["onto"] in IN_MEMORY) == bool(row.get("durable"))
+
+
+def where_it_went(rows: Iterable[Row]) -> list[str]:
+    """Of those that are misplaced: words below a table."""
+    said = [NO_DISK if row.get("durable") else NO_MEMORY.format(row["onto"]) for row in rows if misplaced(row)]
+    return [f"\n{words}" for words in dict.fromkeys(said)]
+
+
 def spread(values: Sequence[float]) -> str:
     """Median, and in brackets the least and the greatest."""
     middle = statistics.median(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from benchmarks.report.cells import Row, by_rival, head, line, peak, spread, turn
+from benchmarks.report.cells import Row, by_rival, head, line, peak, spread, turn, where_it_went
 from benchmarks.running.options import MIB
 
 Rows = Sequence[Row]
@@ -150,7 +150,7 @@ def sent_table(rows: Rows) -> str:
             cells = [spread([row[name] for row in some]) for name in ("wall_s", "cpu_s")]
             sent = [[round(row["sent_bytes"] / unit, 3) for row in some] for unit in (MIB, some[0]["bytes"])]
             lines.append(line(who, *cells, peak(some), *map(spread, sent)))
-    return "\n".join(lines)
+    return "\n".join([*lines, *where_it_went(rows)])
 
 
 def flip_table(rows: Rows) -> str:

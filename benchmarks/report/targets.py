@@ -1,16 +1,17 @@
-"""What the hot path has to reach, and what a run says of it: ratios between runs of one round, their median.
+"""What the hot path has to reach, and what a run says of it: ratios between runs of one round, median and spread.
 
 A wall ratio is theirs / ours (2 is twice as fast as they), a CPU ratio ours / theirs (1 is as cheap). C is no rival.
+A goal is reached, or not, if all rounds say so: where they are on both sides of it, the next might fall on either.
 """
 
 from __future__ import annotations
 
-import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from benchmarks.report.cells import WARM, Row, pages, turn
+from benchmarks.report.cells import WARM, Row, Turn, figure, head, line, misplaced, pages, spread, turn
 
 BEST = "the best rival"
 POOL_MIB = 32
@@ -72,31 +73,78 @@ START_OVER_MS_MAX = {"fetcher --help": 60.0, "fetcher get (hit)": 120.0}
 LIBRARY_HIT_MS_MAX = 1.0
 
 
-def ratio(rows: Sequence[Row], target: Target) -> float | None:
-    """The median of the rounds' ratios; None where one of the two was not measured.
+REACHED, MISSED, OPEN, UNJUDGED = "reached", "**not**", "can't be told", "not judged: went elsewhere"
+"""Verdicts."""
+
+
+class Name(NamedTuple):
+    """Of a goal."""
+
+    scenario: str
+    ours: str
+    against: str = ""
+    figure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One goal, and what a run says of it."""
+
+    name: Name
+    against: str
+    """As it is shown: who the best rival was is known only now."""
+    measured: str
+    must: str
+    aim: str
+    verdict: str
+
+
+def ratios(rows: Sequence[Row], target: Target) -> tuple[float, ...]:
+    """Of the rounds that both were in.
 
     Goals are for fresh pages: what was written to warm ones does not count.
     """
-    figure = _FIGURES[target.figure]
-    ours: dict[object, float] = {}
-    theirs: dict[object, float] = {}
-    for row in rows:
-        if row["scenario"] != target.scenario or pages(row) == WARM or (value := figure(row)) is None:
+    ours, theirs = _sides(rows, target)
+    those = {number: min(each.values()) for number, each in theirs.items() if number in ours}
+    if target.figure == "wall":
+        return tuple(value / ours[number] for number, value in those.items())
+    return tuple(ours[number] / value for number, value in those.items())
+
+
+def _sides(rows: Sequence[Row], target: Target) -> tuple[dict[Turn, float], dict[Turn, dict[str, float]]]:
+    """What we took in each round, and what each of those took whom we are held against."""
+    value_of = _FIGURES[target.figure]
+    ours: dict[Turn, float] = {}
+    theirs: dict[Turn, dict[str, float]] = {}
+    for row in _rows_of(rows, target):
+        if (value := value_of(row)) is None:
             continue
         if row["rival"] == target.ours:
             ours[turn(row)] = value
-        elif row["rival"] == target.against or (target.against == BEST and _is_rival(row["rival"])):
-            theirs[turn(row)] = min(value, theirs.get(turn(row), value))
-    common = ours.keys() & theirs.keys()
-    if not common:
-        return None
-    if target.figure == "wall":
-        return statistics.median(theirs[number] / ours[number] for number in common)
-    return statistics.median(ours[number] / theirs[number] for number in common)
+        elif row["rival"] == target.against or (target.against == BEST and is_rival(row["rival"])):
+            theirs.setdefault(turn(row), {})[row["rival"]] = value
+    return ours, theirs
 
 
-def _is_rival(name: str) -> bool:
+def _rows_of(rows: Sequence[Row], target: Target) -> list[Row]:
+    return [row for row in rows if row["scenario"] == target.scenario and pages(row) != WARM]
+
+
+def is_rival(name: str) -> bool:
+    """Neither one of us, nor the limit."""
     return not name.startswith("fetcher") and name.partition(",")[0] != "C"
+
+
+def _against(rows: Sequence[Row], target: Target) -> str:
+    """Who: of the best rival who that was, in how many rounds, among how many."""
+    if target.against != BEST:
+        return target.against
+    ours, theirs = _sides(rows, target)
+    rounds = [each for number, each in theirs.items() if number in ours]
+    count = len({who for each in rounds for who in each})
+    firsts = Counter(min(each, key=lambda who: each[who]) for each in rounds)
+    named = ", ".join(f"{who} {times}×" for who, times in firsts.most_common())
+    return f"the best of {count} rival{'s' if count > 1 else ''}: {named}"
 
 
 def _transfer_cpu_s(row: Row) -> float | None:
@@ -111,61 +159,89 @@ _FIGURES: dict[str, Callable[[Row], float | None]] = {
 }
 
 
-def table(rows: Sequence[Row]) -> str:
-    """What was measured of what has to be reached, as Markdown."""
-    lines = ["| scenario | ours | against | figure | measured | must | aim | |", "|" + "---|" * 8]
+def outcomes(rows: Sequence[Row]) -> list[Outcome]:
+    """Of all goals of which something was measured."""
+    found = []
     for target in TARGETS:
-        value = ratio(rows, target)
-        if value is None:
+        values = ratios(rows, target)
+        if not values:
             continue
         sign = "≥" if target.figure == "wall" else "≤"
-        aim = "" if target.aim is None else f"{sign} {target.aim:g}"
-        verdict = "reached" if target.reached(value) else "**not**"
-        cells = (
-            target.scenario,
-            target.ours,
-            target.against,
-            target.figure,
-            f"{value:.2f}",
-            f"{sign} {target.must:g}",
-            aim,
+        elsewhere = any(misplaced(row) for row in _rows_of(rows, target))
+        found.append(
+            Outcome(
+                Name(target.scenario, target.ours, target.against, target.figure),
+                _against(rows, target),
+                spread(values),
+                f"{sign} {target.must:g}",
+                "" if target.aim is None else f"{sign} {target.aim:g}",
+                UNJUDGED if elsewhere else _verdict([target.reached(value) for value in values]),
+            )
         )
-        lines.append(f"| {' | '.join(cells)} | {verdict} |")
-    for row, what, measured, limit, unit in (*_recoveries(rows), *_starts(rows), *_memory(rows)):
-        verdict = "reached" if measured is not None and measured <= limit else "**not**"
-        shown = "never" if measured is None else f"{measured:.3g} {unit}"
-        lines.append(f"| {row} | {what} | | | {shown} | ≤ {limit:g} {unit} | | {verdict} |")
-    return "\n".join(lines) if len(lines) > 2 else ""
+    return [*found, *_recoveries(rows), *_starts(rows), *_memory(rows)]
 
 
-Limit = tuple[str, str, float | None, float, str]
+def _verdict(rounds: Sequence[bool]) -> str:
+    """Of several rounds: one of them has no spread, and so nobody knows what the next would have said."""
+    if len(rounds) < 2 or len(set(rounds)) > 1:
+        return OPEN
+    return REACHED if rounds[0] else MISSED
 
 
-def _recoveries(rows: Sequence[Row]) -> list[Limit]:
+def table(rows: Sequence[Row]) -> str:
+    """What was measured of what has to be reached, as Markdown."""
+    found = outcomes(rows)
+    lines = head("scenario", "ours", "against", "figure", "measured", "must", "aim", "")
+    for each in found:
+        cells = (each.name.scenario, each.name.ours, each.against, each.name.figure, each.measured, each.must, each.aim)
+        lines.append(line(*cells, each.verdict))
+    return "\n".join(lines) if found else ""
+
+
+def _limited(name: Name, measured: str, limit: str, verdict: str) -> Outcome:
+    return Outcome(name, "", measured, f"≤ {limit}", "", verdict)
+
+
+def _recoveries(rows: Sequence[Row]) -> list[Outcome]:
+    """The worst round is what counts: there is nothing on its other side."""
     found = [row.get("recovery_s") for row in rows if row["scenario"] == "link-429"]
     if not found:
         return []
     worst = None if None in found else max(value for value in found if value is not None)
-    return [("link-429", "0.9 of the plateau again, worst round", worst, RECOVERY_S_MAX, "s")]
+    shown = "never" if worst is None else f"{figure(worst)} s"
+    verdict = REACHED if worst is not None and worst <= RECOVERY_S_MAX else MISSED
+    name = Name("link-429", "0.9 of the plateau again, worst round")
+    return [_limited(name, shown, f"{RECOVERY_S_MAX:g} s", verdict)]
 
 
-def _starts(rows: Sequence[Row]) -> list[Limit]:
+def _starts(rows: Sequence[Row]) -> list[Outcome]:
     some = [row for row in rows if row["scenario"] == "start"]
     bare = {turn(row): row["wall_s"] for row in some if row["rival"] == "python -c pass"}
-    found: list[Limit] = []
+    taken_ms: dict[str, tuple[list[float], float]] = {}
     for what, limit in START_OVER_MS_MAX.items():
         those = [row for row in some if row["rival"] == what and turn(row) in bare]
         over = [1000 * (row["wall_s"] - bare[turn(row)]) for row in those]
-        if over:
-            found.append(("start", f"{what}, over python -c pass", statistics.median(over), limit, "ms"))
-    if hits := [row["latency"]["hit_ms_p50"] for row in some if "latency" in row]:
-        found.append(("start", "hit in the library", statistics.median(hits), LIBRARY_HIT_MS_MAX, "ms"))
-    return found
+        taken_ms[f"{what}, over python -c pass"] = over, limit
+    hits = [row["latency"]["hit_ms_p50"] for row in some if "latency" in row]
+    taken_ms["hit in the library"] = hits, LIBRARY_HIT_MS_MAX
+    return [
+        _limited(
+            Name("start", what),
+            f"{spread(values)} ms",
+            f"{limit:g} ms",
+            _verdict([value <= limit for value in values]),
+        )
+        for what, (values, limit) in taken_ms.items()
+        if values
+    ]
 
 
-def _memory(rows: Sequence[Row]) -> list[Limit]:
+def _memory(rows: Sequence[Row]) -> list[Outcome]:
+    """The most of all rows is what counts."""
     peaks = [(row["rss_mib"], row["scenario"]) for row in rows if row.get("rival") == "fetcher" and "rss_mib" in row]
     if not peaks:
         return []
-    peak, row = max(peaks)
-    return [(row, "peak memory of fetcher, the most of all rows", peak, RSS_MIB_MAX, "MiB")]
+    peak, scenario = max(peaks)
+    name = Name("all", "peak memory of fetcher, the most of all rows")
+    shown = f"{figure(peak)} MiB ({scenario})"
+    return [_limited(name, shown, f"{RSS_MIB_MAX:g} MiB", REACHED if peak <= RSS_MIB_MAX else MISSED)]

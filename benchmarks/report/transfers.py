@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.cells import Row, Turn, by_rival, head, line, pages, peak, spread, turn
+from benchmarks.report.cells import Row, Turn, by_rival, head, line, pages, peak, spread, turn, where_it_went
 from benchmarks.running.options import GIB, MIB, OURS
 
 MORE_THAN_ONCE = 1.005
@@ -57,7 +57,10 @@ def table(rows: Sequence[Row]) -> str:
         "its wall / ours",
         "our CPU / its",
     )
-    lines = head(*titles)
+    # Else what the kernel writes back for those who leave it to him would count for nobody.
+    whole = all(row.get("durable") and "busy_s" in row for row in rows)
+    beside = (f"machine {units.cost}", "our machine CPU / its") if whole else ()
+    lines = head(*titles, *beside)
     refused = any("recovery_s" in row for group in groups.values() for row in group)
     for rival, group in groups.items():
         amount, scale = units.amount(group[0]), units.cost_scale(group[0])
@@ -75,6 +78,9 @@ def table(rows: Sequence[Row]) -> str:
         is_ours = group[0]["rival"] == our_name
         cells.append("" if is_ours else _ratio(group, ours, wall_s))
         cells.append("" if is_ours else _ratio(ours, group, cpu_s))
+        if whole:
+            cells.append(spread([machine_cpu_s(row) * scale for row in group]))
+            cells.append("" if is_ours else _ratio(ours, group, machine_cpu_s))
         lines.append(line(rival, *cells))
     if len({pages(row) for row in rows}) > 1:
         lines.append("\nFresh and warm pages in one table: ratios between the two say nothing, and are left out.")
@@ -84,8 +90,7 @@ def table(rows: Sequence[Row]) -> str:
     told = [f"{who} {spread([round(ratio, 3) for ratio in ratios])}" for who, ratios in sent.items() if ratios]
     if any(ratio >= MORE_THAN_ONCE for ratios in sent.values() for ratio in ratios):
         lines.append(f"\nSent by the origin, in times of the files: {'; '.join(told)}.")
-    if any(row.get("durable") and row.get("onto") == "tmpfs" for group in groups.values() for row in group):
-        lines.append("\n**What was to go to a disk went to a tmpfs: name a place on one by `--disk`.**")
+    lines += where_it_went(rows)
     if refused:
         for rival, group in groups.items():
             for row in group:
@@ -112,6 +117,11 @@ def wall_s(row: Row) -> float:
 
 def cpu_s(row: Row) -> float:
     return float(row["cpu_s"])
+
+
+def machine_cpu_s(row: Row) -> float:
+    """What the whole machine was busy for, without the origin: with the kernel's writing back, and our fsync."""
+    return float(row["busy_s"] - row["server_cpu_s"])
 
 
 def _ratio(above: Sequence[Row], below: Sequence[Row], figure: Callable[[Row], float]) -> str:

@@ -26,11 +26,11 @@ class Scenario:
 
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "engine": Scenario(files.engine, ("fetcher engine", "C", "obstore", "hf_transfer")),
+    "engine": Scenario(files.engine, ("fetcher engine", "C", "rclone", "obstore", "hf_transfer")),
     "http": Scenario(files.http, ("fetcher", "C, BLAKE3", "obstore", "hf_transfer", "rclone", "curl")),
     "lfs": Scenario(files.lfs, ("fetcher", "C, BLAKE3, SHA-256", "hf_transfer")),
     "sharded": Scenario(files.sharded),
-    "https": Scenario(files.https, ("fetcher", "C, BLAKE3", "obstore", "curl")),
+    "https": Scenario(files.https, ("fetcher", "C, BLAKE3", "rclone", "obstore", "curl")),
     "disk": Scenario(files.disk, ("fetcher", "C, BLAKE3, O_DIRECT", "rclone", "wget2")),
     "link-capped": Scenario(links.link_capped, ("fetcher", "aria2c -x16")),
     "link-straggler": Scenario(links.link_straggler, short=False),

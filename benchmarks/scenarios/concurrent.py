@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.origins import contents
 from benchmarks.origins.nginx import Nginx, nginx, nginx_here
 from benchmarks.rivals import RIVALS
-from benchmarks.running.machine import Conditions, run
+from benchmarks.running.machine import Conditions, file_system, run
 from benchmarks.running.options import BIG, Options
 from benchmarks.running.race import (
     Row,
@@ -43,7 +43,8 @@ def concurrent(options: Options) -> Iterator[Row]:
             def one(name: str, round_number: int) -> Row:
                 return _together(name, work, original.parent, conditions, server, compare=round_number == 0)
 
-            common: Row = {"bytes": total, "files": 1, "processes": PROCESSES, **conditions.row()}
+            onto = file_system(sink)
+            common: Row = {"onto": onto, "bytes": total, "files": 1, "processes": PROCESSES, **conditions.row()}
             entrants = options.of(("fetcher", "huggingface_hub", "hf_transfer"), those_able("repo"))
             yield from in_turns(common, options.rounds, entrants, one)
 

@@ -10,7 +10,7 @@ from benchmarks.origins import contents
 from benchmarks.origins.nginx import nginx, nginx_here
 from benchmarks.origins.s3 import rclone_here, rclone_s3
 from benchmarks.rivals import RIVALS
-from benchmarks.running.machine import Conditions, run
+from benchmarks.running.machine import Conditions, file_system, run
 from benchmarks.running.options import KIB, MIB, Options
 from benchmarks.running.race import (
     EACH_FILE_BYTES,
@@ -88,7 +88,8 @@ def repeated(
         refuse_bytes_from_elsewhere(sent, sum(path.stat().st_size for path in anew))
         return measured.row() | {"sent_bytes": sent}
 
-    common: Row = {"scenario": scenario, "bytes": total, "files": len(work.names)}
+    onto = file_system(work.directory)
+    common: Row = {"scenario": scenario, "onto": onto, "bytes": total, "files": len(work.names)}
     for row in in_turns(common, 1, entrants, first):
         if "missing" in row or "failed" in row:
             yield row

@@ -106,6 +106,35 @@ def test_the_command_line_says_what_overlaps_and_by_how_much(
     assert "no figure in common" in str(code)
 
 
+def test_verdicts_that_differ_between_two_runs_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows(*curl_s: float) -> list[Row]:
+        taken = {"fetcher engine": (1.0, 1.0, 1.0), "curl": curl_s, "aria2c -x8": (2.0, 2.1, 2.2)}
+        return [
+            {"scenario": "engine", "rival": who, "round": number, "files": 1, "bytes": 1 << 30}
+            | {"wall_s": wall_s, "cpu_s": 1.0}
+            for who, walls in taken.items()
+            for number, wall_s in enumerate(walls)
+        ]
+
+    first = rows(1.7, 1.8, 1.9)
+    _, said = _told(tmp_path, monkeypatch, capsys, first, rows(1.5, 1.8, 1.9))
+    assert "| engine | fetcher engine | curl | wall | reached | can't be told |" in said
+    assert (
+        "1 of 3 verdicts differs" in said and "none turns round" in said and "aria2c -x8 | wall | reached" not in said
+    )
+    _, said = _told(tmp_path, monkeypatch, capsys, first, rows(1.1, 1.2, 1.3))
+    assert "| engine | fetcher engine | curl | wall | reached | **not** |" in said and "1 turns round" in said
+    _, said = _told(tmp_path, monkeypatch, capsys, first, first)
+    assert "0 of 3 verdicts differ" in said
+    # Of other sizes there is nothing to compare.
+    other = [row | {"bytes": 1 << 20} for row in rows(1.1, 1.2, 1.3)]
+    common = [row for row in _run(random.Random(12)) if row["scenario"] != "engine"]
+    code, said = _told(tmp_path, monkeypatch, capsys, [*common, *other], [*common, *first])
+    assert code == 0 and "| engine | fetcher engine | curl" not in said
+
+
 def test_what_can_not_be_compared_is_said() -> None:
     def row(scenario: str, who: str, number: int) -> Row:
         return {"scenario": scenario, "rival": who, "round": number, "wall_s": 1.0, "cpu_s": 1.0}

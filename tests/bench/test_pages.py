@@ -72,8 +72,8 @@ def test_goals_are_for_fresh_pages() -> None:
     target = targets.Target("engine", "fetcher engine", "C", "CPU", 1.2)
     fresh = [*_rows("fetcher engine", 2.0), *_rows("C", 1.0)]
     warm = [*_rows("fetcher engine", 2.0, run="other", pages="warm"), *_rows("C", 0.1, run="other", pages="warm")]
-    assert targets.ratio([*fresh, *warm], target) == 2.0
-    assert targets.ratio(warm, target) is None
+    assert targets.ratios([*fresh, *warm], target) == (2.0,)
+    assert targets.ratios(warm, target) == ()
 
 
 def test_runs_on_fresh_and_on_warm_pages_have_nothing_to_agree_on() -> None:

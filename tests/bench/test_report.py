@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import statistics
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -19,6 +21,7 @@ from benchmarks.report.__main__ import render
 from benchmarks.report.cells import Row
 from benchmarks.report.tables import table
 from benchmarks.rivals import RIVALS
+from benchmarks.running import lines
 from benchmarks.running.lines import Lines
 from benchmarks.running.options import Base
 from benchmarks.scenarios import SCENARIOS
@@ -58,9 +61,9 @@ def test_ratios_are_taken_within_rounds() -> None:
     }
     assert lines["C"][-2:] == ["0.5 (0.5–0.5)", "2 (2–2)"]
     assert lines["curl"][-2:] == ["2 (2–2)", "0.5 (0.5–0.5)"]
-    assert targets.ratio(measured, targets.Target("http", "fetcher", targets.BEST, "wall", 0.8)) == 2.0
-    assert targets.ratio(measured, targets.Target("http", "fetcher", "C", "CPU", 1.25)) == 2.0
-    assert targets.ratio(measured, targets.Target("http", "fetcher", "obstore", "wall", 1.0)) is None
+    assert targets.ratios(measured, targets.Target("http", "fetcher", targets.BEST, "wall", 0.8)) == (2.0, 2.0, 2.0)
+    assert targets.ratios(measured, targets.Target("http", "fetcher", "C", "CPU", 1.25)) == (2.0, 2.0, 2.0)
+    assert targets.ratios(measured, targets.Target("http", "fetcher", "obstore", "wall", 1.0)) == ()
 
 
 def test_a_target_is_for_somebody_who_is_there() -> None:
@@ -125,7 +128,7 @@ def test_the_page_gets_its_tables_and_pictures_and_keeps_its_words() -> None:
     filled, drawn = render(page, {"here": rows})
     assert filled.startswith("Words.\n<!-- measured: here http -->\n![") and "old" not in filled
     assert "| fetcher | 2 (2–2) |" in filled and "curl: curl is not installed" in filled
-    assert "| http | fetcher | C, BLAKE3 | CPU | 2.00 | ≤ 1.25 | ≤ 1.15 | **not** |" in filled
+    assert "| http | fetcher | C, BLAKE3 | CPU | 2 (2–2) | ≤ 1.25 | ≤ 1.15 | **not** |" in filled
     assert set(drawn) == {"here-http.svg"}
     assert render(filled, {"here": rows}) == (filled, drawn)
 
@@ -335,7 +338,7 @@ def test_runs_in_one_file_are_not_mixed() -> None:
         for row in _measured(ours=(ours,), c=(c,))
     ]
     target = targets.Target("http", "fetcher", "C, BLAKE3", "CPU", 1.25)
-    assert targets.ratio(rows, target) == 2.0
+    assert targets.ratios(rows, target) == (2.0, 2.0)
     assert transfers.table(rows).splitlines()[3].endswith("| 0.5 (0.5–0.5) | 2 (2–2) |")
 
 
@@ -350,6 +353,101 @@ def test_a_disk_that_is_none_is_said() -> None:
     rows = [row | {"durable": True, "onto": "tmpfs"} for row in _measured("disk", curl=(1.0,))]
     assert "went to a tmpfs" in transfers.table(rows)
     assert "went to a tmpfs" not in transfers.table([row | {"onto": "xfs"} for row in rows])
+
+
+@pytest.mark.parametrize("file_system", ["ext2/ext3", "xfs", "overlayfs"])
+def test_memory_that_is_none_is_said_and_nothing_is_judged_by_it(file_system: str) -> None:
+    rows = [
+        row | {"durable": False, "onto": "tmpfs"} for row in _measured(ours=(1.0, 1.0), curl=(2.0, 2.0), c=(1.0, 1.0))
+    ]
+    elsewhere = [row | {"onto": file_system} for row in rows]
+    assert f"went to a disk ({file_system})" in transfers.table(elsewhere)
+    assert "went to a disk" not in transfers.table(rows)
+    assert [outcome.verdict for outcome in targets.outcomes(rows)][:2] == ["reached", "reached"]
+    assert [outcome.verdict for outcome in targets.outcomes(elsewhere)][:2] == [targets.UNJUDGED, targets.UNJUDGED]
+    no_disk = [row | {"scenario": "disk", "durable": True} for row in rows]
+    assert [outcome.verdict for outcome in targets.outcomes(no_disk)][:1] == [targets.UNJUDGED]
+    assert [outcome.verdict for outcome in targets.outcomes([row | {"onto": "xfs"} for row in no_disk])][:1] == [
+        "reached"
+    ]
+
+
+@pytest.mark.parametrize("scenario", ["repeat-repo", "repeat-s3", "concurrent"])
+def test_memory_that_is_none_is_said_where_no_race_is_run(scenario: str) -> None:
+    rows = [row | {"onto": "tmpfs", "sent_bytes": 1 << 30} for row in _measured(scenario, curl=(1.0,))]
+    assert "went to a disk" not in table(rows)
+    assert "went to a disk (xfs)" in table([row | {"onto": "xfs"} for row in rows])
+
+
+def test_durable_races_show_what_the_kernel_did_for_those_who_do_not_sync() -> None:
+    extra_s = {"fetcher": 0.0, "curl": 3.0}
+    rows = [
+        row | {"durable": True, "onto": "xfs", "busy_s": row["cpu_s"] + row["server_cpu_s"] + extra_s[row["rival"]]}
+        for row in _measured("disk", ours=(1.0, 1.0), curl=(1.0, 1.0))
+    ]
+    head, _, ours, curl = (line.removesuffix(" |").split(" | ") for line in transfers.table(rows).splitlines())
+    own, ratio = (head.index(title) for title in ("machine CPU s/GiB", "our machine CPU / its"))
+    assert (ours[own], curl[own]) == ("1 (1–1)", "4 (4–4)")
+    assert (ours[ratio], curl[ratio]) == ("", "0.25 (0.25–0.25)")
+    assert "machine CPU" not in transfers.table([row | {"durable": False} for row in rows])
+    assert "machine CPU" not in transfers.table(_measured("disk", ours=(1.0,)))  # lines that do not say it
+
+
+@pytest.mark.parametrize(
+    ("curl", "verdict", "shown"),
+    [
+        ((0.9, 1.0, 1.1), "reached", "1 (0.9–1.1)"),
+        ((0.5, 0.7, 0.6), "**not**", "0.6 (0.5–0.7)"),
+        ((0.7, 0.9, 1.4), "can't be told", "0.9 (0.7–1.4)"),
+        ((0.9, 0.7, 0.6), "can't be told", "0.7 (0.6–0.9)"),
+        ((2.0,), "can't be told", "2"),  # of one round nobody knows what the next would be
+    ],
+)
+def test_a_goal_with_rounds_on_both_sides_is_neither_reached_nor_missed(
+    curl: tuple[float, ...], verdict: str, shown: str
+) -> None:
+    rows = _measured(ours=(1.0,) * len(curl), curl=curl)
+    assert f"| wall | {shown} | ≥ 0.8 | ≥ 0.9 | {verdict} |" in targets.table(rows)
+
+
+def test_start_is_told_by_its_rounds_too() -> None:
+    def rows(*over_s: float) -> list[Row]:
+        return [
+            {"scenario": "start", "rival": who, "round": number, "wall_s": 0.01 + taken}
+            for number, over in enumerate(over_s)
+            for who, taken in (("python -c pass", 0.0), ("fetcher --help", over))
+        ]
+
+    assert "| 50 (40–70) ms | ≤ 60 ms |  | can't be told |" in targets.table(rows(0.05, 0.04, 0.07))
+    assert "| 50 (40–55) ms | ≤ 60 ms |  | reached |" in targets.table(rows(0.05, 0.04, 0.055))
+
+
+def test_who_the_best_rival_was_is_said() -> None:
+    rows = _measured(ours=(1.0,) * 3, curl=(2.0, 2.0, 3.0))
+    assert "| the best of 1 rival: curl 3× |" in targets.table(rows)
+    rows += [row | {"rival": "rclone", "wall_s": 2.5} for row in _measured(curl=(1.0,) * 3)]
+    assert "| the best of 2 rivals: curl 2×, rclone 1× |" in targets.table(rows)
+
+
+NEARLY = 0.02
+"""By so much somebody who is not in the short form may be faster than the best who is: less is chance."""
+
+
+def test_the_fastest_rivals_are_in_the_short_form() -> None:
+    walls: dict[str, dict[str, list[float]]] = {}
+    for path in page_maker.RESULTS.glob("*.jsonl"):
+        for row in lines.read(path):
+            if "way" in row and "wall_s" in row and targets.is_rival(row["rival"]):
+                walls.setdefault(row["scenario"], {}).setdefault(row["rival"], []).append(row["wall_s"])
+    assert {"engine", "http", "https", "disk", "lfs", "s3-big", "small-get"} <= walls.keys()
+    for what, taken in walls.items():
+        scenario = SCENARIOS[page_maker.scenario_of(what) or what]
+        if not scenario.nearest:
+            continue
+        medians = {who: statistics.median(values) for who, values in taken.items()}
+        best = min(medians, key=lambda who: medians[who])
+        nearest_s = min((medians[who] for who in scenario.nearest if who in medians), default=math.inf)
+        assert nearest_s <= medians[best] * (1 + NEARLY), f"{what}: {best} is not in the short form"
 
 
 def test_a_picture_of_nothing_and_of_strange_names_is_a_picture() -> None:

@@ -74,6 +74,7 @@ def test_objects_and_what_is_there_already(tmp_path: Path) -> None:
     assert {"fetcher", "huggingface_hub", "rclone", "s5cmd sync"} <= set(again)
     assert next(row["sent_bytes"] for row in rows if row["scenario"] == "repeat-repo") == 0  # a hit asks nobody
     assert "sent by the origin" in tables
+    assert all(row["onto"] for row in again.values())  # else a disk would pass for memory
 
 
 @pytest.mark.needs("reference", "python:huggingface_hub")
@@ -84,6 +85,7 @@ def test_processes_at_once_and_wrong_bytes(tmp_path: Path) -> None:
     (ours,) = [row for row in rows if row["scenario"] == "concurrent" and row["rival"] == "fetcher"]
     assert isinstance(ours["sent_bytes"], int) and isinstance(ours["bytes"], int)
     assert ours["bytes"] <= ours["sent_bytes"] < 1.1 * ours["bytes"]  # once for four
+    assert ours["onto"]
     noticed = {
         (str(row["rival"]), str(row.get("stated", "SHA-256"))): (row["noticed"], row["wrong_is_visible"])
         for row in rows
