@@ -47,8 +47,8 @@ IN_MEMORY = ("tmpfs", "ramfs")
 """File systems, as stat(1) names them."""
 NO_DISK = "**What was to go to a disk went to a tmpfs: name a place on one by `--disk`.**"
 NO_MEMORY = (
-    "**What was to go to memory went to a disk ({}). There fetcher waits until all is durable, and the others leave "
-    "that to the kernel: they do not do the same work, and nothing is judged by it. Name a tmpfs by `--memory`.**"
+    "**What was to go to memory went to a disk ({}). There a get of fetcher waits until all is durable, and the others "
+    "leave that to the kernel: they do not do the same work, and no goal is judged by it. Name a tmpfs by `--memory`.**"
 )
 
 
