@@ -179,7 +179,7 @@ def main() -> None:
         return
     end_when_asked()
     compile_all(CHECKOUT)
-    kept = lines.Lines(given.output or RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S')}.jsonl")
+    kept = lines.Lines(given.output or RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%S')}.jsonl", core=given.core)
     try:
         unusable = keep_all(kept, measure(given, options_of(given)))
     except KeyboardInterrupt:

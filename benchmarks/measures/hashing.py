@@ -13,8 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
+import ssl
 import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,20 @@ from benchmarks.measures.contests import POOL, merge, sha256, updates, whole_buf
 from benchmarks.report.others import ratio_table
 from benchmarks.running.options import MIB, at_least, size
 from benchmarks.running.race import room_in
+from benchmarks.running.work import module_version
 from fetcher import hashing
+
+AGAINST: Mapping[str, Callable[[], str]] = {
+    "blake3 package": module_version("blake3"),
+    "hashlib": lambda: f"{ssl.OPENSSL_VERSION}, Python {platform.python_version()}",
+}
+"""How the names of those begin whom we are held against, and which versions of them are here; the others are ours."""
+
+
+def against(than: str) -> dict[str, str]:
+    """The version of who is measured against, as it goes into a line."""
+    say = next((say for name, say in AGAINST.items() if than.startswith(name)), None)
+    return {"than_version": say()} if say else {}
 
 
 def measure(directory: Path, *, rounds: int, slices: int, file_bytes: int) -> list[dict[str, Any]]:
@@ -67,7 +83,7 @@ def main() -> None:
     with room_in(options.directory) as directory:
         rows = measure(directory, rounds=options.rounds, slices=options.slices, file_bytes=options.file_size)
     for row in rows:
-        print(json.dumps(row), flush=True)
+        print(json.dumps(row | against(row.get("than", ""))), flush=True)
     print()
     print(ratio_table(rows))
 

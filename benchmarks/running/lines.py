@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.running.machine import facts
+from benchmarks.running.machine import facts, priority
 from benchmarks.running.work import CHECKOUT, Unusable
 
 Row = dict[str, Any]
@@ -41,13 +41,16 @@ class Lines:
     rows: list[Row] = field(default_factory=list)
     run: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S"))
     """When it began; rounds of different runs do not compare."""
+    core: int | None = None
+    """That whoever is measured was pinned to."""
     _start: float = field(default_factory=time.monotonic)
 
     def keep(self, scenario: str, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows of one scenario, as they come."""
         for row in rows:
             when = {"date": time.strftime("%Y-%m-%d"), "run": self.run}
-            whole = {"scenario": scenario, **when, "revision": revision(), **facts(), **row}
+            how = {"core": self.core, "priority": priority()}
+            whole = {"scenario": scenario, **when, "revision": revision(), **facts(), **how, **row}
             self.rows.append(whole)
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ class Conditions:
 
     def row(self) -> dict[str, object]:
         """What of them goes into a JSON line."""
-        return {"core": self.core, "durable": self.durable, "priority": priority()}
+        return {"durable": self.durable}
 
 
 @dataclass(frozen=True, slots=True)

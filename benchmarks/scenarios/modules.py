@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.measures.arrival import FILES
 from benchmarks.measures.contests import WRITTEN
+from benchmarks.running.lines import revision
 from benchmarks.running.machine import Conditions, Failed, run
 from benchmarks.running.options import KIB, MIB, OURS, Base, Options
 from benchmarks.running.race import Row, room_in, there_and_back
@@ -69,7 +70,8 @@ def _module(name: str, options: Options, checkout: Path, rounds: int, *arguments
         chosen = {name: os.environ[name] for name in ("FETCHER_SIMD", "FETCHER_NATIVE") if name in os.environ}
         output = run(Command(command, {"PYTHONPATH": str(room), **chosen}), Conditions(options.core)).stdout
     lines = output.partition("\n\n")[0].splitlines()
-    return [json.loads(line) | ({"chosen": chosen} if chosen else {}) for line in lines]
+    more = {"version": f"fetcher {revision(checkout)}"} | ({"chosen": chosen} if chosen else {})
+    return [json.loads(line) | more for line in lines]
 
 
 def _compared(name: str, options: Options, base: Base, *arguments: str) -> Iterator[Row]:

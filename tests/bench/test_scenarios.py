@@ -35,7 +35,8 @@ def _run(tmp_path: Path, *arguments: str, environment: dict[str, str] | None = N
     assert done.returncode == 0, done.stderr
     assert not list(place.iterdir())
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert all(row.keys() >= {"scenario", "revision", "cpu", "date"} for row in rows)
+    assert all(row.keys() >= {"scenario", "revision", "cpu", "date", "core", "priority"} for row in rows)
+    assert all("version" in row or "missing" in row for row in rows)
     failed = [f"{row['rival']}: {row['failed']}" for row in rows if "failed" in row]
     assert not failed, failed
     return rows, done.stdout
@@ -138,6 +139,9 @@ def test_start_up_and_hits_are_measured_and_ask_nobody(tmp_path: Path) -> None:
 def test_hashing_is_measured_as_ratios_of_one_run(tmp_path: Path) -> None:
     rows, _ = _run(tmp_path, "--scenario=hashing", "--size=36MiB")
     against = {row["what"]: row["than"] for row in rows if "ratio" in row}
+    versions = {str(row["than"]): str(row["than_version"]) for row in rows if "than_version" in row}
+    assert versions["blake3 package"].startswith("blake3 ") and versions["hashlib"].startswith("OpenSSL ")
+    assert {than for than in against.values() if str(than).startswith(("blake3", "hashlib"))} == set(versions)
     assert against["BLAKE3, 64 KiB"] == against["BLAKE3 by updates of 1460 B"] == "blake3 package"
     assert against["SHA-256, two streams on one core"] == "hashlib, one after the other"
     assert against["write_blocks, 8 MiB"] == "pwrite"
