@@ -1,7 +1,8 @@
 """The AWS command line: what S3's owner offers.
 
-Its client library checks a CRC of what it fetches whole: it fetches objects of 8 MiB and more in ranges, and knows
-CRC-64/NVME only together with awscrt (see the scenario ``flipped``).
+From 1.37 and 2.23 on its client library checks a CRC of what it fetches whole: it fetches objects of 8 MiB and more in
+ranges, and knows CRC-64/NVME only together with awscrt (see the scenario ``flipped``). Older ones, such as that of
+Debian 12 (2.9), check none.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RIVALS = tuple(
         f"aws s3 {verb}",
         {"s3": _s3(verb)},
         program_version("aws"),
-        verifies="sizes; below 8 MiB the CRC that S3 states (CRC-64/NVME only with awscrt)",
+        verifies="sizes; from 1.37 or 2.23 on, below 8 MiB the CRC that S3 states (CRC-64/NVME only with awscrt)",
         needs=("aws",),
     )
     for verb in ("cp", "sync")
