@@ -143,7 +143,8 @@ def _all_of(values: Sequence[float]) -> str:
 
 def sent_table(rows: Rows) -> str:
     """Who fetched how much of it: again, or several times."""
-    lines = head("who", "wall s", "CPU s", "peak MiB", "MiB sent by the origin", "in times of the files")
+    whose = " of the largest process" if any("processes" in row for row in rows) else ""
+    lines = head("who", "wall s", "CPU s", f"peak MiB{whose}", "MiB sent by the origin", "in times of the files")
     for who, group in by_rival(rows).items():
         some = [row for row in group if "wall_s" in row]
         if some:
