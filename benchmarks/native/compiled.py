@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from benchmarks.running.work import CHECKOUT, Unusable
+from benchmarks.running.work import CHECKOUT, Unusable, program_version
 
 CORE = CHECKOUT / "fetcher" / "_native" / "core"
 FLAGS = ("-std=gnu11", "-O3", "-Wall", "-Wextra", "-D_FILE_OFFSET_BITS=64")
@@ -31,8 +31,8 @@ class Program:
         return _build(self)
 
     def version(self) -> str:
-        done = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True)
-        return done.stdout.partition("\n")[0]
+        """The compiler's. Raises Unusable."""
+        return program_version("gcc")()
 
 
 @cache

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from benchmarks.running.work import Command, Unusable
+from benchmarks.running.work import Command, Unusable, environment
 
 PRIORITY = -10
 """What is asked for. What is granted is ``priority()``."""
@@ -88,20 +88,23 @@ def run(
         touch(conditions.touch_bytes)
     if conditions.durable:
         os.sync()
-    arguments = [*conditions.inside, *_pinned(conditions.core), *command.arguments]
+    arguments = [*conditions.inside, *pinned(conditions.core), *command.arguments]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as talk:
         server_before, busy_before = server_cpu_s(), _busy_s()
-        floor = int(_value("/proc/self/status", "VmHWM").split()[0]) / 1024
+        floor = _floor_mib()
         start = time.perf_counter()
         # Waited for with wait4, which Popen does not offer: the object is told the outcome by hand.
-        process = subprocess.Popen(
-            arguments,
-            env=environment_of(command),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=talk,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                arguments,
+                env=environment_of(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=talk,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Failed(f"{arguments[0]} can't be run: {error.strerror}") from None
         alarm = threading.Timer(TIME_MAX_S, kill_all, [process.pid])
         try:  # from here on: we may be asked to end at any moment
             put_first(process.pid)
@@ -134,9 +137,18 @@ def run(
         return Measured(wall_s, usage.ru_utime, usage.ru_stime, peak, floor, server_s, busy_s, said)
 
 
+def _floor_mib() -> float:
+    """What a process has from us at its start; of what we had at any time before nothing is left in that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now (proc(5))
+    except OSError:  # a kernel without it: then it stays what it was
+        pass
+    return int(_value("/proc/self/status", "VmHWM").split()[0]) / 1024
+
+
 def environment_of(command: Command) -> dict[str, str]:
-    """What it gets to see, which is nothing of the user's own settings."""
-    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8", **command.environment}
+    """What it gets to see."""
+    return environment() | dict(command.environment)
 
 
 def kill_all(group: int) -> None:
@@ -187,7 +199,8 @@ def put_first(pid: int) -> None:
         pass
 
 
-def _pinned(core: int | None) -> Sequence[str]:
+def pinned(core: int | None) -> Sequence[str]:
+    """What a command is put behind, so that it stays on a core."""
     return () if core is None else ("taskset", "-c", str(core))
 
 

@@ -76,6 +76,14 @@ def those_able(way: Way) -> list[str]:
     return [name for name, rival in RIVALS.items() if way in rival.ways]
 
 
+def command_of(name: str, way: Way, work: Work) -> Command:
+    """What a rival does to get it done. Raises Failed: what one lacks, such as a header, the others can do without."""
+    try:
+        return RIVALS[name].ways[way](work)
+    except Unusable as reason:
+        raise Failed(str(reason)) from None
+
+
 def in_turns(common: Row, rounds: int, entrants: Iterable[str], one: Callable[[str, int], Row]) -> Iterator[Row]:
     """A row for each turn of each round: what ``one`` says of a rival's turn, and whose it is.
 
@@ -149,10 +157,7 @@ class Race:
     def _one(self, name: str, total: int, *, compare: bool) -> Row:
         with room_in(self.work.directory) as directory:
             work = replace(self.work, directory=directory)
-            try:
-                command = RIVALS[name].ways[self.way](work)
-            except Unusable as reason:  # such as a compiler that lacks a header: the others can do without
-                raise Failed(str(reason)) from None
+            command = command_of(name, self.way, work)
             if warm := self.options.warm and "*" not in command.output:  # not in a cache of its own
                 self._lay_out(work)
             else:

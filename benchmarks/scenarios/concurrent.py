@@ -14,6 +14,7 @@ from benchmarks.running.machine import Conditions, file_system, run
 from benchmarks.running.options import BIG, Options
 from benchmarks.running.race import (
     Row,
+    command_of,
     in_turns,
     judge,
     refuse_bytes_from_elsewhere,
@@ -51,16 +52,15 @@ def concurrent(options: Options) -> Iterator[Row]:
 
 def _together(name: str, work: Work, originals: Path, conditions: Conditions, server: Nginx, *, compare: bool) -> Row:
     """All at once; those without a cache that processes share have a directory each, and fetch for each."""
-    rival = RIVALS[name]
     with room_in(work.directory) as directory:
-        if rival.shares:
+        if RIVALS[name].shares:
             works = [replace(work, directory=directory)]
         else:
             works = [replace(work, directory=directory / str(number)) for number in range(PROCESSES)]
         commands = []
         for each in works:
             each.directory.mkdir(exist_ok=True)
-            commands.append(rival.ways["repo"](each))
+            commands.append(command_of(name, "repo", each))
             refuse_what_is_there(each, commands[-1])
         started = commands * (PROCESSES // len(commands))
         # Some are told by their environment where to put things, so each has its own.

@@ -16,10 +16,18 @@ from pathlib import Path
 from benchmarks.origins import contents
 from benchmarks.origins.nginx import nginx, nginx_here
 from benchmarks.origins.stating import BUCKET, stating_s3
-from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, run
 from benchmarks.running.options import BIG, MIB, Options
-from benchmarks.running.race import Row, in_turns, judge, outputs_of, refuse_what_is_there, room_in
+from benchmarks.running.race import (
+    Row,
+    command_of,
+    in_turns,
+    judge,
+    outputs_of,
+    refuse_what_is_there,
+    room_in,
+    those_able,
+)
 from benchmarks.running.work import Way, Work
 
 REPO = "bench/flipped"
@@ -87,7 +95,7 @@ def noticed(
     def right(name: str, round_number: int) -> Row:
         with room_in(work.directory) as directory:
             own = replace(work, directory=directory)
-            command = RIVALS[name].ways[way](own)
+            command = command_of(name, way, own)
             run(command, Conditions(options.core))
             judge(own, command, originals, compare=True)
         able.append(name)
@@ -97,7 +105,7 @@ def noticed(
         offset = random.Random(options.seed * 1000 + round_number).randrange(original.stat().st_size)
         with room_in(work.directory) as directory, a_bit_flipped(original, offset):
             own = replace(work, directory=directory)
-            command = RIVALS[name].ways[way](own)
+            command = command_of(name, way, own)
             refuse_what_is_there(own, command)
             try:
                 run(command, Conditions(options.core))
@@ -108,7 +116,7 @@ def noticed(
             return {"noticed": False, "wrong_is_visible": True}
 
     common = {"scenario": scenario, **label}
-    for row in in_turns(common, 1, options.of(rivals), right):
+    for row in in_turns(common, 1, options.of(rivals, those_able(way)), right):
         if "missing" in row or "failed" in row:
             yield row
     yield from in_turns(common, options.rounds, list(able), wrong)

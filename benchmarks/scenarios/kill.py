@@ -17,14 +17,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.origins.counted import Counted, counted
 from benchmarks.origins.embedded import BIG, BIG_SEED
 from benchmarks.rivals import RIVALS
-from benchmarks.running.machine import Failed, environment_of, kill_all, put_first
+from benchmarks.running.machine import Failed, environment_of, kill_all, pinned, put_first
 from benchmarks.running.options import MIB, Options
-from benchmarks.running.race import Row, outputs_of, room_in
+from benchmarks.running.race import Row, command_of, outputs_of, room_in
 from benchmarks.running.work import Command, Work
 from fetcher.testing.contents import Synthetic
 
@@ -64,7 +65,8 @@ def kill(options: Options) -> Iterator[Row]:
                     labels = {"version": RIVALS[name].version(), "verifies": RIVALS[name].verifies}
                     row: Row = {"rival": name, "variant": "flip" if flip else "kill", "round": number, **labels}
                     try:
-                        yield row | _one(hub, name, content, variant, room, random.Random(number), flip=flip)
+                        dice = random.Random(number)
+                        yield row | _one(hub, name, content, variant, room, dice, core=options.core, flip=flip)
                     except Failed as failed:
                         yield row | {"failed": str(failed)}
 
@@ -73,9 +75,12 @@ def kill(options: Options) -> Iterator[Row]:
 def started(command: Command) -> Iterator[subprocess.Popen[bytes]]:
     """A rival at work, with all its children in a group of their own; none is left when the block is."""
     nothing, environment = subprocess.DEVNULL, environment_of(command)
-    process = subprocess.Popen(
-        command.arguments, env=environment, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
-    )
+    try:
+        process = subprocess.Popen(
+            command.arguments, env=environment, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+        )
+    except OSError as error:
+        raise Failed(f"{command.arguments[0]} can't be run: {error.strerror}") from None
     try:
         put_first(process.pid)
         yield process
@@ -96,7 +101,7 @@ def _run_until(hub: Counted, command: Command, body_bytes: float) -> bool:
             if process.poll() is not None:
                 return False
             if time.monotonic() > deadline:
-                raise Failed(f"{command.arguments[0]} got nowhere in {PATIENCE_S:.0f} s")
+                raise Failed(f"got nowhere in {PATIENCE_S:.0f} s")
             time.sleep(0.005)
         _kill(process)
     while hub.look()["open"]:  # what the origin says from now on reaches nobody
@@ -152,7 +157,15 @@ def _flip_a_byte(directory: Path, content: Synthetic, dice: random.Random) -> Pa
 
 
 def _one(
-    hub: Counted, name: str, content: Synthetic, marks: list[float], parent: Path, dice: random.Random, *, flip: bool
+    hub: Counted,
+    name: str,
+    content: Synthetic,
+    marks: list[float],
+    parent: Path,
+    dice: random.Random,
+    *,
+    core: int | None,
+    flip: bool,
 ) -> Row:
     """Kill at each of the marks (shares of the file that the origin has sent), then let it end."""
     hub.count()
@@ -161,7 +174,8 @@ def _one(
     with room_in(parent) as directory:
         base = f"{hub.endpoint}/{BIG}/resolve/main"
         work = Work(base, (NAME,), directory, hub=hub.endpoint, repo=BIG, sha256=content.sha256)
-        command = RIVALS[name].ways["resume"](work)
+        command = command_of(name, "resume", work)
+        command = replace(command, arguments=(*pinned(core), *command.arguments))
         for mark in marks:
             if not _run_until(hub, command, mark * content.size):
                 break

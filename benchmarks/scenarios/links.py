@@ -12,11 +12,10 @@ from pathlib import Path
 
 from benchmarks.origins import contents, links
 from benchmarks.origins.nginx import Nginx, nginx, nginx_here
-from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, Failed, ended, run
 from benchmarks.running.options import BIG, MIB, Options
-from benchmarks.running.race import Race, Row, in_turns, judge, room_in
-from benchmarks.running.work import Rival, Work
+from benchmarks.running.race import Race, Row, command_of, in_turns, judge, room_in
+from benchmarks.running.work import Work
 
 
 @contextmanager
@@ -68,14 +67,14 @@ def link_refused(options: Options) -> Iterator[Row]:
         work = replace(work, base=server.switched)
 
         def one(name: str, round_number: int) -> Row:
-            return _refused_once(RIVALS[name], work, root, conditions, server)
+            return _refused_once(name, work, root, conditions, server)
 
         common: Row = {"scenario": "link-429", "way": "file", "bytes": link_bytes, "files": 1, **conditions.row()}
         # Alone: whoever asks once for a sixteenth of the file each time never meets a refusal.
         yield from in_turns(common, options.rounds, options.of(("fetcher",)), one)
 
 
-def _refused_once(rival: Rival, work: Work, root: Path, conditions: Conditions, server: Nginx) -> Row:
+def _refused_once(name: str, work: Work, root: Path, conditions: Conditions, server: Nginx) -> Row:
     samples: list[tuple[float, int]] = []
     turned: dict[bool, float] = {}
 
@@ -93,7 +92,7 @@ def _refused_once(rival: Rival, work: Work, root: Path, conditions: Conditions, 
             time.sleep(SAMPLE_S)
 
     with room_in(work.directory) as directory:
-        command = rival.ways["file"](replace(work, directory=directory))
+        command = command_of(name, "file", replace(work, directory=directory))
         try:
             measured = run(command, conditions, server_cpu_s=server.cpu_s, while_running=watch)
             judge(replace(work, directory=directory), command, root, compare=True)

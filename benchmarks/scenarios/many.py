@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from benchmarks.origins import contents
 from benchmarks.origins.counted import counted
 from benchmarks.origins.embedded import regular_files
 from benchmarks.origins.nginx import nginx, nginx_here
-from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, run
 from benchmarks.running.options import KIB, MIB, Options
 from benchmarks.running.race import (
     Race,
     Row,
+    command_of,
     in_turns,
     judge,
     refuse_bytes_from_elsewhere,
     refuse_what_is_there,
     room_for_many,
     room_in,
+    those_able,
     touching,
 )
 from benchmarks.running.work import Way, Work
@@ -79,16 +81,14 @@ def requests(options: Options) -> Iterator[Row]:
         counted(files=count, small_bytes=REGULAR_BYTES) as hub,
     ):
         originals = room / "originals"
-        some = regular_files(count, REGULAR_BYTES)
-        for name, content in some.items():
-            (originals / name).parent.mkdir(parents=True, exist_ok=True)
-            (originals / name).write_bytes(content)
-        whole = Work("", tuple(some), room, hub=hub.endpoint, repo=SMALL_REPO)
+        names = _regular(originals, count)
+        # Who is told the names, and asks for no list, resolves each all the same.
+        whole = Work(f"{hub.endpoint}/{SMALL_REPO}/resolve/main", names, room, hub=hub.endpoint, repo=SMALL_REPO)
 
         def one(name: str, round_number: int) -> Row:
             with room_in(room) as directory:
                 work = replace(whole, directory=directory)
-                command = RIVALS[name].ways["repo"](work)
+                command = command_of(name, "repo", work)
                 refuse_what_is_there(work, command)
                 hub.count()
                 measured = run(command, Conditions(options.core))
@@ -100,4 +100,14 @@ def requests(options: Options) -> Iterator[Row]:
             row = {"per_file": round(per_file, 4), "by_route": asked["requests"], "connections": asked["connections"]}
             return row | measured.row()
 
-        yield from in_turns({"files": count}, options.rounds, options.of(("fetcher", "huggingface_hub")), one)
+        entrants = options.of(("fetcher", "huggingface_hub"), those_able("repo"))
+        yield from in_turns({"files": count}, options.rounds, entrants, one)
+
+
+def _regular(directory: Path, count: int) -> tuple[str, ...]:
+    """Names of the files that the hub has, which are written there; their contents are not kept in memory."""
+    some = regular_files(count, REGULAR_BYTES)
+    for name, content in some.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    return tuple(some)

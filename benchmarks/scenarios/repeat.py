@@ -9,13 +9,13 @@ from pathlib import Path
 from benchmarks.origins import contents
 from benchmarks.origins.nginx import nginx, nginx_here
 from benchmarks.origins.s3 import rclone_here, rclone_s3
-from benchmarks.rivals import RIVALS
 from benchmarks.running.machine import Conditions, file_system, run
 from benchmarks.running.options import KIB, MIB, Options
 from benchmarks.running.race import (
     EACH_FILE_BYTES,
     Row,
     Server,
+    command_of,
     in_turns,
     judge,
     output_of,
@@ -67,7 +67,7 @@ def repeated(
     def first(name: str, round_number: int) -> Row:
         own = replace(work, directory=work.directory / name.replace(" ", "-"))
         own.directory.mkdir()
-        command = RIVALS[name].ways[way](own)
+        command = command_of(name, way, own)
         refuse_what_is_there(own, command)
         sent_before = server.sent_bytes()
         run(command, Conditions(options.core))

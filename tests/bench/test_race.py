@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+import subprocess
+import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,13 +18,29 @@ from benchmarks.origins.nginx import Nginx, nginx
 from benchmarks.origins.processes import free_ports
 from benchmarks.rivals import RIVALS
 from benchmarks.running import machine
+from benchmarks.running.lines import Lines
 from benchmarks.running.machine import Conditions
 from benchmarks.running.options import Options
 from benchmarks.running.race import Race, Row, room_in
-from benchmarks.running.work import Command, Rival, Unusable, Work
+from benchmarks.running.work import Command, Rival, Unusable, Way, Work
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.scenarios.flipped import OBJECTS
 from fetcher.testing.contents import Synthetic
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
+LINKS = pytest.mark.needs("root", "netns", "debian:ip", "debian:gcc")
+FLOORS = """
+from benchmarks.running.machine import Conditions, run
+from benchmarks.running.work import Command
+
+held = b"x" * (200 << 20)
+print(run(Command(("true",)), Conditions()).rss_mib)
+del held
+measured = run(Command(("true",)), Conditions())
+print(measured.rss_mib)
+print(measured.rss_floor_mib)
+"""
 
 
 @pytest.mark.needs("reference")
@@ -83,6 +102,14 @@ def test_nobody_leaves_children_that_take_from_the_next() -> None:
     while (status := Path(f"/proc/{pid}/stat")).exists() and ") Z " not in status.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_the_suite_itself_once_held_is_nobodys_peak_memory() -> None:
+    command = (sys.executable, "-c", FLOORS)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=50)
+    then, now, floor = map(float, done.stdout.split())
+    assert then > 200 > 150 > floor  # whoever is started while it is held has it, as the kernel counts
+    assert now <= floor + 0.5
 
 
 def test_a_place_without_room_is_said_before_anybody_fails_for_it(tmp_path: Path) -> None:
@@ -159,6 +186,33 @@ def test_a_new_rival_takes_part_when_it_is_asked_for_by_name(
         options = Options(rounds=1, rivals=rivals)
         race = Race("scenario", options, "file", ("C",), work, root, Conditions(), server)
         assert [row["rival"] for row in race.rows() if "missing" not in row] == expected
+
+
+@pytest.mark.needs("reference")
+@pytest.mark.parametrize(
+    ("scenario", "parts"),
+    [
+        *((name, {name: 1}) for name in ("engine", "http", "https", "disk", "lfs", "sharded", "concurrent")),
+        *((name, {f"{name}-transfer": 1, f"{name}-get": 1}) for name in ("small", "medium")),
+        *(("requests", {"requests": 1}), ("flipped", {"flipped": 1, "flipped-s3": len(OBJECTS)})),
+        pytest.param("s3", {"s3-many": 1, "s3-big": 1}, marks=pytest.mark.needs("rclone")),
+        pytest.param("repeat", {"repeat-repo": 1, "repeat-s3": 1}, marks=pytest.mark.needs("rclone")),
+        ("kill", {"kill": 2}),
+        pytest.param("link-capped", {"link-capped": 1}, marks=LINKS),
+        pytest.param("link-straggler", {"link-straggler": 1}, marks=LINKS),
+    ],
+)
+def test_a_new_rival_takes_part_in_every_scenario_for_which_it_can_do_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, parts: dict[str, int]
+) -> None:
+    ways: tuple[Way, ...] = ("file", "files", "repo", "s3", "resume")
+    idle = Rival("new", dict.fromkeys(ways, lambda work: Command(("true",))), lambda: "1")
+    monkeypatch.setitem(RIVALS, "new", idle)
+    sizes = Options(rounds=1, size_bytes=MIB, link_bytes=MIB, kill_bytes=MIB, files=4, medium_files=2, objects=2)
+    options = dataclasses.replace(sizes, memory=tmp_path, disk=tmp_path, rivals=("new",))
+    rows = list(Lines().keep(scenario, SCENARIOS[scenario].run(options)))
+    assert {row["rival"] for row in rows} == {"new"}
+    assert Counter(row["scenario"] for row in rows) == parts
 
 
 @pytest.mark.needs("reference")
