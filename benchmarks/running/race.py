@@ -59,7 +59,7 @@ def refuse_too_little_room(place: Path, byte_count: int, *, chosen_by: str) -> N
     if (free := shutil.disk_usage(place).free) < needed_bytes:
         had, needed = free // MIB, -(-needed_bytes // MIB)
         cures = [f"a smaller {chosen_by}"] if chosen_by and free > SPARE_BYTES else []
-        cures.append("another place (--memory DIRECTORY, --disk DIRECTORY)")
+        cures.append("another place (--memory DIRECTORY of a tmpfs, --disk DIRECTORY)")
         if left := sorted(path.name for path in place.glob(f"{ROOM}*")):
             cures.insert(0, f"removing what killed runs have left ({', '.join(left)})")
         raise Unusable(f"{place} has room for {had} MiB, and {needed} are needed: {', or '.join(cures)}")
