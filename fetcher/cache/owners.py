@@ -3,7 +3,9 @@ seconds since the machine was started, because somebody may set the calendar.
 
 flock is seen across pid namespaces and dropped by kill -9. It says "this process still exists"; the heartbeat says "and
 it runs". A stopped process holds its lock with a silent heart: it is *lost*, may come back, and so its files are never
-taken from it. Pids are written for people only: in containers every process is pid 1.
+taken from it. The same holds for a run whose event loop is held up, by whatever its program does there: the thread that
+beats asks the loop for an answer each time, and is silent until it has got it. An owner without a run is not asked.
+Pids are written for people only: in containers every process is pid 1.
 
 Where flock in the cache directory proves nothing (network file systems; see ``mounts.py``), the heartbeat is all
 there is: a silent owner may be dead or may come back, so it is lost, and never more than that. After a day of silence,
@@ -34,6 +36,32 @@ SILENCE_MAX_S = 86_400.0
 """So long nobody is stopped and comes back to finish his work."""
 
 
+Ask = Callable[[Callable[[], None]], object]
+"""Has a function called in some event loop, soon (``loop.call_soon_threadsafe``)."""
+
+
+class _Asked:
+    """An event loop that has to show that it turns."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._answered = True
+
+    def _answer(self) -> None:
+        self._answered = True
+
+    def has_answered(self) -> bool:
+        """Whether it has turned since it was last asked; then it is asked again, and never twice before it answers."""
+        if not self._answered:
+            return False
+        self._answered = False
+        try:
+            self._ask(self._answer)
+        except RuntimeError:
+            pass  # closed with its run in the middle: it will not turn again, and so it never answers
+        return True
+
+
 class Owner:
     """Our own life sign. Created on first need, never on the hit path; ``close()`` ends it."""
 
@@ -44,6 +72,8 @@ class Owner:
         self._clock = clock
         self._heartbeat_s = heartbeat_s
         self._stop = threading.Event()
+        self._asked: tuple[_Asked, ...] = ()
+        self._asked_lock = threading.Lock()
         unborn = layout.owners / f"{UNBORN}{self.id}"
         with disk_errors("create", self._path):
             self._descriptor = os.open(unborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -64,16 +94,33 @@ class Owner:
         self._thread.start()
 
     def beat(self) -> None:
-        """One heartbeat; also what the thread does every ``heartbeat_s``."""
+        """One heartbeat; also what the thread does every ``heartbeat_s``, if those answer who have to."""
         now_ns = int(self._clock.boot_s() * 1e9)
         os.utime(self._descriptor, ns=(now_ns, now_ns))
 
     def _beat_on(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
+            # All of them are asked, whatever the first one says.
+            if not all([asked.has_answered() for asked in self._asked]):
+                continue
             try:
                 self.beat()
             except OSError:
                 continue  # a full or failing disk: others will call us lost, which is safe, and we try again
+
+    @contextmanager
+    def answering(self, ask: Ask) -> Iterator[None]:
+        """Inside, the heart beats only while this loop turns: others wait for what it has taken on, and would wait for
+        ever for one that is held up. It may be so for ``owner_lost_after_s``, as a process may be stopped for so long.
+        """
+        asked = _Asked(ask)
+        with self._asked_lock:
+            self._asked = (*self._asked, asked)
+        try:
+            yield
+        finally:
+            with self._asked_lock:
+                self._asked = tuple(other for other in self._asked if other is not asked)
 
     def close(self, *, keep_file: bool = False) -> None:
         """Give up the lock. ``keep_file``: something on disk still bears our name, so the next owner must be able to

@@ -121,6 +121,10 @@ class Run:
         """Return when every job has its blob. Raises the first typed error; Partials of what is missing are kept."""
         if not self._jobs:
             return
+        with self.tools.cache.owner.answering(asyncio.get_running_loop().call_soon_threadsafe):
+            await self._execute()
+
+    async def _execute(self) -> None:
         unwatch = self.tools.admission.watch(self.changed.set, self.left_bytes)
         lanes = Lanes(self)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -47,6 +48,32 @@ def await_state(cache: Cache, owner: str, state: str) -> None:
     while cache._owners.state(owner) != state:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_an_owner_whose_loop_is_held_up_is_lost_until_it_turns_again(place: Path) -> None:
+    asked: list[Callable[[], None]] = []
+    options = settings(place, heartbeat_s=0.1, owner_lost_after_s=1.0)
+    with Cache.open(options) as cache, Cache.open(options) as other, Cache.open(options) as looking:
+        with other.owner.answering(lambda answer: answer()), cache.owner.answering(asked.append):
+            await_state(looking, cache.owner.id, "lost")
+            await_state(looking, other.owner.id, "alive")
+            assert len(asked) == 1, "nobody is asked again before he has answered"
+            asked.pop()()
+            await_state(looking, cache.owner.id, "alive")
+            await_state(looking, cache.owner.id, "lost")
+            with cache.owner.answering(lambda answer: answer()):
+                time.sleep(0.5)
+                assert looking._owners.state(cache.owner.id) == "lost", "a loop that turns does not answer for another"
+        await_state(looking, cache.owner.id, "alive")
+
+
+def test_an_owner_whose_loop_was_closed_with_its_run_in_the_middle_is_lost(place: Path) -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with Cache.open(settings(place, heartbeat_s=0.1, owner_lost_after_s=1.0)) as cache:
+        with cache.owner.answering(loop.call_soon_threadsafe):
+            await_state(cache, cache.owner.id, "lost")
+        await_state(cache, cache.owner.id, "alive")
 
 
 def test_two_who_look_do_not_take_each_other_for_the_owner(cache: Cache, open_cache: Callable[..., Cache]) -> None:

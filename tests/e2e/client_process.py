@@ -69,6 +69,18 @@ def plant(fault: str) -> None:
                     await asyncio.to_thread(sys.stdin.readline)
 
         EngineFlights.claim = pausing  # type: ignore[method-assign]
+    if fault == "holds-up-its-loop":  # a caller's fault: what it does with the first block's numbers takes its time
+        held_up, plain = False, tell
+
+        def holding(event: object) -> None:
+            nonlocal held_up
+            plain(event)
+            if isinstance(event, Progress) and event.bytes_downloaded >= 1 << 20 and not held_up:
+                held_up = True
+                say({"event": "holding"})
+                sys.stdin.readline()
+
+        globals()["tell"] = holding
     if fault == "holds-and-waits":
         execute = Run.execute
 
