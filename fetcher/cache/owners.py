@@ -100,8 +100,8 @@ class Owner:
 
     def _beat_on(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
-            # All of them are asked, whatever the first one says.
-            if not all([asked.has_answered() for asked in self._asked]):
+            answers = [asked.has_answered() for asked in self._asked]  # all are asked, whatever the first one says
+            if not all(answers):
                 continue
             try:
                 self.beat()

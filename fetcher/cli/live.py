@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
+from typing import IO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -12,17 +14,22 @@ from rich.text import Text
 
 from fetcher.cli.output import Output
 from fetcher.cli.progress import numbers
+from fetcher.cli.terminal import Terminal
 from fetcher.model.events import Progress
 from fetcher.model.quantities import format_size
 from fetcher.model.text import printable
 
 
 class LiveProgress:
-    """Draws on stderr whenever numbers come; starts no thread of its own."""
+    """Draws on stderr whenever numbers come; starts no thread of its own, and waits for nobody who looks at it."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._console = Console(stderr=True, highlight=False)
+        self._terminal: Terminal | None = None
+        with suppress(OSError, ValueError):  # else as everybody writes to stderr; that may wait where nobody reads
+            self._terminal = Terminal(sys.stderr)
+        file = None if self._terminal is None else cast(IO[str], self._terminal)
+        self._console = Console(file=file, stderr=True, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()
         output.above, output.end_display = self._print_above, self.close
@@ -31,10 +38,21 @@ class LiveProgress:
         if self._live.is_started:
             self._live.update(drawing(progress), refresh=True)
 
+    def ready(self) -> bool:
+        try:
+            return self._terminal is None or self._terminal.is_clear()
+        except OSError:
+            return True  # it has gone: the drawing says so
+
     def close(self) -> None:
         self._output.above = self._output.end_display = None
+        terminal, self._terminal = self._terminal, None
         with suppress(OSError):  # the terminal has gone; the data still counts
             self._live.stop()
+        if terminal is not None:
+            with suppress(OSError):
+                # Data on a terminal waits for its reader in any case. Other data must not wait for one of drawings.
+                terminal.close(wait=sys.stdout is not None and sys.stdout.isatty())
 
     def _print_above(self, line: str) -> None:
         with suppress(OSError):

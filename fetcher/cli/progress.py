@@ -34,6 +34,10 @@ class Display(Protocol):
 
     def show(self, progress: Progress) -> None: ...
 
+    def ready(self) -> bool:
+        """Whether all that was shown until now has gone to the terminal."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -78,7 +82,7 @@ class Reporter:
         import json  # only who shows numbers has to know
 
         length_bytes = NUMBERS_BYTES_MAX + len(json.dumps(progress.resource))
-        if not takes(sys.stdout if self._output.json_lines else sys.stderr, length_bytes):
+        if not display.ready() or not takes(sys.stdout if self._output.json_lines else sys.stderr, length_bytes):
             return
         try:
             display.show(progress)
@@ -88,8 +92,12 @@ class Reporter:
                 self.on_reader_gone()
 
     def _say_notes(self, *, wait: bool = False) -> None:
-        while self._notes and (wait or takes(sys.stderr, len(self._notes[0].encode(errors="replace")) + 1)):
+        while self._notes and (wait or self._takes_note(self._notes[0])):
             self._output.say(self._notes.popleft())
+
+    def _takes_note(self, note: str) -> bool:
+        is_ready = self._display is None or self._display.ready()
+        return is_ready and takes(sys.stderr, len(note.encode(errors="replace")) + 1)
 
     def kept(self) -> str:
         """What a stopped run leaves for the next one, in words."""
@@ -119,7 +127,9 @@ def takes(stream: TextIO | None, length_bytes: int) -> bool:
     if found[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
         return True  # the writing fails at once, and says that the reader has gone
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        return True  # a file takes everything; of a socket or a terminal "writable" means far more than a line
+        # A file takes everything; of a socket "writable" means far more than a line, of a terminal any room at all,
+        # so that whoever draws on one looks for himself.
+        return True
     return _held_bytes(descriptor) + length_bytes <= fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) // 2
 
 
@@ -155,6 +165,9 @@ class JSONProgress:
         self._emitted_at = now
         self._emit(progress_json(progress))
 
+    def ready(self) -> bool:
+        return True
+
     def close(self) -> None:
         pass
 
@@ -173,6 +186,9 @@ class LineProgress:
             return
         self._said_at = now
         self._say(progress_line(progress))
+
+    def ready(self) -> bool:
+        return True
 
     def close(self) -> None:
         pass

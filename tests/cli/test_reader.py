@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pty
 import signal
 import time
 
@@ -54,6 +55,30 @@ def test_a_reader_that_pauses_holds_nothing_up(run_cli: CommandLine, hub: Hub) -
     assert {line["event"] for line in progress} == {"progress"}
     assert progress
     assert (last["event"], last["bytes"]) == ("snapshot", 12 * MIB)
+
+
+def test_a_terminal_that_nobody_reads_holds_nothing_up(run_cli: CommandLine, hub: Hub) -> None:
+    """As of a program in a container whose client is suspended. A drawing is so wide that few fill what the kernel
+    keeps; before that it calls the terminal writable, and takes the beginning of one more."""
+    hub.add_repo("acme/slow", files={"weights.bin": Synthetic(12 * MIB, 1)})
+    ours, theirs = pty.openpty()
+    try:
+        env = {"TERM": "xterm", "COLUMNS": "4000"}
+        try:
+            process = run_cli.start("get", "hf://acme/slow", "--limit-rate", "2MiB", stderr=theirs, env=env)
+        finally:
+            os.close(theirs)
+        with process:
+            try:
+                told, _ = process.communicate(timeout=40)
+            finally:
+                process.kill()
+        kept = os.read(ours, 1 << 20)
+    finally:
+        os.close(ours)
+    assert process.returncode == 0
+    assert told.decode().rstrip().startswith(str(run_cli.home() / "cache"))
+    assert b"acme/slow" in kept, "it was drawn as long as there was room"
 
 
 def test_an_owner_that_is_not_there_is_told_before_anything_is_fetched(run_cli: CommandLine, hub: Hub) -> None:
