@@ -126,7 +126,8 @@ class Settings:
 
     heartbeat_s: float = 5.0
     owner_lost_after_s: float = 30.0
-    """An owner whose heartbeat is older is taken for lost, even where its lock can't be tried."""
+    """An owner whose heartbeat is older is taken for lost, even where its lock can't be tried. The event loop of a run
+    may be held up for so long, less one heartbeat."""
     gc_grace_s: float = 3_600.0
     """Age below which unreferenced files are left alone."""
     partial_keep_s: float = 86_400.0

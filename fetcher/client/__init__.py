@@ -56,7 +56,8 @@ class Fetcher:
 
     Methods without ``async`` touch the local disk only and need no event loop. The others belong to the loop in which
     the object was entered. ``on_event`` is called with ``Progress`` and ``Notice`` values from that loop; an exception
-    in it detaches it.
+    in it detaches it. While it, or anything else, holds the loop up nothing is fetched, and after
+    ``owner_lost_after_s`` others that wait for the same files fetch them themselves.
     """
 
     def __init__(
