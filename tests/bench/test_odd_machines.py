@@ -197,7 +197,7 @@ def test_a_small_place_is_refused_with_the_options_that_cure_it(
     _with_everything(monkeypatch)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=race.SPARE_BYTES + 100 * KIB))
     cure = f"a smaller {option}, or another place" if option else "another place"
-    expected = rf"has room for 272 MiB, and \d+ are needed: {cure} \(--memory DIRECTORY, --disk DIRECTORY\)$"
+    expected = rf"has room for 272 MiB, and \d+ are needed: {cure} \(--memory DIRECTORY of a tmpfs, --disk DIRECTORY\)$"
     with pytest.raises(Unusable, match=expected):
         list(SCENARIOS[scenario].run(_small(tmp_path)))
     assert not list(tmp_path.iterdir())

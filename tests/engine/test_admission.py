@@ -305,5 +305,5 @@ def test_a_run_that_waits_for_places_says_what_it_has_still_to_ask_for() -> None
         tools=SimpleNamespace(admission=SimpleNamespace(watch=watch)),
     )
     with pytest.raises(WatchedError) as watched:
-        asyncio.run(Run.execute(run))
+        asyncio.run(Run._execute(run))
     assert watched.value.args == (run.changed.set, run.left_bytes)
