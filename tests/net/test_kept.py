@@ -1,10 +1,8 @@
-"""Connections over many requests: asked again, hung up on, spoken on without being asked; and requests that are given
-up at any moment."""
+"""Connections over many requests: asked again, hung up on, spoken on without being asked."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -218,50 +216,7 @@ def test_what_comes_behind_a_body_answers_nothing(more: bytes, read: str, uv: bo
     run(main, uv=uv)
 
 
-# --- given up, closed ------------------------------------------------------------------------------------------------
-
-
-async def origin_test(host: str, port: int) -> list[str]:
-    await asyncio.sleep(0)
-    return ["127.0.0.1"]
-
-
-def sockets_open() -> int:
-    found = 0
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
-        except OSError:
-            continue
-    return found
-
-
-@loops
-@tls
-def test_given_up_at_any_moment_nothing_is_left(secure: bool, uv: bool) -> None:
-    async def main() -> None:
-        server_tls, options = contexts(secure)
-        interrupted = 0
-        async with serving(body_reply(bytes(300_000)), tls=server_tls) as server:
-            await asyncio.sleep(0)
-            before, tasks = sockets_open(), len(asyncio.all_tasks())
-            async with transport(lookup=origin_test, **options) as made:
-                request = Request("GET", f"{server.scheme}://origin.test:{server.port}/")
-                for moment in range(61):
-                    for fresh in (False, True):
-                        asking = asyncio.create_task(body_of(made, request, fresh_connection=fresh))
-                        for _ in range(moment):
-                            await asyncio.sleep(0)
-                        interrupted += asking.cancel()
-                        await asyncio.wait([asking])
-                        assert asking.cancelled() or asking.exception() is None
-                assert len(await body_of(made, request)) == 300_000
-            async with asyncio.timeout(20):
-                while sockets_open() > before or len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(0.01)
-        assert interrupted > 20
-
-    run(main, uv=uv)
+# --- closed ----------------------------------------------------------------------------------------------------------
 
 
 @loops
