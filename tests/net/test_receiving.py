@@ -13,6 +13,7 @@ import pytest
 from fetcher.errors import TransportError
 from fetcher.net.transport import Response
 from tests.net.raw_server import Connection, RawServer, Reply, body_reply, bytes_reply, serving
+from tests.net.test_kept import contexts, tls
 from tests.net.wiring import CERTIFICATE, IDLE_S, SILENCE_S, body_of, get, run, transport
 
 pytestmark = pytest.mark.usefixtures("both")
@@ -259,11 +260,13 @@ async def still(said: list[int]) -> int:
 
 
 @loops
-def test_without_room_the_server_has_to_wait(uv: bool) -> None:
+@tls
+def test_without_room_the_server_has_to_wait(secure: bool, uv: bool) -> None:
     said = [0]
 
     async def main() -> None:
-        async with serving(endless(said)) as server, transport() as made:
+        server_tls, options = contexts(secure)
+        async with serving(endless(said), tls=server_tls) as server, transport(**options) as made:
             response = await open_answer(made, server)
             memory = Full(1000, response)
             receiving = asyncio.create_task(response.receive(memory))
@@ -345,10 +348,12 @@ def test_silence_is_told_while_there_is_room(uv: bool) -> None:
 
 
 @loops
+@tls
 @pytest.mark.parametrize("framed", FRAMED)
-def test_cancelled_at_any_moment_the_memory_is_its_owners_again(framed: str, uv: bool) -> None:
+def test_cancelled_at_any_moment_the_memory_is_its_owners_again(framed: str, secure: bool, uv: bool) -> None:
     async def main() -> None:
-        async with serving(FRAMED[framed](BODY)) as server, transport() as made:
+        server_tls, options = contexts(secure)
+        async with serving(FRAMED[framed](BODY), tls=server_tls) as server, transport(**options) as made:
             for moment in range(40):
                 response: Response = await open_answer(made, server)
                 memory = Memory(without_end(0, 70_000), response)

@@ -13,6 +13,7 @@ from fetcher.model.secret import Secret
 from fetcher.net.request import origin_of, redirected
 from fetcher.net.response import AiohttpResponse
 from tests.net.raw_server import Connection, body_reply, bytes_reply, serving
+from tests.net.test_kept import contexts
 from tests.net.wiring import IDLE_S, body_of, get, run, transport
 
 pytestmark = pytest.mark.usefixtures("both")
@@ -322,7 +323,8 @@ def test_a_closed_transport_says_so() -> None:
 
 
 @pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
-def test_little_is_read_ahead_of_whoever_reads(uv: bool) -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+def test_little_is_read_ahead_of_whoever_reads(secure: bool, uv: bool) -> None:
     """What lies here unread is fetched again after a kill."""
     body = bytes(16 << 20)
 
@@ -332,7 +334,8 @@ def test_little_is_read_ahead_of_whoever_reads(uv: bool) -> None:
         return int(response._connection.received)
 
     async def main() -> None:
-        async with serving(body_reply(body)) as server, transport() as made:
+        server_tls, options = contexts(secure)
+        async with serving(body_reply(body), tls=server_tls) as server, transport(**options) as made:
             response = await made.send(get(server), idle_timeout_s=5.0)
             total = -1
             while taken(response) != total or not total:
