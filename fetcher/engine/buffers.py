@@ -1,8 +1,8 @@
 """Receive buffers: page-aligned slabs of one block, reused for the life of the engine.
 
 Never a large ``bytearray``: it starts 16 bytes into a page, and the kernel's copy into it then costs about double on
-common CPUs (4 KiB aliasing). Anonymous maps start on a page. Slabs are reserved by admission, so memory is ``2 x
-connections_max`` MiB and nothing else.
+common CPUs (4 KiB aliasing). Anonymous maps start on a page. Slabs are reserved by admission, so bodies take ``2 x
+connections_max`` MiB; beside them there are only small files that wait for their batch (``small.KEPT_BYTES_MAX``).
 """
 
 from __future__ import annotations

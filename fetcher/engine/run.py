@@ -40,6 +40,7 @@ from fetcher.plan.part_size import part_bytes
 from fetcher.plan.transfer import Event, Outcome
 
 if TYPE_CHECKING:
+    from fetcher.cache.fetch_records import SmallFile
     from fetcher.cache.partials import Partial
     from fetcher.cache.reservation import Reservation
 
@@ -356,14 +357,16 @@ class Run:
 
     async def _commit_small(self) -> None:
         while True:
-            batch = await self.committer.next_batch()
-            await self.committer.commit(batch)
-            for job, _ in batch:
-                job.transfer.on(Event.LAST_BLOCK)
-                job.transfer.on(Event.DIGEST_RIGHT)
-                job.transfer.on(Event.COMMITTED)
-                job.fetched = True
-            await self._complete([job for job, _ in batch])
+            await self._publish_small(await self.committer.next_batch())  # and its bytes go, before one waits for more
+
+    async def _publish_small(self, batch: list[tuple[FileJob, SmallFile]]) -> None:
+        await self.committer.commit(batch)
+        for job, _ in batch:
+            job.transfer.on(Event.LAST_BLOCK)
+            job.transfer.on(Event.DIGEST_RIGHT)
+            job.transfer.on(Event.COMMITTED)
+            job.fetched = True
+        await self._complete([job for job, _ in batch])
 
     async def _complete(self, jobs: Sequence[FileJob]) -> None:
         """The jobs have their blobs, or were given up: tell the waiters, and end the run with the last one."""

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 INLINE_BYTES_MAX = 64 << 10
 """Hashing this much costs about 50 µs, what handing it to a thread and back costs; above, a worker does it."""
 GATHERED_BYTES_MAX = 32 << 20
-"""Lanes wait when this much waits for the disk: what a kill can lose stays bounded, and so does memory."""
+"""Lanes wait when this much waits for the disk: what a kill can lose stays bounded, to this and the batch before."""
+KEPT_BYTES_MAX = 32 << 20
+"""Lanes wait when files that are not written yet hold this much memory, those of the batch under commit included."""
 HELD_S = 0.15
 HELD_FILES_MAX = 1000
 HELD_BYTES_MAX = 4 << 20
@@ -69,6 +71,10 @@ class SmallCommitter:
         self._more = more
         self._gathered: list[tuple[FileJob, SmallFile]] = []
         self._gathered_bytes = 0
+        self._kept_bytes = 0
+        """In memory: what has gathered, and what is being committed."""
+        self._leaving_bytes = 0
+        """Of these, what is being committed."""
         self._held_until = 0.0
         """Loop's time at which what has gathered goes, whether or not more is coming."""
         self._staging: SmallStaging | None = None
@@ -116,11 +122,12 @@ class SmallCommitter:
 
     async def add(self, job: FileJob, small: SmallFile) -> None:
         """Hand over a verified file; returns at once unless the disk is far behind."""
-        await self._room.wait()
+        while not self._room.is_set():  # somebody who waited as well may have taken it
+            await self._room.wait()
         self._gathered.append((job, small))
         self._gathered_bytes += small.size
-        if self._gathered_bytes >= GATHERED_BYTES_MAX:
-            self._room.clear()
+        self._kept_bytes += len(small.data)  # none of what is written already
+        self._look_for_room()
         if len(self._gathered) == 1:
             self._held_until = asyncio.get_running_loop().time() + HELD_S
         if len(self._gathered) == 1 or not self._holds:
@@ -132,8 +139,18 @@ class SmallCommitter:
         count = len(self._gathered)
         return count < HELD_FILES_MAX and self._gathered_bytes < HELD_BYTES_MAX and self._more(count)
 
+    def _look_for_room(self) -> None:
+        if self._gathered_bytes < GATHERED_BYTES_MAX and self._kept_bytes < KEPT_BYTES_MAX:
+            self._room.set()
+        else:
+            self._room.clear()
+
     async def next_batch(self) -> list[tuple[FileJob, SmallFile]]:
-        """All that has gathered; waits until there is something, and then a moment for more."""
+        """All that has gathered; waits until there is something, and then a moment for more. The batch before is
+        committed, and nobody holds it any more."""
+        self._kept_bytes -= self._leaving_bytes
+        self._leaving_bytes = 0
+        self._look_for_room()
         await self._wake.wait()
         self._wake.clear()
         if self._holds:
@@ -142,7 +159,8 @@ class SmallCommitter:
                     await self._wake.wait()
             self._wake.clear()
         batch, self._gathered, self._gathered_bytes = self._gathered, [], 0
-        self._room.set()
+        self._leaving_bytes = self._kept_bytes
+        self._look_for_room()
         return batch
 
     async def commit(self, batch: list[tuple[FileJob, SmallFile]]) -> None:

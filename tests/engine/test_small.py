@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,57 @@ def test_what_waits_for_more_waits_a_moment_only(cache: Cache, workers: Workers)
         assert len(await committer.next_batch()) == 1
 
     with_committer(cache, workers, use, lambda _: True)
+
+
+@pytest.mark.parametrize("size", [INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1])
+def test_what_waits_for_the_disk_is_bounded_and_what_is_under_commit_counts(
+    cache: Cache, workers: Workers, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Memory as a whole; what is written already only bounds what a kill can lose, per batch."""
+    in_memory, room = size <= INLINE_BYTES_MAX, 8
+    monkeypatch.setattr(small, "KEPT_BYTES_MAX" if in_memory else "GATHERED_BYTES_MAX", room * size)
+    began, may_end = threading.Event(), threading.Event()
+    commit_small = cache.commit_small
+
+    def commit(*arguments: Any, **more: Any) -> Any:
+        began.set()
+        assert may_end.wait(50)
+        return commit_small(*arguments, **more)
+
+    monkeypatch.setattr(cache, "commit_small", commit)
+    files = [number.to_bytes(2, "big") + bytes(size - 2) for number in range(5 * room)]
+    jobs = [job_of(data) for data in files]
+    added: list[FileJob] = []
+
+    async def use(committer: SmallCommitter, _: FakeReservation) -> None:
+        async def add(job: FileJob, data: bytes) -> None:
+            found = await committer.examine(job, memoryview(data))
+            assert found is not None
+            await committer.add(job, found)
+            added.append(job)
+
+        async def publish() -> None:
+            while True:
+                await committer.commit(await committer.next_batch())
+
+        publishing = asyncio.create_task(publish())
+        adding = [asyncio.create_task(add(job, data)) for job, data in zip(jobs, files, strict=True)]
+        try:
+            while not began.is_set() or len(added) < room:  # noqa: ASYNC110 — half of it comes of a thread
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.1)  # whoever had room would take it now
+            assert len(added) == room if in_memory else len(added) <= 2 * room
+            may_end.set()
+            await asyncio.gather(*adding)
+            while not all(job.blob is not None for job in jobs):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        finally:
+            may_end.set()
+            for task in (publishing, *adding):
+                task.cancel()
+            await asyncio.wait([publishing, *adding])
+
+    with_committer(cache, workers, use, lambda _: False)
 
 
 def test_a_command_leaves_the_collector_as_it_was() -> None:
