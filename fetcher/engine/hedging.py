@@ -85,7 +85,9 @@ class Hedging:
     def _runner(self, job: FileJob, active: Active, now: float) -> Runner:
         seen = self._seen[active]
         assert active.part is not None
-        left_bytes = job.transfer.unclaimed_blocks(active.part) * BLOCK_BYTES
+        # What is asked for twice already has nothing to gain: it does not stand in the way of the next slow one.
+        is_hedged = job.transfer.is_hedged(active.part)
+        left_bytes = 0 if is_hedged else job.transfer.unclaimed_blocks(active.part) * BLOCK_BYTES
         if len(seen) < 2 or active.verdict is not None:
             return Runner(0.0, left_bytes, 0.0)
         (began, first), (ended, last) = seen[0], seen[-1]

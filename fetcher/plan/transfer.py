@@ -313,6 +313,10 @@ class Transfer:
         """The open part that asks for the same blocks."""
         return next((other for other in self._open if other.hedges is part or part.hedges is other), None)
 
+    def is_hedged(self, part: Part) -> bool:
+        """Whether two requests are at these bytes."""
+        return self._twin(part) is not None
+
     def unclaimed_blocks(self, part: Part) -> int:
         """How many blocks of an open part are still to come."""
         return sum(self._blocks[block] == ASSIGNED for block in part.blocks)
