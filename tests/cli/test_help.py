@@ -13,7 +13,19 @@ from tests.cli.support import Program
 from tests.support.cli import CommandLine
 
 ROOM = Path(app.__file__).parent
-NOT_COMMANDS = {"lax", "__init__", "app", "context", "entries", "fetching", "hold", "live", "output", "progress"}
+NOT_COMMANDS = {
+    "lax",
+    "__init__",
+    "app",
+    "context",
+    "entries",
+    "fetching",
+    "hold",
+    "live",
+    "output",
+    "progress",
+    "terminal",
+}
 
 
 def _subparser(command: str) -> argparse.ArgumentParser:
