@@ -82,7 +82,11 @@ def machine(rows: Sequence[Row]) -> str:
         what: ", ".join(sorted({str(row[what]) for row in rows}))
         for what in ("cpu", "cores", "memory_mib", "kernel", "python", "date", "revision")
     }
-    versions = sorted({row["version"] for row in rows if "version" in row and not row["rival"].startswith("fetcher")})
+    # What is measured inside of one process has no rival: its version is ours, and that of the other ``than_version``.
+    others = {
+        row["version"] for row in rows if "version" in row and "rival" in row and not row["rival"].startswith("fetcher")
+    }
+    versions = sorted(others | {row["than_version"] for row in rows if "than_version" in row})
     return (
         f"{kept['cpu']}, {kept['cores']} cores, {kept['memory_mib']} MiB; Linux {kept['kernel']}, Python "
         f"{kept['python']}; measured {kept['date']} at {kept['revision']}{_rounds(rows)}.\n\n"
