@@ -21,11 +21,9 @@ from fetcher.net.roads import Roads
 from tests.net import wiring
 from tests.net.raw_server import Connection as Peer
 from tests.net.raw_server import body_reply, serving
-from tests.net.wiring import IDLE_S, body_of, get, run
+from tests.net.wiring import IDLE_S, body_of, get, loops, run
 
 WAIT_S = 20.0
-
-loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 
 
 @loops

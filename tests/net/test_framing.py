@@ -10,11 +10,10 @@ import pytest
 from fetcher.errors import FetcherError, TransportError
 from tests.net.framings import BEHIND, CHUNKED, CLOSES, OK, STRICTER, WELL, WRONG
 from tests.net.raw_server import Connection, RawServer, Reply, body_reply, bytes_reply, serving
-from tests.net.wiring import IDLE_S, body_of, get, run, transport
+from tests.net.wiring import IDLE_S, body_of, get, loops, run, transport
 
 pytestmark = pytest.mark.usefixtures("both")
 
-loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 
 SPLIT_BYTES_MAX = 200
 """Longer ones are not split at every byte."""

@@ -18,9 +18,8 @@ import pytest
 from fetcher.net.request import Request
 from fetcher.net.transport import Transport
 from tests.net.raw_server import body_reply, serving
-from tests.net.test_kept import contexts, loops, tls
 from tests.net.test_receiving import Memory, without_end
-from tests.net.wiring import IDLE_S, body_of, run, transport
+from tests.net.wiring import IDLE_S, body_of, contexts, loops, run, tls, transport
 
 pytestmark = pytest.mark.usefixtures("both")
 

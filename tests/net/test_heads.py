@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
-from typing import Any
-
 import pytest
 
 from fetcher.errors import TransportError
 from fetcher.net.lanes import HEADS_MAX
 from tests.net.raw_server import Connection, body_reply, bytes_reply, serving
-from tests.net.wiring import CERTIFICATE, body_of, get, run, transport
+from tests.net.wiring import body_of, contexts, get, loops, run, tls, transport
 
 pytestmark = pytest.mark.usefixtures("both")
 
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
-tls = pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
-
-
-def contexts(secure: bool) -> tuple[ssl.SSLContext | None, dict[str, Any]]:
-    """What the server and what the transport is given."""
-    if not secure:
-        return None, {}
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(CERTIFICATE)
-    return server, {"ssl_context": ssl.create_default_context(cafile=str(CERTIFICATE))}
 
 
 @loops

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 from fetcher.errors import TransportError
 from fetcher.net.request import Request
 from tests.net.raw_server import Connection, RawServer, Reply, body_reply, bytes_reply, serving
-from tests.net.wiring import CERTIFICATE, IDLE_S, body_of, get, run, transport
+from tests.net.wiring import IDLE_S, body_of, contexts, get, loops, run, tls, transport
 
 pytestmark = pytest.mark.usefixtures("both")
 
-loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
-tls = pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
-
-
-def contexts(secure: bool) -> tuple[ssl.SSLContext | None, dict[str, Any]]:
-    """What the server and what the transport is given."""
-    if not secure:
-        return None, {}
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(CERTIFICATE)
-    return server, {"ssl_context": ssl.create_default_context(cafile=str(CERTIFICATE))}
 
 
 # --- hung up on ------------------------------------------------------------------------------------------------------

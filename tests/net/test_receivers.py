@@ -19,11 +19,10 @@ from fetcher.net.body.connection import AHEAD_BYTES_MAX
 from fetcher.net.body.transport import BodyTransport
 from fetcher.net.request import Request
 from tests.net.raw_server import body_reply, bytes_reply, serving
-from tests.net.wiring import CERTIFICATE, IDLE_S, body_of, get, run, settings, transport
+from tests.net.wiring import CERTIFICATE, IDLE_S, body_of, get, loops, run, settings, transport
 
 WAIT_S = 20.0
 
-loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 both = pytest.mark.usefixtures("both")
 
 

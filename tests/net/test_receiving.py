@@ -13,12 +13,10 @@ import pytest
 from fetcher.errors import TransportError
 from fetcher.net.transport import Response
 from tests.net.raw_server import Connection, RawServer, Reply, body_reply, bytes_reply, serving
-from tests.net.test_kept import contexts, tls
-from tests.net.wiring import CERTIFICATE, IDLE_S, SILENCE_S, body_of, get, run, transport
+from tests.net.wiring import CERTIFICATE, IDLE_S, SILENCE_S, body_of, contexts, get, loops, run, tls, transport
 
 pytestmark = pytest.mark.usefixtures("both")
 
-loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 BODY = bytes(range(251)) * 9000
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

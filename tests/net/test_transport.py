@@ -13,8 +13,7 @@ from fetcher.model.secret import Secret
 from fetcher.net.request import origin_of, redirected
 from fetcher.net.response import AiohttpResponse
 from tests.net.raw_server import Connection, body_reply, bytes_reply, serving
-from tests.net.test_kept import contexts
-from tests.net.wiring import IDLE_S, body_of, get, run, transport
+from tests.net.wiring import IDLE_S, body_of, contexts, get, run, transport
 
 pytestmark = pytest.mark.usefixtures("both")
 

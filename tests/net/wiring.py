@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 
 from fetcher.config import Settings
@@ -25,6 +27,18 @@ IDLE_S = 15.0
 """For origins that answer: a busy machine may stand still for seconds."""
 SILENCE_S = 0.3
 """For those that fall silent."""
+
+loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+tls = pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+
+
+def contexts(secure: bool) -> tuple[ssl.SSLContext | None, dict[str, Any]]:
+    """What the server and what the transport is given."""
+    if not secure:
+        return None, {}
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(CERTIFICATE)
+    return server, {"ssl_context": ssl.create_default_context(cafile=str(CERTIFICATE))}
 
 
 def settings(**changes: Any) -> Settings:
